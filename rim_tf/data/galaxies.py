@@ -1,0 +1,407 @@
+"""Real galaxies as lensing sources: every set read, cleaned and put on the same 128-pixel stamp.
+
+A prepared stamp is the truth a network is trained on, so whatever is in it will be learned as structure of
+galaxies: sky noise, a neighbour, the cut of a mask. Every set goes through the same steps: find the galaxy's
+own segment, shrink detail no larger than the noise (`suppress_noise`), let the light fade to nothing around
+the segment (`fade_around`), centre it on a stamp (`place_on_stamp`). Images are [row, column], row 0 the
+smallest y.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+from astropy.io import fits
+from scipy import ndimage
+
+from rim_tf.errors import InputError, InputWarning
+
+STAMP_SIZE = 128
+# A stamp whose peak is below this many times the noise of the slightly blurred image would show that noise.
+MIN_PEAK_SNR = 40.0
+# Below this half-light radius [stamp pixels] a galaxy is little more than its telescope's PSF.
+MIN_HALF_LIGHT = 5.0
+# Standard deviations [pixels] of the blur that every image gets, then of coarser ones to judge noise by.
+BLUR_SCALES = (0.8, 1.6, 3.2, 6.4)
+# A galaxy is above so many standard deviations of the smoothed sky, and above this fraction of its peak.
+DETECTION_SIGMA, DETECTION_FLOOR = 2.0, 0.01
+# Where the edge of the data cuts a galaxy it may have this fraction of its peak; EDGE_FADE is in pixels.
+MAX_EDGE_LIGHT, EDGE_FADE = 0.02, 10.0
+
+# A hand-drawn mask that cuts a galaxy above this fraction of its peak would lend the galaxy its outline.
+MAX_RIM = 0.07
+
+
+@dataclasses.dataclass(frozen=True)
+class GalaxySet:
+    """Galaxies ready to be lensed.
+
+    Attributes:
+      images: surface brightness, peak 1, non-negative, 0 on the border, [N, 128, 128] float32.
+      ids: a name per galaxy, "<set>:<name within it>", unique over all sets.
+      half_light_radius: radius of the circle about the centre of light that holds half of it
+        [stamp pixels], [N].
+    """
+
+    images: np.ndarray
+    ids: tuple[str, ...]
+    half_light_radius: np.ndarray
+
+    def __len__(self):
+        return len(self.ids)
+
+    def split(self, name, validation_fraction=0.1):
+        """The galaxies of one split, "train" or "validation" (see `split_of`), in their order here."""
+        if name not in ("train", "validation"):
+            raise ValueError(f'The split is {name!r}; it must be "train" or "validation".')
+        chosen = [i for i, galaxy in enumerate(self.ids) if split_of(galaxy, validation_fraction) == name]
+        return GalaxySet(
+            self.images[chosen], tuple(self.ids[i] for i in chosen), self.half_light_radius[chosen]
+        )
+
+
+def split_of(galaxy_id: str, validation_fraction: float = 0.1) -> str:
+    """The split of a galaxy, "train" or "validation", from its name alone.
+
+    A hash, unlike a shuffled list, leaves a galaxy in its split when other galaxies come or go, on any
+    machine.
+    """
+    digest = hashlib.sha256(galaxy_id.encode()).digest()
+    return "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
+
+
+# ---------------------------------------------------------------------------------------------- the sets
+
+
+def load_goods_udf(path) -> GalaxySet:
+    """Galaxies of GOODS-South and the UDF, HST/ACS, 0.03 arcsec/pixel (hst_goods_udf_030mas.npz).
+
+    They were cut out by hand: outside the mask pixels are exactly 0. The mask ends where a galaxy still has a
+    few percent of its peak, along a ragged line; `continue_outwards` carries the light past it, to be faded
+    there.
+    """
+    images, names, rims = _read_arrays(path, ("images", "ids", "mask_rim_over_peak"))
+    stamps = {}
+    for name, image in zip(names[rims < MAX_RIM], images[rims < MAX_RIM], strict=True):
+        segment = ndimage.binary_fill_holes(_component_at(image != 0, _brightest_pixel(image)))
+        # There is no sky to measure noise on; noise shows best in the faintest third of the galaxy.
+        faint = segment & (image < np.quantile(image[segment], 1 / 3))
+        light = continue_outwards(image, segment)
+        stamps[f"goods_udf:{name}"] = _prepare(
+            light, faint, segment, valid=np.ones_like(segment), neighbours=np.zeros_like(segment)
+        )
+    return _collect(stamps)
+
+
+def load_cosmos(path) -> GalaxySet:
+    """Galaxies of COSMOS and AEGIS, HST/ACS F814W, 0.03 arcsec/pixel, one to an HDU (hst_cosmos_f814w.fits).
+
+    HDUs that cannot be read are skipped and named in one InputWarning.
+    """
+    stamps = {}
+    for name, image in _readable_hdus(path):
+        # Exact zeros in blocks are padding, not sky; lone ones can be sky.
+        no_data = ndimage.binary_opening(image == 0, np.ones((3, 3)))
+        stamps[f"cosmos:{name}"] = _prepare_on_sky(image, ~no_data)
+    return _collect(stamps)
+
+
+def load_galaxy_zoo(path) -> GalaxySet:
+    """Galaxy Zoo 2: SDSS gri, 0.04 Petrosian R90 per pixel (galaxyzoo2_128.npz); morphology, not photometry.
+
+    The pixels are those of a JPEG whose stretch is that of Lupton et al. (2004, astro-ph/0312483) as SDSS
+    used it: r + g + b = asinh(2.25 I) / 2.25, so with x = (r + g + b) / 3 above the sky the light is I ~
+    sinh(6.75 x). With it isolated galaxies of this set have 88 % of their light within R90 and R50 / R90 =
+    0.44 (90 % by definition, and 0.43 for an exponential disc), where no stretch at all gives 76 % and 0.68.
+    Colours clipped at 255 and 8-bit steps (2.6 % in I) cannot be undone.
+
+    Frames flagged unclean, and those in which another object overlaps the galaxy, are left out.
+    """
+    images, names, sky_levels, clean = _read_arrays(path, ("images", "ids", "bg_level", "clean"))
+    images = images[:, ::-1]  # row 0 of a JPEG is its top
+    stamps = {}
+    for i in np.flatnonzero(clean):
+        stretched = images[i] - sky_levels[i]
+        if not _is_blended(stretched):
+            light = np.sinh(6.75 * stretched) / np.sinh(6.75)
+            stamps[f"galaxy_zoo:{names[i]}"] = _prepare_on_sky(light, np.ones(light.shape, bool))
+    return _collect(stamps)
+
+
+LOADERS = {
+    "hst_goods_udf_030mas.npz": load_goods_udf,
+    "hst_cosmos_f814w.fits": load_cosmos,
+    "galaxyzoo2_128.npz": load_galaxy_zoo,
+}
+
+
+def load_directory(folder) -> GalaxySet:
+    """Every set whose file lies in `folder` under its usual name, a key of LOADERS, one after the other."""
+    folder = pathlib.Path(folder)
+    sets = [load(folder / name) for name, load in LOADERS.items() if (folder / name).is_file()]
+    if not sets:
+        raise InputError(
+            f"{folder} holds no galaxies: put one of {', '.join(LOADERS)} there, or name another folder."
+        )
+    return GalaxySet(
+        np.concatenate([s.images for s in sets]),
+        tuple(galaxy for s in sets for galaxy in s.ids),
+        np.concatenate([s.half_light_radius for s in sets]),
+    )
+
+
+# --------------------------------------------------------------------------------- from a frame to a stamp
+
+
+def suppress_noise(image, sky):
+    """The image blurred by BLUR_SCALES[0], less such detail as is no larger than the noise.
+
+    The image is a coarse blur plus the differences between finer blurs. Each difference is kept in proportion
+    to how far its local power exceeds the noise's, 1 - 4 noise^2 / power: a Wiener filter with the signal's
+    power measured on the spot, so that a bright knot stays sharp and an outskirt of pure noise goes flat.
+
+    Args:
+      image: sky-subtracted, any unit, [rows, columns].
+      sky: where the differences are noise only, boolean, [rows, columns].
+
+    Returns:
+      The cleaned image, [rows, columns], and the rms on the sky of the image blurred by BLUR_SCALES[0].
+    """
+    blurred = [ndimage.gaussian_filter(image, sigma) for sigma in BLUR_SCALES]
+    cleaned = blurred[-1]
+    for fine, coarse, sigma in zip(blurred[-2::-1], blurred[:0:-1], BLUR_SCALES[:0:-1], strict=True):
+        detail = fine - coarse
+        power = ndimage.gaussian_filter(detail**2, sigma)
+        noise_power = 4.0 * _robust_rms(detail[sky]) ** 2
+        cleaned = cleaned + detail * np.clip(1.0 - noise_power / np.maximum(power, 1e-30), 0.0, 1.0)
+    return cleaned, _robust_rms((blurred[0] - blurred[2])[sky])
+
+
+def fade_around(segment, neighbours, valid):
+    """A weight that is 1 on the galaxy and falls smoothly to exactly 0 around it, [rows, columns].
+
+    Args:
+      segment: the galaxy, boolean; its outline may be ragged.
+      neighbours: other objects, boolean; the weight is 0 on them.
+      valid: where there are data, boolean; the weight is 0 beyond them and beyond the frame.
+    """
+    radius = np.sqrt(np.sum(segment) / np.pi)
+    # Blurring a mask and cutting it again gives it a smooth outline, here a little outside the old one.
+    outline = ndimage.gaussian_filter(segment.astype(float), max(2.0, 0.12 * radius)) > 0.3
+    width = max(7.0, 0.5 * radius)
+    weight = 0.5 + 0.5 * np.cos(np.pi * np.minimum(ndimage.distance_transform_edt(~outline) / width, 1.0))
+    from_edge = ndimage.distance_transform_edt(np.pad(valid, 1))[1:-1, 1:-1] - 1.0
+    weight *= np.sin(0.5 * np.pi * np.minimum(from_edge / EDGE_FADE, 1.0)) ** 2
+    if np.any(neighbours):
+        # A neighbour's wings reach past its segment: two pixels of nothing, then a rise over six.
+        from_neighbour = ndimage.distance_transform_edt(~neighbours)
+        weight *= np.sin(0.5 * np.pi * np.clip((from_neighbour - 2.0) / 6.0, 0.0, 1.0)) ** 2
+    return ndimage.gaussian_filter(weight, 1.0, truncate=2.0) * (weight > 0)
+
+
+def continue_outwards(image, segment, sigma=3.0):
+    """The image inside the segment; outside, its Gaussian-weighted mean over what is near of the segment."""
+    reach = ndimage.gaussian_filter(segment.astype(float), sigma, truncate=6.0)
+    light = ndimage.gaussian_filter(np.where(segment, image, 0.0).astype(float), sigma, truncate=6.0)
+    # Far away both vanish; the floor makes the ratio fall to 0 there.
+    return np.where(segment, image, light / np.maximum(reach, 1e-3))
+
+
+def place_on_stamp(light):
+    """Centres the light on a STAMP_SIZE stamp, averaging whole blocks of pixels if it does not fit otherwise.
+
+    Args:
+      light: non-negative, 0 around the galaxy, [rows, columns].
+
+    Returns:
+      Surface brightness, peak 1, 0 on the border, [128, 128] float32.
+    """
+    centre = np.round(_centre_of_light(light)).astype(int)
+    extent = np.max(np.abs(np.argwhere(light > 0) - centre))
+    block = int(np.ceil(extent / (STAMP_SIZE // 2 - 2)))
+    half = STAMP_SIZE * block // 2
+    window = np.pad(light, half)[centre[0] : centre[0] + 2 * half, centre[1] : centre[1] + 2 * half]
+    stamp = window.reshape(STAMP_SIZE, block, STAMP_SIZE, block).mean(axis=(1, 3))
+    return (stamp / np.max(stamp)).astype(np.float32)
+
+
+def half_light_radius(image) -> float:
+    """Radius of the circle about the centre of light that holds half of the light [pixels]."""
+    row, column = np.indices(image.shape)
+    centre = _centre_of_light(image)
+    radius = np.hypot(row - centre[0], column - centre[1]).ravel()
+    order = np.argsort(radius)
+    enclosed = np.cumsum(image.ravel()[order], dtype=float)
+    return float(np.interp(0.5 * enclosed[-1], enclosed, radius[order]))
+
+
+def _prepare_on_sky(image, valid):
+    """A stamp from a frame with sky around the galaxy, or None if the frame does not yield a clean one."""
+    image = image.astype(float)
+    sky = valid.copy()
+    for _ in range(2):
+        level = np.median(_clipped(image[sky]))
+        smooth = ndimage.gaussian_filter(np.where(valid, image - level, 0.0), 2.0)
+        centre = _brightest_pixel(np.where(_middle_third(image.shape), smooth, -np.inf))
+        objects = smooth > DETECTION_SIGMA * _robust_rms(_clipped(smooth[sky]))
+        # The second pass measures the sky away from what the first one found.
+        away = valid & ~ndimage.binary_dilation(objects, iterations=3)
+        sky = away if np.sum(away) > 100 else sky
+    image = np.where(valid, image - level, 0.0)
+    # Opening the mask cuts the thin bridges of noise by which a galaxy reaches its neighbours.
+    opened = ndimage.binary_opening(objects & (smooth > DETECTION_FLOOR * smooth[centre]), iterations=2)
+    segment = ndimage.binary_fill_holes(_component_at(opened, centre))
+    noticeable = max(6.0 * _robust_rms(_clipped(smooth[sky])), 0.5 * DETECTION_FLOOR * smooth[centre])
+    neighbours = _neighbours(smooth > noticeable, segment, smooth)
+    return _prepare(image, sky, segment, valid, neighbours)
+
+
+def _prepare(image, sky, segment, valid, neighbours):
+    """A stamp from a sky-subtracted frame, or None; the masks are those of the functions it calls."""
+    cleaned, noise_rms = suppress_noise(image, sky)
+    peak = np.max(cleaned[segment], initial=0.0)
+    at_edge = segment & ~ndimage.binary_erosion(valid, iterations=3)
+    if (
+        not np.any(segment)
+        or peak < MIN_PEAK_SNR * noise_rms
+        or np.max(cleaned[at_edge], initial=0.0) > MAX_EDGE_LIGHT * peak
+    ):
+        return None
+    stamp = place_on_stamp(np.maximum(cleaned, 0.0) * fade_around(segment, neighbours, valid))
+    return stamp if half_light_radius(stamp) > MIN_HALF_LIGHT else None
+
+
+def _neighbours(bright, segment, smooth):
+    """Those parts of `bright` outside the segment that are objects of their own, boolean [rows, columns].
+
+    A part of the galaxy's outskirts that its segment left out is brightest where it joins the galaxy; a neighbour
+    has its peak elsewhere. `bright` must be well above the noise, or removing noise bites holes into outskirts.
+    """
+    labels, n_parts = ndimage.label(bright & ~segment)
+    index = np.arange(1, n_parts + 1)
+    peaks = ndimage.maximum_position(smooth, labels, index)
+    joined = ndimage.binary_dilation(segment, iterations=3)
+    return np.isin(labels, [part for part, peak in zip(index, peaks, strict=True) if not joined[peak]])
+
+
+def _is_blended(stretched):
+    """Whether a second object shines through the light of the central one, in a stretched image.
+
+    Cut at a rising level, the central object sheds whatever has a peak of its own. Spiral arms and knots do
+    so by little; something that rises by 0.1 of the stretch, about twice the light, above the saddle is
+    another object.
+    """
+    smooth = ndimage.gaussian_filter(stretched, 1.5)
+    centre = _brightest_pixel(np.where(_middle_third(smooth.shape), smooth, -np.inf))
+    if np.max(np.abs(np.array(centre) - np.array(smooth.shape) / 2)) > 5:
+        return True  # the frames are centred on their galaxy, so something else outshines it
+    whole = _component_at(smooth > 0.02, centre)
+    for level in np.arange(0.03, 0.8, 0.03):
+        labels, n_pieces = ndimage.label(whole & (smooth > level))
+        if n_pieces == 0:
+            break
+        peaks = ndimage.maximum(smooth, labels, np.arange(1, n_pieces + 1))
+        if labels[centre]:
+            peaks[labels[centre] - 1] = 0.0
+        if np.max(peaks) - level > 0.1:
+            return True
+    return False
+
+
+def _collect(stamps):
+    """A GalaxySet of the stamps that were kept; those left out are None."""
+    kept = {galaxy: stamp for galaxy, stamp in stamps.items() if stamp is not None}
+    images = np.stack(list(kept.values())) if kept else np.empty((0, STAMP_SIZE, STAMP_SIZE), np.float32)
+    return GalaxySet(images, tuple(kept), np.array([half_light_radius(image) for image in images]))
+
+
+def _component_at(mask, pixel):
+    """The connected part of the mask that holds the pixel; empty where the pixel is not in the mask."""
+    labels, _ = ndimage.label(mask)
+    return (labels == labels[pixel]) & mask[pixel]
+
+
+def _brightest_pixel(image):
+    return np.unravel_index(np.argmax(image), image.shape)
+
+
+def _middle_third(shape):
+    """Pixels that lie in the middle third of both axes: where a frame's own galaxy is, boolean."""
+    middle = np.zeros(shape, bool)
+    middle[tuple(slice(size // 3, size - size // 3) for size in shape)] = True
+    return middle
+
+
+def _centre_of_light(image):
+    return np.array(ndimage.center_of_mass(image))
+
+
+def _robust_rms(values):
+    """Standard deviation of the Gaussian with the same median absolute deviation, 1.4826 of it."""
+    return 1.4826 * np.median(np.abs(values - np.median(values)))
+
+
+def _clipped(values):
+    """The values within three standard deviations of their median, clipped five times."""
+    for _ in range(5):
+        values = values[np.abs(values - np.median(values)) <= 3.0 * _robust_rms(values)]
+    return values
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def _read_arrays(path, keys):
+    """The arrays of an .npz file that have these keys, in this order."""
+    try:
+        with np.load(path) as archive:
+            missing = [key for key in keys if key not in archive]
+            arrays = [archive[key] for key in keys if key in archive]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as a NumPy .npz archive ({error}).") from error
+    if missing:
+        raise InputError(f"{path} has no {', '.join(missing)}; it must hold the arrays {', '.join(keys)}.")
+    return arrays
+
+
+def _readable_hdus(path):
+    """(name, image) of each HDU with a finite two-dimensional image; an InputWarning names the others."""
+    images, unreadable, index = [], [], 0
+    try:
+        hdus = fits.open(path, memmap=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as FITS ({error}).") from error
+    with hdus, warnings.catch_warnings():
+        # astropy warns of a truncated file too, but without saying which galaxies are lost.
+        warnings.simplefilter("ignore")
+        while True:
+            name = f"HDU {index}"
+            try:
+                hdu = hdus[index]
+                name = hdu.header.get("OBJID", hdu.name or name)
+                image = hdu.data
+            except IndexError:
+                # astropy passes over a header that is cut short: the bytes after the last HDU give it away.
+                last = hdus[-1].fileinfo()
+                if last["datLoc"] + last["datSpan"] < pathlib.Path(path).stat().st_size:
+                    unreadable.append(name)
+                break
+            except (OSError, TypeError, ValueError):
+                unreadable.append(name)
+            else:
+                if image is not None and image.ndim == 2 and np.all(np.isfinite(image)):
+                    images.append((name, image.astype(np.float32)))
+                elif image is not None:
+                    unreadable.append(name)
+            index += 1
+    if unreadable:
+        warnings.warn(
+            f"{path}: skipped {len(unreadable)} HDU(s) that hold no readable image: {', '.join(unreadable)}.",
+            InputWarning,
+            stacklevel=3,
+        )
+    return images

@@ -1,0 +1,53 @@
+"""Experiments by name: everything that fixes a training run but its length's share of the clock."""
+
+import dataclasses
+
+from rim_tf.config import PAPER, SMALL, RIMConfig
+from rim_tf.data.mocks import MockConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Its JSON is saved beside the checkpoints and fixes every number that follows."""
+
+    rim: RIMConfig
+    mocks: MockConfig
+    loss: str
+    learning_rate: float
+    schedule: str
+    """"cosine": down to 1 % at the last step; "exponential": times 0.96 every 5000 steps (Section 2.4)."""
+    clip_norm: float
+    """Largest norm of the gradient over all weights."""
+    batch_size: int
+    n_steps: int
+    steps_per_epoch: int = 100
+    """Steps between checkpoints, validations and lines in the log."""
+    n_procedural: int = 1000
+    seed: int = 1
+
+
+# Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
+SMALL_MOCKS = MockConfig(log_pixel_scale=(0.03, 0.1), noise_map_fraction=0.25, mask_fraction=0.25)
+
+EXPERIMENTS = {
+    "small": TrainingConfig(
+        rim=SMALL,
+        mocks=SMALL_MOCKS,
+        loss="log_rms",
+        learning_rate=1e-3,
+        schedule="cosine",
+        clip_norm=1.0,
+        batch_size=8,
+        n_steps=10_000,
+    ),
+    "paper": TrainingConfig(
+        rim=PAPER,
+        mocks=MockConfig(image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04)),
+        loss="squared",
+        learning_rate=2e-5,
+        schedule="exponential",
+        clip_norm=5.0,
+        batch_size=5,
+        n_steps=400_000,
+    ),
+}

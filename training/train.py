@@ -1,0 +1,138 @@
+"""Train a RIM from scratch, or go on where a killed run stopped: python -m training.train small --help."""
+
+import dataclasses
+import json
+import pathlib
+
+import click
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rim_tf.config import to_json
+from rim_tf.data.galaxies import half_light_radius, load_directory
+from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.errors import InputError
+from rim_tf.models.losses import IterateLoss, final_rms_percent
+from rim_tf.models.rim import RIM
+from training.experiments import EXPERIMENTS
+
+# Validation draws from a stream that no training seed reaches.
+_VALIDATION_SEED = 1_000_000
+_VALIDATION_BATCHES = 8
+
+
+def source_galaxies(folder, split, n_procedural, seed):
+    """`GalaxyStamps` of one split of the real galaxies in `folder` (none where it is None) and procedural ones."""
+    images = [procedural_galaxies(n_procedural, seed)] if n_procedural else []
+    radii = [np.array([half_light_radius(image) for image in images[0]])] if n_procedural else []
+    if folder is not None:
+        real = load_directory(folder).split(split)
+        images.append(real.images)
+        radii.append(real.half_light_radius)
+    return GalaxyStamps(np.concatenate(images), np.concatenate(radii))
+
+
+def learning_rate(config):
+    """The schedule that a TrainingConfig names."""
+    if config.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.n_steps, alpha=0.01)
+    return keras.optimizers.schedules.ExponentialDecay(config.learning_rate, 5000, 0.96, staircase=True)
+
+
+def compiled_model(config):
+    """The untrained RIM of a TrainingConfig, its weights drawn from the run's seed."""
+    keras.utils.set_random_seed(config.seed)
+    model = RIM(config.rim)
+    # XLA makes this training step nearly twice as slow on a CPU.
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate(config), global_clipnorm=config.clip_norm),
+        loss=IterateLoss(config.loss),
+        metrics=[final_rms_percent],
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Model and optimiser to disk after every epoch; a checkpoint is complete or absent."""
+
+    def __init__(self, manager):
+        super().__init__()
+        self.manager = manager
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.manager.save()
+
+
+def _check_config(config, out):
+    """Write the run's configuration, or refuse to go on with a run that had another."""
+    path, text = out / "config.json", to_json(config)
+    if path.exists() and json.loads(path.read_text()) != json.loads(text):
+        raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
+    path.write_text(text)
+
+
+def train(config, out, folder=None, verbose="auto"):
+    """Train until `config.n_steps`, from the newest checkpoint in `out` if there is one; returns the model.
+
+    Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.weights.h5.
+    """
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_config(config, out)
+    model = compiled_model(config)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    manager = tf.train.CheckpointManager(checkpoint, str(out / "checkpoints"), max_to_keep=2)
+    if manager.restore_or_initialize():
+        print(f"Going on from {manager.latest_checkpoint}, step {int(model.optimizer.iterations)}.")
+    step = int(model.optimizer.iterations)
+
+    training = source_galaxies(folder, "train", config.n_procedural, config.seed)
+    # Held-out galaxies are real where there are any.
+    n_held_out = 0 if folder else 100
+    validation = source_galaxies(folder, "validation", n_held_out, _VALIDATION_SEED)
+    held_out = stream(_VALIDATION_SEED, 8, validation, config.mocks).take(_VALIDATION_BATCHES).cache()
+    model.fit(
+        stream(config.seed, config.batch_size, training, config.mocks, first_batch=step),
+        initial_epoch=step // config.steps_per_epoch,
+        epochs=config.n_steps // config.steps_per_epoch,
+        steps_per_epoch=config.steps_per_epoch,
+        validation_data=held_out,
+        callbacks=[
+            SaveCheckpoint(manager),
+            keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
+            keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
+        ],
+        shuffle=False,
+        verbose=verbose,
+    )
+    model.save_weights(out / "weights.weights.h5")
+    return model
+
+
+@click.command()
+@click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
+@click.option("--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]")
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
+@click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
+@click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
+@click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
+def main(experiment, out, galaxies, steps, seed, loss, quiet):
+    """Train EXPERIMENT, one of those in training/experiments.py."""
+    changes = {"n_steps": steps, "seed": seed, "loss": loss}
+    config = dataclasses.replace(
+        EXPERIMENTS[experiment], **{name: value for name, value in changes.items() if value is not None}
+    )
+    try:
+        train(config, out or pathlib.Path("runs") / experiment, galaxies, verbose=2 if quiet else "auto")
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
