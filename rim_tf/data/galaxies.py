@@ -31,7 +31,8 @@ BLUR_SCALES = (0.8, 1.6, 3.2, 6.4)
 DETECTION_SIGMA, DETECTION_FLOOR = 2.0, 0.01
 # Where the edge of the data cuts a galaxy it may have this fraction of its peak; EDGE_FADE is in pixels.
 MAX_EDGE_LIGHT, EDGE_FADE = 0.02, 10.0
-
+# What is this bright, as a fraction of the peak, in the faded surroundings is a neighbour that was missed.
+MAX_STRAY_LIGHT = 0.2
 # A hand-drawn mask that cuts a galaxy above this fraction of its peak would lend the galaxy its outline.
 MAX_RIM = 0.07
 
@@ -255,6 +256,8 @@ def _prepare_on_sky(image, valid):
     # Opening the mask cuts the thin bridges of noise by which a galaxy reaches its neighbours.
     opened = ndimage.binary_opening(objects & (smooth > DETECTION_FLOOR * smooth[centre]), iterations=2)
     segment = ndimage.binary_fill_holes(_component_at(opened, centre))
+    if np.max(smooth[segment], initial=0.0) > smooth[centre]:
+        return None  # the galaxy runs into something brighter than itself
     noticeable = max(6.0 * _robust_rms(_clipped(smooth[sky])), 0.5 * DETECTION_FLOOR * smooth[centre])
     neighbours = _neighbours(smooth > noticeable, segment, smooth)
     return _prepare(image, sky, segment, valid, neighbours)
@@ -271,15 +274,19 @@ def _prepare(image, sky, segment, valid, neighbours):
         or np.max(cleaned[at_edge], initial=0.0) > MAX_EDGE_LIGHT * peak
     ):
         return None
-    stamp = place_on_stamp(np.maximum(cleaned, 0.0) * fade_around(segment, neighbours, valid))
+    light = np.maximum(cleaned, 0.0) * fade_around(segment, neighbours, valid)
+    if np.max(light[~segment]) > MAX_STRAY_LIGHT * peak:
+        return None
+    stamp = place_on_stamp(light)
     return stamp if half_light_radius(stamp) > MIN_HALF_LIGHT else None
 
 
 def _neighbours(bright, segment, smooth):
     """Those parts of `bright` outside the segment that are objects of their own, boolean [rows, columns].
 
-    A part of the galaxy's outskirts that its segment left out is brightest where it joins the galaxy; a neighbour
-    has its peak elsewhere. `bright` must be well above the noise, or removing noise bites holes into outskirts.
+    A part of the galaxy's outskirts that its segment left out is brightest where it joins the galaxy; a
+    neighbour has its peak elsewhere. `bright` must be well above the noise: removing noise bites holes into
+    outskirts.
     """
     labels, n_parts = ndimage.label(bright & ~segment)
     index = np.arange(1, n_parts + 1)

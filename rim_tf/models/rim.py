@@ -6,12 +6,9 @@ import keras
 from keras import ops
 
 from rim_tf.config import RIMConfig
-from rim_tf.grids import PixelGrid
 from rim_tf.models.layers import LINKS, RIMCell
-from rim_tf.physics.lensing import LensingOperator
+from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.likelihood import inverse_variance, score
-from rim_tf.physics.operators import Compose
-from rim_tf.physics.psf import blur_operator
 
 # Half an image pixel of coverage: the preconditioner trusts a source pixel seen by less only in part.
 _DAMPING = 0.5
@@ -85,17 +82,13 @@ class Problem:
 
     Args:
       inputs: the dictionary that `RIM.call` takes.
-      n_rows, n_columns: of the source grid.
+      source_shape: rows and columns of the source grid.
       flux_scale: as in RIMConfig.
     """
 
-    def __init__(self, inputs, n_rows, n_columns, flux_scale):
+    def __init__(self, inputs, source_shape, flux_scale):
         image = inputs["image"]
-        rows, columns = ops.shape(image)[1], ops.shape(image)[2]
-        image_grid = PixelGrid(rows, columns, inputs["pixel_scale"])
-        source_grid = PixelGrid(n_rows, n_columns, inputs["source_pixel_scale"])
-        lensing = LensingOperator.from_lens(inputs["lens"], image_grid, source_grid)
-        self.operator = Compose(blur_operator(inputs["psf"], image_grid), lensing)
+        self.operator = imaging_operator(inputs, source_shape)
         weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
         self.scale = image_peak(image, weight) if flux_scale == "image" else ops.ones_like(image[:, 0, 0])
         scale = self.scale[:, None, None]
@@ -172,7 +165,7 @@ class RIM(keras.Model):
         """
         if source_shape is None:
             source_shape = [self._multiple(n) for n in ops.shape(inputs["image"])[1:]]
-        problem = Problem(inputs, *source_shape, self.config.flux_scale)
+        problem = Problem(inputs, source_shape, self.config.flux_scale)
         state = self.cell.initial_state(ops.shape(inputs["image"])[0], *source_shape)
         iterates = unroll(
             lambda latent, gradient, state: self._update(problem, latent, gradient, state),
