@@ -11,7 +11,7 @@ import numpy as np
 
 from rim_tf.errors import InputError, InputWarning
 
-# A noise map marks pixels that must not be used with huge values, by common usage.
+# Many pipelines mark pixels that must not be used by an infinite noise, or one this many times the usual.
 _NOISE_OF_MASKED = 1e6
 
 
@@ -120,8 +120,8 @@ def _check_noise(noise, image, mask):
     if noise.ndim == 0:
         noise = np.full(image.shape, noise)
     _same_shape(noise, image, "noise")
-    # Inside the mask an infinite or huge noise is how many pipelines say "do not use"; anything else is an error.
-    mask = mask & ~(noise >= _NOISE_OF_MASKED * np.nanmedian(np.abs(noise[mask])) if mask.any() else mask)
+    if mask.any():
+        mask = mask & ~(noise >= _NOISE_OF_MASKED * np.nanmedian(np.abs(noise[mask])))
     bad = mask & ~(np.isfinite(noise) & (noise > 0))
     if bad.any():
         row, column = np.argwhere(bad)[0]

@@ -102,9 +102,9 @@ def train(config, out, folder=None, verbose="auto"):
         steps_per_epoch=config.steps_per_epoch,
         validation_data=held_out,
         callbacks=[
-            SaveCheckpoint(manager),
             keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
             keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
+            SaveCheckpoint(manager),  # last: an epoch that is saved has been logged
         ],
         shuffle=False,
         verbose=verbose,

@@ -1,0 +1,475 @@
+"""`rim-tf`: arguments -> one call into the package.
+
+TensorFlow takes seconds to import, so each command imports what it needs when it runs. Whatever is the
+user's to mend ends in one sentence on stderr and exit code 2, and leaves the output folder as it was.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import tempfile
+import warnings
+
+import click
+
+from rim_tf import __version__
+from rim_tf.errors import InputError, InputWarning
+
+RESULTS = ("reconstruction.fits", "reconstruction.png", "fitted_lens.json", "summary.json")
+SIMULATION = ("image.fits", "noise.fits", "mask.fits", "psf.fits", "lens.json", "truth.fits")
+
+# A lens that fills its field as most do; the seed gives a galaxy with arms and clumps to look for.
+_DEMO_LENS = {
+    "theta_E": 1.25,
+    "e1": 0.10,
+    "e2": -0.12,
+    "x_lens": 0.03,
+    "y_lens": -0.04,
+    "gamma1": 0.03,
+    "gamma2": 0.02,
+}
+_DEMO_SEED = 28
+# Half the width of the field that a lens is fitted to [theta_E].
+_FIT_RADIUS = 2.3
+
+
+class _Refusal(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Turns what the user can mend into one sentence."""
+
+    def invoke(self, ctx):
+        with _spoken_warnings():
+            try:
+                return super().invoke(ctx)
+            except InputError as error:
+                raise _Refusal(" ".join(str(error).split())) from None
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # the reader of our output has left; click knows what to do
+                    raise
+                where = f"{error.filename}: " if error.filename else ""
+                raise _Refusal(f"{where}{error.strerror or error}.") from None
+
+
+@contextlib.contextmanager
+def _spoken_warnings():
+    """InputWarnings become lines on stderr, each said once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        usual, said = warnings.showwarning, set()
+
+        def show(message, category, *where, **more):
+            if not issubclass(category, InputWarning):
+                usual(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                click.echo(f"Warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="rim-tf")
+def main():
+    """Unlensed sources of strong gravitational lenses, by Recurrent Inference Machines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A keras.json of other projects may name a backend that is not installed here.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+_positive = click.FloatRange(min=0, min_open=True)
+_out = click.Path(path_type=pathlib.Path)
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the folder.")
+
+
+@main.command()
+@click.argument("image")
+@click.option(
+    "--noise", required=True, metavar="FITS|RMS", help="Noise map, or one rms in units of the image."
+)
+@click.option(
+    "--psf",
+    required=True,
+    metavar="FITS|SIGMA",
+    help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
+)
+@click.option(
+    "--lens", required=True, metavar="JSON", help="theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2."
+)
+@click.option("--mask", metavar="FITS", help="Nonzero where a pixel is to be used.")
+@click.option(
+    "--pixel-scale", type=_positive, help="[arcsec], where the WCS of IMAGE does not say or is wrong."
+)
+@click.option(
+    "--weights", default="small", show_default=True, help="Name of shipped weights, or a path NAME.json."
+)
+@click.option(
+    "--source-pixels", type=click.IntRange(min=4), help="Pixels on a side of the source.  [default: IMAGE's]"
+)
+@click.option("--source-pixel-scale", type=_positive, help="[arcsec]  [default: 0.39 of the image's]")
+@click.option(
+    "--subtract-lens-light", is_flag=True, help="First fit the lens galaxy's light and subtract it."
+)
+@click.option("--fit-lens", is_flag=True, help="First adjust the lens parameters to the data.")
+@click.option("--truth", metavar="FITS", help="The true source on the same grid, to compare with.")
+@click.option("--out", type=_out, default="reconstruction", show_default=True, help="Folder of the results.")
+@_overwrite
+def reconstruct(out, overwrite, **arguments):
+    """Reconstruct the source behind the lens in IMAGE, a FITS file.
+
+    A path may end in [HDU], as in lens.fits[NOISE]; without it the first image of the file is taken. Writes
+    reconstruction.fits, reconstruction.png and summary.json into the folder --out.
+    """
+    _reconstruct_into(out, overwrite, **arguments)
+
+
+@main.command()
+@click.option("--lens", metavar="JSON", help="Lens parameters.  [default: drawn at random]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all that is random."
+)
+@click.option(
+    "--source", metavar="FITS", help="Source, centred on (0, 0).  [default: a random clumpy spiral]"
+)
+@click.option(
+    "--source-pixel-scale", type=_positive, help="[arcsec], where the WCS of --source does not say."
+)
+@click.option("--pixels", type=click.IntRange(min=8), default=64, show_default=True, help="Pixels on a side.")
+@click.option("--pixel-scale", type=_positive, default=0.08, show_default=True, help="[arcsec]")
+@click.option(
+    "--noise", type=_positive, default=0.01, show_default=True, help="Noise rms over the image's peak."
+)
+@click.option("--psf-sigma", type=click.FloatRange(min=0), help="Gaussian PSF [arcsec].  [default: 0.05]")
+@click.option("--psf", metavar="FITS", help="PSF stamp with odd sides, in place of a Gaussian.")
+@click.option("--out", type=_out, required=True, help="Folder of the files.")
+@_overwrite
+def simulate(out, overwrite, psf_sigma, psf, **arguments):
+    """Simulate a lens and write it as FITS files that `rim-tf reconstruct` reads."""
+    if psf is not None and psf_sigma is not None:
+        raise click.UsageError("--psf and --psf-sigma exclude each other; give one of them.")
+    psf = psf if psf is not None else 0.05 if psf_sigma is None else psf_sigma
+    command = _simulate_into(out, overwrite, psf=psf, **arguments)
+    click.echo(f"Wrote {out}. To reconstruct it:\n\n  {shlex.join(command)}\n")
+
+
+@main.command()
+@click.option("--out", type=_out, default="demo", show_default=True, help="Folder of the results.")
+@_overwrite
+def demo(out, overwrite):
+    """Simulate a lens whose source the network never saw, reconstruct it, and compare with the truth."""
+    _import_quietly()
+    from rim_tf.config import LensParameters
+    from rim_tf.io import write_lens
+
+    _refuse_existing(out, RESULTS, overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        lens = pathlib.Path(folder) / "lens.json"
+        write_lens(LensParameters(**_DEMO_LENS), lens)
+        command = _simulate_into(out / "lens", overwrite, lens=lens, seed=_DEMO_SEED)
+    click.echo(
+        "A simulated lens; its source, a procedural spiral, is none of those the network was trained on.\n"
+    )
+    options = main.commands["reconstruct"].make_context("reconstruct", command[2:]).params
+    _reconstruct_into(**options | {"out": out, "overwrite": overwrite})
+    click.echo(f"\nThe same by hand:\n\n  {shlex.join(command)}\n")
+
+
+# ---------------------------------------------------------------------------------------------- what they do
+
+
+def _reconstruct_into(
+    out,
+    overwrite,
+    image,
+    noise,
+    psf,
+    lens,
+    mask=None,
+    pixel_scale=None,
+    weights="small",
+    source_pixels=None,
+    source_pixel_scale=None,
+    subtract_lens_light=False,
+    fit_lens=False,
+    truth=None,
+):
+    """The command `reconstruct`; the arguments are its options."""
+    with _results(out, RESULTS, overwrite) as folder:
+        _import_quietly()
+        from rim_tf import io
+        from rim_tf.pretrained import load_pretrained
+        from rim_tf.reconstruction import reconstruct
+
+        given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
+        lens = io.read_lens(lens)
+        observation = io.read_observation(
+            image, _number_or_path(noise), _number_or_path(psf), mask, pixel_scale
+        )
+        truth = None if truth is None else io.read_image(truth)[0]
+        model = load_pretrained(weights)
+        extra, lens_light = {}, None
+        if subtract_lens_light:
+            from rim_tf.inference.lens_light import subtract_lens_light
+
+            fit = subtract_lens_light(observation, lens)
+            observation, lens_light, extra["lens_light"] = fit.observation, fit.model_image, fit.parameters
+        if fit_lens:
+            from rim_tf.inference.optimise import cropped, optimise_lens
+
+            click.echo("Fitting the lens parameters, which takes a minute or more ...", err=True)
+            # The arcs and nothing else: the fit unrolls the network hundreds of times.
+            fit = optimise_lens(cropped(observation, _FIT_RADIUS * lens.theta_E), lens, model=model)
+            extra["lens_fit"] = {"start": dataclasses.asdict(lens), "history": fit.history}
+            lens = fit.lens
+            io.write_lens(lens, folder / "fitted_lens.json")
+        result = reconstruct(observation, lens, model, source_pixel_scale, source_pixels)
+        if truth is not None:
+            extra["compared_with_truth"] = _compare(result, truth)
+        provenance = {f"IN_{name.upper()[:5]}": value for name, value in given.items() if value is not None}
+        provenance["LENSFIT"] = (fit_lens, "whether the lens was fitted to the data")
+        io.write_reconstruction(result, folder / "reconstruction.fits", weights, lens_light, provenance)
+        result.plot(truth).savefig(folder / "reconstruction.png")
+        summary = (
+            result.summary()
+            | extra
+            | {
+                "lens": dataclasses.asdict(lens),
+                "weights": weights,
+                "input": given,
+                "versions": io.versions(),
+            }
+        )
+        io.write_json(summary, folder / "summary.json")
+    _print_table(summary)
+    click.echo(f"\nWrote {', '.join(str(out / name) for name in RESULTS if (out / name).exists())}")
+
+
+def _compare(result, truth):
+    """RMS and flux error in percent; InputError where the truth is not on the grid of the reconstruction."""
+    from rim_tf.evaluation.metrics import flux_error, rms_error
+
+    if truth.shape != result.source.shape:
+        raise InputError(
+            f"truth has shape {truth.shape} and the reconstruction {result.source.shape}; choose the "
+            "same grid with --source-pixels and --source-pixel-scale."
+        )
+    return {
+        "rms_percent_of_peak": 100 * float(rms_error(truth, result.source)),
+        "flux_error_percent": 100 * float(flux_error(truth, result.source)),
+    }
+
+
+def _print_table(summary):
+    rows = []
+    if "compared_with_truth" in summary:
+        rows += [
+            ("RMS error", f"{summary['compared_with_truth']['rms_percent_of_peak']:.2f} % of the peak"),
+            ("flux error", f"{summary['compared_with_truth']['flux_error_percent']:+.1f} %"),
+        ]
+    rows += [
+        ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
+        ("magnification", f"{summary['magnification']:.2f}"),
+        ("flux of the source", f"{summary['flux']:.4g} (unit of the image x arcsec^2)"),
+        ("reconstruction took", f"{summary['seconds']:.2f} s"),
+    ]
+    if "lens_fit" in summary:
+        rows.append(
+            ("lens, fitted", ", ".join(f"{name} {value:.4f}" for name, value in summary["lens"].items()))
+        )
+    for name, value in rows:
+        click.echo(f"  {name:<20} {value}")
+
+
+def _simulate_into(
+    out,
+    overwrite,
+    lens=None,
+    seed=0,
+    source=None,
+    source_pixel_scale=None,
+    pixels=64,
+    pixel_scale=0.08,
+    noise=0.01,
+    psf=0.05,
+):
+    """The command `simulate`; `psf` is a sigma or a path.
+
+    Returns:
+      The command line that reconstructs what was written, as a list of words.
+    """
+    with _results(out, SIMULATION, overwrite) as folder:
+        _import_quietly()
+        from rim_tf import io
+
+        known_lens = None if lens is None else io.read_lens(lens)
+        known_source = None if source is None else _read_source(source, source_pixel_scale)
+        psf = psf if isinstance(psf, float) else io.read_image(psf)[0]
+        lens, source, source_scale = _draw_system(seed, pixels, pixel_scale, known_lens, known_source)
+        observation, noiseless = _observe(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf)
+        provenance = {"SEED": seed, "NOISEFRA": (noise, "noise rms over the peak of the image")}
+        io.write_simulation(folder, observation, lens, source, source_scale, noiseless, provenance)
+    command = ["rim-tf", "reconstruct", str(out / "image.fits"), "--noise", str(out / "noise.fits")]
+    command += ["--psf", f"{psf!r}" if isinstance(psf, float) else str(out / "psf.fits")]
+    command += ["--lens", str(out / "lens.json"), "--mask", str(out / "mask.fits")]
+    if known_source is None:
+        return [*command, "--truth", str(out / "truth.fits")]
+    # A given source keeps its own pixels; only where the reconstruction can have the same, they are compared.
+    rows, columns = source.shape
+    if rows == columns and rows % 2 == 0:
+        command += ["--source-pixels", str(rows), "--source-pixel-scale", f"{source_scale:.8g}"]
+        command += ["--truth", str(out / "truth.fits")]
+    return command
+
+
+def _read_source(path, pixel_scale):
+    """A source image and its pixel scale [arcsec], fit to be lensed."""
+    import numpy as np
+
+    from rim_tf.io import read_image
+
+    source, scale_in_file = read_image(path)
+    pixel_scale = scale_in_file if pixel_scale is None else pixel_scale
+    if pixel_scale is None:
+        raise InputError(f"{path} has no pixel scale; give it with --source-pixel-scale [arcsec].")
+    if not np.isfinite(source).all() or source.max() <= 0:
+        raise InputError(
+            f"{path} has pixels that are NaN or infinite, or none above 0; a source must be finite light."
+        )
+    return source, pixel_scale
+
+
+def _draw_system(seed, pixels, pixel_scale, lens=None, source=None):
+    """Lens, source [n, m] and its pixel scale; what is not given is drawn, the same for the same seed.
+
+    A procedural source comes on the grid that `rim_tf.reconstruct` chooses by default.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+    from rim_tf.data import mocks
+    from rim_tf.data.galaxies import half_light_radius
+    from rim_tf.data.procedural import clumpy_spiral
+    from rim_tf.grids import PixelGrid
+
+    # Training draws its galaxies from SeedSequence(1); no seed here begins with the same number.
+    rng = np.random.default_rng([2019, seed])
+    galaxy = clumpy_spiral(rng)
+    stamps = mocks.GalaxyStamps([galaxy], [half_light_radius(galaxy)])
+    source_pixels = pixels + pixels % 2
+    if lens is None:
+        scales = (pixel_scale, pixel_scale)
+        config = mocks.MockConfig(image_pixels=pixels, source_pixels=source_pixels, log_pixel_scale=scales)
+        system = mocks.draw_accepted(tf.constant([2019, seed], tf.int32), 0, 1, stamps, config)
+        lens = LensParameters(*map(float, system["lens"][0]))
+        if source is None:
+            return lens, system["source"][0].numpy(), pixel_scale * SOURCE_SCALE_RATIO
+    if source is not None:
+        return lens, *source
+    # As a fraction of theta_E the galaxy is where, and as large as, MockConfig has it on average.
+    radius, (x, y) = lens.theta_E * rng.uniform(0.15, 0.3), lens.theta_E * rng.normal(0, 0.2, 2)
+    source_scale = np.float32(pixel_scale * SOURCE_SCALE_RATIO)
+    place = [lens.x_lens + x, lens.y_lens + y, radius, rng.uniform(0, 2 * np.pi), 1.0, 1.0]
+    source = mocks.place_sources(
+        stamps,
+        [0],
+        PixelGrid(source_pixels, source_pixels, source_scale),
+        *(tf.constant([v], tf.float32) for v in place),
+    )
+    return lens, source[0].numpy(), float(source_scale)
+
+
+def _observe(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf):
+    """`Observation` of a source, with noise of rms `noise` times the peak; and the image without noise."""
+    import numpy as np
+
+    from rim_tf.observation import Observation
+    from rim_tf.physics.imaging import imaging_operator
+    from rim_tf.reconstruction import network_inputs
+
+    # Whatever is wrong with the PSF is said here, before anything is blurred by it.
+    blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
+    inputs = network_inputs([blank], [lens], [source_scale])
+    noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
+    peak = float(noiseless.max())
+    if peak <= 0:
+        raise InputError(
+            "None of the source's light reaches the image; check the lens and the source's pixel scale."
+        )
+    image = noiseless + noise * peak * np.random.default_rng([2019, seed, 1]).normal(size=noiseless.shape)
+    return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless
+
+
+# ------------------------------------------------------------------------------------------ the surroundings
+
+
+def _number_or_path(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+@contextlib.contextmanager
+def _results(out, names, overwrite):
+    """A passing folder, of which the files `names` appear in `out` where the block ends well, and only then.
+
+    Other files in `out` are left alone. Where some of `names` are there already they are refused before any
+    work is done, or with `overwrite` replaced together.
+    """
+    _refuse_existing(out, names, overwrite)
+    # Inside `out` or, before there is one, beside it: on the same disk, so that files need only be renamed.
+    home = out
+    while not home.is_dir():
+        if home.exists():
+            raise InputError(f"{home} is a file; --out must be a folder.")
+        home = home.parent
+    folder = home / f".rim-tf-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+        out.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (folder / name).exists():
+                os.replace(folder / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)  # of an earlier run with other options
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_existing(out, names, overwrite):
+    there = [name for name in names if (out / name).exists()]
+    if there and not overwrite:
+        raise InputError(
+            f"{out} already holds {', '.join(there)}; add --overwrite to replace, or choose another --out."
+        )
+
+
+def _import_quietly():
+    """Import TensorFlow without what it says of GPUs before it can be told not to; errors are passed on."""
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

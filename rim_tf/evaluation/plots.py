@@ -1,0 +1,218 @@
+"""Pictures of reconstructions: arrays and an Axes in, the Axes out; whole figures at the end.
+
+Axes are in arcsec with (0, 0) at the field's centre and row 0 at the bottom, so that curves of
+`rim_tf.physics.deflection` can be drawn over the pixels as they are. Figures are built without pyplot: no
+global state, no window, nothing to close.
+"""
+
+import matplotlib
+import numpy as np
+from keras import ops
+from matplotlib.colors import AsinhNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import MaxNLocator
+
+from rim_tf.physics.deflection import critical_curve, cut, ray_trace
+
+BRIGHTNESS = matplotlib.colormaps["inferno"].with_extremes(bad="0.55")
+SIGMAS = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.55")
+# Residuals are shown from -5 to 5 sigma in every figure, so that figures can be compared.
+RESIDUAL_RANGE = 5.0
+
+_PANEL = 2.15  # width and height of a panel [inches]
+
+
+def extent(shape, pixel_scale):
+    """Left, right, bottom, top edge of the field [arcsec]: the outermost pixels' edges, not their centres."""
+    rows, columns = shape
+    return (
+        -columns / 2 * pixel_scale,
+        columns / 2 * pixel_scale,
+        -rows / 2 * pixel_scale,
+        rows / 2 * pixel_scale,
+    )
+
+
+def brightness_norm(image, noise_rms=0.0):
+    """A stretch from just below zero to the peak, for all images that are to be compared with `image`.
+
+    Linear where the noise would show in a linear picture anyway; asinh, linear below a tenth of the peak,
+    where the data are good enough to show what is fainter.
+
+    Args:
+      image: [rows, columns], NaN where masked.
+      noise_rms: a typical noise in it.
+    """
+    # One hot pixel in a thousand sets no scale.
+    peak = float(np.nanquantile(image, 0.999)) if np.isfinite(image).any() else 1.0
+    peak = peak if peak > 0 else 1.0
+    if noise_rms > 0.03 * peak:
+        return Normalize(-2 * noise_rms, peak)
+    return AsinhNorm(linear_width=0.1 * peak, vmin=-min(2 * noise_rms, 0.02 * peak), vmax=peak)
+
+
+def draw_image(axes, image, pixel_scale, norm, mask=None):
+    """Surface brightness [rows, columns], masked pixels (mask false) grey."""
+    image = np.where(True if mask is None else mask, image, np.nan)
+    axes.imshow(
+        image,
+        origin="lower",
+        extent=extent(image.shape, pixel_scale),
+        cmap=BRIGHTNESS,
+        norm=norm,
+        interpolation="none",
+    )
+    return axes
+
+
+def draw_residual(axes, residual, pixel_scale):
+    """Residual in units of the noise [rows, columns], NaN (grey) where masked."""
+    axes.imshow(
+        residual,
+        origin="lower",
+        extent=extent(residual.shape, pixel_scale),
+        cmap=SIGMAS,
+        vmin=-RESIDUAL_RANGE,
+        vmax=RESIDUAL_RANGE,
+        interpolation="none",
+    )
+    return axes
+
+
+def draw_critical_curve(axes, lens, color="white"):
+    """The tangential critical curve of `LensParameters`, on an image-plane panel."""
+    theta_x, theta_y = critical_curve(_tensor(lens))
+    return _draw_curve(axes, theta_x, theta_y, color, "-", "critical curve")
+
+
+def draw_caustics(axes, lens):
+    """The tangential caustic (solid) and the cut (dashed) of `LensParameters`, on a source-plane panel."""
+    parameters = _tensor(lens)
+    _draw_curve(axes, *ray_trace(*critical_curve(parameters), parameters), "white", "-", "caustic")
+    return _draw_curve(axes, *cut(parameters), "white", "--", "cut")
+
+
+def _tensor(lens):
+    return ops.convert_to_tensor(np.asarray([lens.as_tuple()], np.float32))
+
+
+def _draw_curve(axes, x, y, color, style, label):
+    # The panel shows its pixels, whatever part of the curve lies beyond them.
+    limits = axes.get_xlim(), axes.get_ylim()
+    # A dark rim keeps the line visible on bright pixels; under dashes it would fill the gaps.
+    rim = [Stroke(linewidth=1.6, foreground="black", alpha=0.5), Normal()] if style == "-" else None
+    x, y = ops.convert_to_numpy(x)[0], ops.convert_to_numpy(y)[0]
+    axes.plot(x, y, style, color=color, linewidth=0.8, path_effects=rim, label=label)
+    axes.set(xlim=limits[0], ylim=limits[1])
+    return axes
+
+
+def plot_reconstruction(reconstruction, truth=None):
+    """One reconstruction in the columns of the paper's Figure 3.
+
+    Observed, model and residual with the critical curve; reconstruction, and `truth` where given, with the
+    caustic and the cut. Observed and model share one stretch, reconstruction and truth another.
+
+    Args:
+      reconstruction: `rim_tf.reconstruction.Reconstruction`.
+      truth: the true source on the grid of the reconstruction, [n, m].
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    return plot_reconstructions([reconstruction], truths=None if truth is None else [truth])
+
+
+def plot_reconstructions(reconstructions, truths=None, names=None):
+    """Several reconstructions, one to a row, in the columns of `plot_reconstruction`.
+
+    Args:
+      reconstructions: list of `rim_tf.reconstruction.Reconstruction`.
+      truths: list of true sources, [n, m] each, or None.
+      names: list of a name for each, or None.
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    n_rows, n_columns = len(reconstructions), 4 if truths is None else 5
+    size = (n_columns * (_PANEL + 0.2), n_rows * (_PANEL + 0.95))
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    rows = figure.subfigures(n_rows, 1, squeeze=False)[:, 0]
+    for i, (row, reconstruction) in enumerate(zip(rows, reconstructions, strict=True)):
+        title = _title(reconstruction) if names is None else f"{names[i]}:  {_title(reconstruction)}"
+        row.suptitle(title, fontsize=8.5)
+        _draw_row(row, reconstruction, None if truths is None else truths[i])
+    return figure
+
+
+def _title(reconstruction):
+    """One line of what characterises a reconstruction."""
+    observation, lens = reconstruction.observation, reconstruction.lens
+    text = (
+        rf"$\chi^2$/pixel {reconstruction.chi2:.2f}     magnification {reconstruction.magnification:.1f}     "
+        rf"$\theta_E$ {lens.theta_E:.3f}$''$     "
+    )
+    if isinstance(observation.psf, float):
+        return text + rf"PSF $\sigma$ {observation.psf:.3f}$''$"
+    return text + f"PSF {observation.psf.shape[0]} x {observation.psf.shape[1]} pixels"
+
+
+def _draw_row(figure, reconstruction, truth):
+    observation, lens, scale = (
+        reconstruction.observation,
+        reconstruction.lens,
+        reconstruction.observation.pixel_scale,
+    )
+    observed = np.where(observation.mask, observation.image, np.nan)
+    noise = float(np.median(observation.noise[observation.mask]))
+    # The model has no noise, so its peak is the better end of the scale; a poor model must not hide the data.
+    brightest = (
+        observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
+    )
+    image_norm = brightness_norm(brightest, noise)
+    source_norm = brightness_norm(reconstruction.source if truth is None else truth)
+    panels = figure.subplots(1, 4 if truth is None else 5)
+    draw_image(panels[0], observation.image, scale, image_norm, observation.mask).set_title("observed")
+    draw_image(panels[1], reconstruction.model_image, scale, image_norm).set_title("model")
+    draw_residual(panels[2], reconstruction.residual, scale).set_title("residual")
+    for axes in panels[:3]:
+        draw_critical_curve(axes, lens, "black" if axes is panels[2] else "white")
+    sources = [reconstruction.source] if truth is None else [reconstruction.source, truth]
+    for axes, source, title in zip(panels[3:], sources, ("reconstruction", "truth"), strict=False):
+        draw_image(axes, source, reconstruction.source_pixel_scale, source_norm).set_title(title)
+        draw_caustics(axes, lens)
+    panels[3].legend(
+        loc="lower left", fontsize=6, labelcolor="white", frameon=False, handlelength=1.6, labelspacing=0.2
+    )
+    for axes in panels:
+        axes.title.set_fontsize(9)
+        axes.tick_params(labelsize=6.5, length=2, pad=1.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
+    _colour_bar(figure, panels[:2], "surface brightness")
+    bar = _colour_bar(figure, [panels[2]], r"(data $-$ model) / noise, fixed at $\pm$5", "both")
+    bar.set_ticks([-5, 0, 5])
+    _colour_bar(figure, panels[3:], "surface brightness")
+
+
+def _colour_bar(figure, panels, label, extend="neither"):
+    mappable = panels[0].images[0]
+    bar = figure.colorbar(
+        mappable, ax=list(panels), location="bottom", extend=extend, aspect=18 * len(panels), pad=0.02
+    )
+    bar.set_label(label, fontsize=7, labelpad=1)
+    bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
+    if isinstance(mappable.norm, AsinhNorm):
+        ticks = _round_ticks(mappable.norm.vmax)
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        bar.minorticks_off()
+    return bar
+
+
+def _round_ticks(top):
+    """0, and 1, 2 and 5 times powers of ten up to `top`, which asinh spreads evenly."""
+    power = 10.0 ** np.arange(np.floor(np.log10(top)) - 2, np.floor(np.log10(top)) + 1)
+    ticks = np.outer(power, [1, 2, 5]).ravel()
+    return [0.0, *ticks[(ticks > 0.03 * top) & (ticks <= 1.0001 * top)]]

@@ -1,0 +1,230 @@
+"""The light of the lens galaxy, fitted around the arcs and taken off, so that what is left is the lensed source.
+
+A multi-Gaussian expansion (Emsellem et al. 1994; Cappellari 2002): a sum of concentric elliptical Gaussians with
+widths on a logarithmic grid follows any smooth galaxy, and its amplitudes, which must not be negative, are a linear
+problem. Only the centre and two ellipticities are left for a non-linear fit.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from keras import ops
+from scipy import linalg, ndimage, optimize
+
+from rim_tf.errors import InputError
+from rim_tf.grids import PixelGrid
+from rim_tf.observation import Observation
+from rim_tf.physics.psf import blur_operator
+
+# Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples (Cappellari 2002).
+_WIDENING = 1.7
+# Two sets of ellipticities, as a bulge with a disc or a halo has.
+_GROUPS = 2
+# No galaxy is smooth to better than this share of its light, whatever the noise map says about its centre.
+_SMOOTHNESS = 0.02
+# Inner and outer radius [theta_E] of the ring that the first fit leaves out.
+_ANNULUS = (0.6, 1.5)
+# What follows are pixels, not arcsec: clumps are looked for at the scale of a PSF, and left out with their wings.
+_SMOOTHING, _WINGS = 1.5, 4
+_CLUMP = 2.5
+_N_ROUNDS = 4
+_LARGEST_COMPONENT = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class LensLightFit:
+    """An observation before and after its lens galaxy was taken off.
+
+    Attributes:
+      observation: the `Observation` without lens light and sky; noise, psf and mask are those of the original.
+      model_image: the light that was subtracted, blurred by the PSF, sky included, [rows, columns].
+      parameters: what it is made of, ready for JSON: "sky" [units of the image] and "components", a list of
+        Gaussians amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a dictionary of
+        amplitude (before blurring) [units of the image], sigma [arcsec], q (minor over major), phi (major axis,
+        from +x, anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
+      arc_mask: true where a pixel was left out of the fit as an arc or a neighbour, boolean [rows, columns].
+    """
+
+    observation: Observation
+    model_image: np.ndarray
+    parameters: dict
+    arc_mask: np.ndarray
+
+
+def subtract_lens_light(observation, lens):
+    """Fit the lens galaxy and the sky with the arcs left out, and subtract them.
+
+    The first fit leaves out a ring around theta_E. What then stands out above the model, wherever it is, are the
+    arcs (and neighbours): the next fits leave out just that, so that all other pixels, in the ring's inside too,
+    hold the model. A faint complete ring, of the lens galaxy's own shape, would not stand out: look at the result.
+
+    Args:
+      observation: `Observation` with the lens galaxy in it.
+      lens: `LensParameters`; only theta_E and the centre are used, and need be right to some 10 % of theta_E.
+
+    Returns:
+      `LensLightFit`.
+
+    Raises:
+      InputError: too few pixels are left for a fit, inside the ring or in all.
+    """
+    x, y = _coordinates(observation)
+    radius = np.hypot(x - lens.x_lens, y - lens.y_lens)
+    galaxy = _Galaxy(observation, x, y)
+    inside = radius < _ANNULUS[0] * lens.theta_E
+    left_out = ~inside & (radius < _ANNULUS[1] * lens.theta_E)
+    # The nucleus is never taken for an arc: there it is the PSF that a model misses first.
+    nucleus = radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)
+    shape = np.array([lens.x_lens, lens.y_lens, *[0.02, 0.0, 0.2, 0.0][: 2 * _GROUPS]])
+    model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
+    for _ in range(_N_ROUNDS):
+        used = observation.mask & ~left_out
+        _check_enough(used, inside, len(galaxy.sigmas) * _GROUPS)
+        shape, amplitudes, model = galaxy.fit(shape, used, model)
+        left_out = _clumps(observation, model) & ~nucleus
+    return LensLightFit(
+        observation=dataclasses.replace(observation, image=observation.image - model),
+        model_image=model.astype(np.float32),
+        parameters=galaxy.describe(shape, amplitudes),
+        arc_mask=left_out & observation.mask,
+    )
+
+
+def _coordinates(observation):
+    grid = PixelGrid(*observation.shape, pixel_scale=np.float64(observation.pixel_scale))
+    return [ops.convert_to_numpy(each)[0] for each in grid.coordinates()]
+
+
+def _check_enough(used, inside, n_components):
+    wanted = 20 * n_components
+    if used.sum() < wanted:
+        raise InputError(
+            f"Only {used.sum()} pixels are left to fit the lens light, and at least {wanted} are needed beyond the "
+            f"ring of {_ANNULUS[0]:g} to {_ANNULUS[1]:g} theta_E; give a larger image, a smaller mask, or check theta_E."
+        )
+    if (used & inside).sum() < 9:
+        raise InputError(
+            f"Only {(used & inside).sum()} usable pixels lie inside {_ANNULUS[0]:g} theta_E, and at least 9 are needed "
+            "to fit the lens light; check theta_E, the lens's position and the mask."
+        )
+
+
+def _clumps(observation, model):
+    """What stands out above the model: arcs and neighbours with their wings, boolean [rows, columns]."""
+    used = observation.mask.astype(np.float64)
+    weight = ndimage.gaussian_filter(used, _SMOOTHING)
+    residual = ndimage.gaussian_filter(used * (observation.image - model), _SMOOTHING)
+    # A Gaussian's square is a narrower Gaussian of this sum: the variance of a weighted mean of white noise.
+    narrowing = 1 / (4 * math.pi * _SMOOTHING**2)
+    variance = narrowing * ndimage.gaussian_filter(used * observation.noise**2, _SMOOTHING / math.sqrt(2))
+    weight = np.maximum(weight, 1e-3)
+    noise = np.sqrt(variance / weight**2 + (_SMOOTHNESS * model) ** 2)
+    bright = residual / weight > _CLUMP * noise
+    # One pixel above the limit happens anywhere; an arc has a size.
+    bright = ndimage.binary_opening(bright, iterations=1)
+    return ndimage.binary_dilation(bright, iterations=_WINGS)
+
+
+class _Galaxy:
+    """The model: its grid of widths, its images, and its fit to given pixels."""
+
+    def __init__(self, observation, x, y):
+        self.observation, self.x, self.y = observation, x, y
+        scale = observation.pixel_scale
+        self.psf_sigma = _psf_sigma(observation)
+        widest = _LARGEST_COMPONENT * scale * max(observation.shape) / 2
+        n = max(4, round(math.log(widest / (0.5 * scale)) / math.log(_WIDENING)) + 1)
+        self.sigmas = np.geomspace(0.5 * scale, widest, n)
+        # Wide Gaussians are blurred by adding the PSF's variance, which saves their Fourier transforms.
+        self.n_narrow = int((self.sigmas < max(4 * self.psf_sigma, 2 * scale)).sum())
+        psf = np.asarray(observation.psf, np.float64)[None]
+        self.blur = blur_operator(
+            ops.convert_to_tensor(psf), PixelGrid(*observation.shape, pixel_scale=np.float64(scale))
+        )
+
+    def columns(self, shape):
+        """Images of unit Gaussians, blurred, then one of ones for the sky, [components + 1, rows, columns]."""
+        x, y = self.x - shape[0], self.y - shape[1]
+        narrow, wide = [], []
+        for e1, e2 in shape[2:].reshape(-1, 2):
+            # q x'^2 + y'^2 / q = |z - e z*|^2 / (1 - |e|^2), with e as in the lens and no angle to go round.
+            # Its inverse, the covariance over sigma^2, is [[1 + |e|^2 + 2 e1, 2 e2], [2 e2, 1 + |e|^2 - 2 e1]]
+            # over 1 - |e|^2.
+            m2 = e1**2 + e2**2
+            for i, sigma in enumerate(self.sigmas):
+                extra = 0.0 if i < self.n_narrow else self.psf_sigma**2
+                xx, yy = (sigma**2 * (1 + m2 + 2 * s * e1) / (1 - m2) + extra for s in (1, -1))
+                xy = sigma**2 * 2 * e2 / (1 - m2)
+                det = xx * yy - xy**2
+                image = np.exp(-(yy * x**2 - 2 * xy * x * y + xx * y**2) / (2 * det))
+                (narrow if i < self.n_narrow else wide).append(image * sigma**2 / math.sqrt(det))
+        blurred = ops.convert_to_numpy(self.blur.forward(ops.convert_to_tensor(np.stack(narrow))))
+        return np.concatenate([blurred, np.asarray(wide).reshape(-1, *x.shape), np.ones((1, *x.shape))])
+
+    def solve(self, shape, used, sigma):
+        """Amplitudes (not negative, but for the sky) and the model image at the given shape."""
+        columns = self.columns(shape)
+        design = (columns[:, used] / sigma).T
+        data = self.observation.image[used] / sigma
+        # The normal equations keep the solve small: one row for each component, not for each pixel. The sky may
+        # have either sign: it enters twice.
+        design = np.concatenate([design, -design[:, -1:]], axis=1)
+        curvature = design.T @ design
+        scale = np.sqrt(np.diag(curvature))
+        curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
+        root = linalg.cholesky(curvature)
+        target = linalg.solve_triangular(root, design.T @ data / scale, trans="T")
+        amplitudes = optimize.nnls(root, target)[0] / scale
+        amplitudes = np.append(amplitudes[:-2], amplitudes[-2] - amplitudes[-1])
+        return amplitudes, np.tensordot(amplitudes, columns, 1)
+
+    def fit(self, shape, used, previous_model):
+        """Best shape (x, y, then e1, e2 of each group), amplitudes and model image."""
+        noise = np.hypot(self.observation.noise, _SMOOTHNESS * previous_model)[used]
+        image = self.observation.image[used]
+
+        def residual(shape):
+            _, model = self.solve(shape, used, noise)
+            return (model[used] - image) / noise
+
+        scale = self.observation.pixel_scale
+        lowest = np.concatenate([shape[:2] - 5 * scale, np.full(len(shape) - 2, -0.6)])
+        highest = np.concatenate([shape[:2] + 5 * scale, np.full(len(shape) - 2, 0.6)])
+        x_scale = np.concatenate([np.full(2, scale), np.full(len(shape) - 2, 0.1)])
+        found = optimize.least_squares(
+            residual, shape, bounds=(lowest, highest), x_scale=x_scale, diff_step=1e-4, ftol=1e-4, max_nfev=15
+        )
+        amplitudes, model = self.solve(found.x, used, noise)
+        return found.x, amplitudes, model
+
+    def describe(self, shape, amplitudes):
+        components = []
+        # `columns` puts the narrow ones of all groups first.
+        n, k = len(self.sigmas), self.n_narrow
+        order = [(g, i) for g in range(_GROUPS) for i in range(k)] + [(g, i) for g in range(_GROUPS) for i in range(k, n)]
+        for (group, i), amplitude in zip(order, amplitudes, strict=False):
+            e1, e2 = shape[2 + 2 * group : 4 + 2 * group]
+            modulus = math.hypot(e1, e2)
+            if amplitude > 0:
+                components.append(
+                    {
+                        "amplitude": float(amplitude),
+                        "sigma": float(self.sigmas[i]),
+                        "q": (1 - modulus) / (1 + modulus),
+                        "phi": math.atan2(e2, e1) / 2 % math.pi,
+                        "x": float(shape[0]),
+                        "y": float(shape[1]),
+                    }
+                )
+        return {"sky": float(amplitudes[-1]), "components": components}
+
+
+def _psf_sigma(observation):
+    """Standard deviation of the PSF on one axis [arcsec]."""
+    psf = observation.psf
+    if isinstance(psf, float):
+        return psf
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in psf.shape)
+    variance = (psf * (rows[:, None] ** 2 + columns[None, :] ** 2)).sum() / psf.sum() / 2
+    return observation.pixel_scale * math.sqrt(max(float(variance), 0.0))

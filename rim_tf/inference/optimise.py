@@ -1,0 +1,245 @@
+"""The lens from its own data: its parameters optimised with the source reconstructed by the RIM at every step.
+
+Section 3 of the paper (Figure 8, Algorithm 1): a traditional fit of the lens, but for the linear inversion of the
+source, which the RIM replaces. The RIM is differentiable, so the gradient of chi^2 in the lens goes through it.
+"""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from rim_tf.config import LensParameters
+from rim_tf.errors import InputError
+from rim_tf.models.rim import RIM
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.physics.likelihood import chi2, inverse_variance
+from rim_tf.pretrained import load_pretrained
+from rim_tf.reconstruction import Reconstruction, _source_grid, network_inputs, reconstruct
+
+# Strict bounds on |e| and |gamma|; a hair below those of LensParameters, which float32 must not overstep.
+_LARGEST_ELLIPTICITY, _LARGEST_SHEAR = 0.949, 0.999
+# First step of the optimiser in each parameter: log theta_E, e, position [theta_E], shear. Each is about what a
+# human would try; Adam's steps are of this size whatever the size of the gradient.
+_STEPS = (0.01, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01)
+# The starts are told apart by a RIM cut short to this many of its steps, with this many steps of the lens.
+_TRIAL_RIM_STEPS, _TRIAL_STEPS, _SURVIVORS = 4, 10, 2
+# Stop when this many steps have not improved the log-posterior by this much: far below one standard deviation.
+_PATIENCE, _GAIN = 15, 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class LensPrior:
+    """Widths of a mild Gaussian prior, added to chi^2, without which a few poor arcs may be "explained" by any lens.
+
+    Galaxies that lens have |e| around 0.1 and |gamma| around 0.05 (Bolton et al. 2008), so these let the data speak.
+    """
+
+    ellipticity: float = 0.2
+    """Standard deviation of e1 and of e2."""
+    shear: float = 0.07
+    """Of gamma1 and of gamma2."""
+    offset: float = 0.1
+    """Of x_lens and y_lens about the start [theta_E]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LensFit:
+    """The best lens that an optimisation met, and how it got there.
+
+    Attributes:
+      lens: `LensParameters`.
+      history: a dictionary for each step: "stage" ("starts" or "refine"), "chi2" per unmasked pixel of the best
+        member of the batch, and "lens", its parameters as a tuple.
+      reconstruction: `Reconstruction` with `lens`.
+    """
+
+    lens: LensParameters
+    history: list
+    reconstruction: Reconstruction
+
+
+def cropped(observation, half_width):
+    """The middle of an `Observation`, at most 2 half_width [arcsec] on a side, with the same coordinates.
+
+    It is cut about the field's centre, which is the origin, so lens parameters stay as they are.
+    """
+    rows, columns = observation.shape
+    cut = [max(0, math.floor(n / 2 - half_width / observation.pixel_scale)) for n in (rows, columns)]
+    inside = slice(cut[0], rows - cut[0]), slice(cut[1], columns - cut[1])
+    if min(rows - 2 * cut[0], columns - 2 * cut[1]) < 4:
+        raise InputError(f"half_width is {half_width:g} arcsec, which leaves no image; it must be some theta_E.")
+    return dataclasses.replace(
+        observation,
+        image=observation.image[inside],
+        noise=observation.noise[inside],
+        mask=observation.mask[inside],
+    )
+
+
+def to_unconstrained(lens):
+    """The inverse of `from_unconstrained`: [batch, 7] -> [batch, 7]."""
+    e1, e2 = _disc_to_plane(lens[:, 1], lens[:, 2], _LARGEST_ELLIPTICITY)
+    gamma1, gamma2 = _disc_to_plane(lens[:, 5], lens[:, 6], _LARGEST_SHEAR)
+    return ops.stack([ops.log(lens[:, 0]), e1, e2, lens[:, 3], lens[:, 4], gamma1, gamma2], axis=1)
+
+
+def from_unconstrained(u):
+    """Any seven real numbers -> a lens with theta_E > 0, |e| < 0.95, |gamma| < 1: [batch, 7] -> [batch, 7].
+
+    log theta_E; e = r u / sqrt(1 + |u|^2) takes the plane to the disc of radius r, so that a small u is r u and the
+    round lens is a point like any other; likewise the shear.
+    """
+    e1, e2 = _plane_to_disc(u[:, 1], u[:, 2], _LARGEST_ELLIPTICITY)
+    gamma1, gamma2 = _plane_to_disc(u[:, 5], u[:, 6], _LARGEST_SHEAR)
+    return ops.stack([ops.exp(u[:, 0]), e1, e2, u[:, 3], u[:, 4], gamma1, gamma2], axis=1)
+
+
+def _plane_to_disc(u, v, radius):
+    scale = radius / ops.sqrt(1 + u**2 + v**2)
+    return u * scale, v * scale
+
+
+def _disc_to_plane(a, b, radius):
+    scale = 1 / ops.sqrt(ops.maximum(radius**2 - a**2 - b**2, 1e-6))
+    return a * scale, b * scale
+
+
+def optimise_lens(
+    observation, lens, model="small", n_steps=100, n_angles=8, target_chi2=None, prior=None, source_pixels=None
+):
+    """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
+
+    With n_angles above 1 the start's ellipticity is turned to that many position angles, without shear, each is
+    followed for a few steps with a RIM cut short, and the two best go on. Never worse than `lens` itself.
+
+    Args:
+      observation: `Observation` without lens light. Time grows with its area: cut it to some 2.3 theta_E on each
+        side of the centre first (`cropped`).
+      lens: `LensParameters`, a start: theta_E good to some 10 %, the centre to some hundredths of an arcsec.
+      model: a `RIM`, or the name of shipped weights.
+      n_steps: most steps of the refinement; it stops before when nothing improves.
+      n_angles: position angles to start from; 1 keeps that of `lens`, and its shear.
+      target_chi2: stop when chi^2 per unmasked pixel is down to this. It is 1 where the noise map is honest, but
+        a drizzled image's map is not, and a good lens may yet get better: by default only lack of progress stops.
+      prior: `LensPrior`; None takes its defaults.
+      source_pixels: as in `rim_tf.reconstruct`.
+
+    Returns:
+      `LensFit`.
+
+    Raises:
+      InputError: n_steps or n_angles below 1.
+    """
+    if n_steps < 1 or n_angles < 1:
+        raise InputError(f"n_steps is {n_steps} and n_angles {n_angles}; each must be at least 1.")
+    model = load_pretrained(model) if isinstance(model, str) else model
+    objective = _Objective(observation, lens, prior or LensPrior(), source_pixels)
+    history = []
+    starts = np.asarray([lens.as_tuple()], np.float32)
+    if n_angles > 1:
+        starts = _turned(lens, n_angles)
+        trial = _Descent(objective, _shortened(model, _TRIAL_RIM_STEPS), starts, _TRIAL_STEPS, decay=False)
+        trial.run(history, "starts", target_chi2=None)
+        starts = trial.best_lens[np.argsort(trial.best)[:_SURVIVORS]]
+    descent = _Descent(objective, model, starts, n_steps, decay=True)
+    descent.run(history, "refine", target_chi2)
+    found = LensParameters(*map(float, descent.best_lens[np.argmin(descent.best)]))
+    results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in (lens, found)]
+    best = min(results, key=objective.of_reconstruction)
+    return LensFit(lens=best.lens, history=history, reconstruction=best)
+
+
+def _turned(lens, n_angles):
+    """The lens at n_angles position angles, the first its own, without shear, [n_angles, 7]."""
+    starts = np.tile(np.asarray(lens.as_tuple(), np.float32), (n_angles, 1))
+    two_phi = math.atan2(lens.e2, lens.e1) + 2 * np.pi * np.arange(n_angles) / n_angles
+    modulus = math.hypot(lens.e1, lens.e2)
+    starts[:, 1], starts[:, 2] = modulus * np.cos(two_phi), modulus * np.sin(two_phi)
+    starts[:, 5:] = 0.0
+    return starts
+
+
+def _shortened(model, n_steps):
+    """The same network, unrolled for at most n_steps steps."""
+    short = RIM(dataclasses.replace(model.config, n_steps=min(n_steps, model.config.n_steps)))
+    short.set_weights(model.get_weights())
+    return short
+
+
+class _Objective:
+    """Minus the log-posterior of the lens, up to a constant, for a batch of lenses of one observation."""
+
+    def __init__(self, observation, start, prior, source_pixels):
+        self.observation, self.start, self.prior = observation, start, prior
+        self.source_pixels = source_pixels
+        self.n_used = int(observation.mask.sum())
+
+    def inputs(self, model, batch):
+        """What `RIM.call` takes, for `batch` lenses, without the lens; and the shape of the source grid."""
+        pixels, scale = _source_grid(self.observation, model.config.stride, None, self.source_pixels)
+        inputs = network_inputs([self.observation] * batch, [self.start] * batch, [scale] * batch)
+        return {name: value for name, value in inputs.items() if name != "lens"}, (pixels, pixels)
+
+    def penalty(self, lens):
+        """Minus the log of the prior, [batch]."""
+        e2, gamma2 = lens[:, 1] ** 2 + lens[:, 2] ** 2, lens[:, 5] ** 2 + lens[:, 6] ** 2
+        offset2 = (lens[:, 3] - self.start.x_lens) ** 2 + (lens[:, 4] - self.start.y_lens) ** 2
+        widths = self.prior.ellipticity, self.prior.shear, self.prior.offset * self.start.theta_E
+        return 0.5 * sum(value / width**2 for value, width in zip((e2, gamma2, offset2), widths, strict=True))
+
+    def of_reconstruction(self, reconstruction):
+        """The same for a `Reconstruction`."""
+        lens = np.asarray([reconstruction.lens.as_tuple()])
+        return 0.5 * reconstruction.chi2 * self.n_used + float(self.penalty(lens)[0])
+
+
+class _Descent:
+    """Adam on a batch of lenses at once, each on its own objective."""
+
+    def __init__(self, objective, model, starts, n_steps, decay):
+        self.objective, self.n_steps = objective, n_steps
+        batch = len(starts)
+        inputs, source_shape = objective.inputs(model, batch)
+        origin = to_unconstrained(ops.convert_to_tensor(starts))
+        theta_E = objective.start.theta_E
+        unit = tf.constant([_STEPS[0], *_STEPS[1:3], *(theta_E * s for s in _STEPS[3:5]), *_STEPS[5:]])
+        position = keras.Variable(np.zeros_like(starts), name="position")  # in steps from the origin
+        rate = keras.optimizers.schedules.CosineDecay(1.0, n_steps, alpha=0.05) if decay else 1.0
+        optimiser = keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.95)
+        optimiser.build([position])
+
+        @tf.function
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                lens = from_unconstrained(origin + unit * position)
+                problem = inputs | {"lens": lens}
+                source = model(problem, source_shape=source_shape)[:, -1]
+                model_image = imaging_operator(problem, source_shape).forward(source)
+                weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
+                misfit = chi2(inputs["image"], model_image, weight)
+                value = 0.5 * misfit + objective.penalty(lens)
+            gradient = tape.gradient(value, position.value)
+            optimiser.apply([gradient], [position])
+            return lens, misfit, value
+
+        self.step = lambda: [each.numpy() for each in step(inputs)]
+        self.best, self.best_lens = np.full(batch, np.inf), np.asarray(starts)
+
+    def run(self, history, stage, target_chi2):
+        progress = np.inf, 0  # the objective when it last fell by _GAIN, and the step
+        for i in range(self.n_steps):
+            lens, misfit, value = self.step()
+            better = value < self.best
+            self.best = np.where(better, value, self.best)
+            self.best_lens = np.where(better[:, None], lens, self.best_lens)
+            k = int(np.argmin(np.where(np.isfinite(value), value, np.inf)))
+            per_pixel = float(misfit[k]) / self.objective.n_used
+            history.append({"stage": stage, "chi2": per_pixel, "lens": tuple(map(float, lens[k]))})
+            if self.best.min() < progress[0] - _GAIN:
+                progress = self.best.min(), i
+            if i - progress[1] >= _PATIENCE or (target_chi2 is not None and per_pixel <= target_chi2):
+                break

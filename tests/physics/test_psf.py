@@ -1,0 +1,142 @@
+"""B: against SciPy's convolution, and what a point spread function must keep."""
+
+import numpy as np
+import pytest
+from gradients import array, grad, slopes, tensor
+from keras import ops
+from numpy.testing import assert_allclose
+from registry import stamps
+from scipy.signal import convolve2d
+
+from rim_tf.grids import PixelGrid
+from rim_tf.physics.lensing import LensingOperator
+from rim_tf.physics.operators import Compose
+from rim_tf.physics.psf import GaussianBlur, StampBlur, blur_operator
+
+
+def grid(rows=9, columns=7, scale=0.1):
+    return PixelGrid(rows, columns, tensor(np.atleast_1d(scale)))
+
+
+def gaussian_stamp(sigma, half):
+    """A Gaussian of `sigma` pixels sampled at pixel centres, of unit sum."""
+    i = np.arange(-half, half + 1)
+    stamp = np.exp(-(i[:, None] ** 2 + i[None, :] ** 2) / (2 * sigma**2))
+    return stamp / stamp.sum()
+
+
+@pytest.mark.parametrize("stamp_rows, stamp_columns", [(1, 1), (3, 3), (5, 3), (3, 7), (9, 7), (21, 25)])
+def test_stamp_convolves_as_scipy_does(stamp_rows, stamp_columns, rng):
+    image, psf = rng.normal(size=(2, 9, 7)), rng.normal(size=(2, stamp_rows, stamp_columns))
+    ours = array(StampBlur(tensor(psf), grid(scale=[0.1, 0.2])).forward(tensor(image)))
+    for i in range(2):
+        # SciPy's mode="same" trims to the larger of the two, so trim the full convolution by hand.
+        full = convolve2d(image[i], psf[i], boundary="fill", fillvalue=0)
+        top, left = stamp_rows // 2, stamp_columns // 2
+        assert_allclose(ours[i], full[top : top + 9, left : left + 7], atol=1e-12)
+
+
+def test_a_star_looks_like_the_stamp_not_like_its_mirror_image():
+    psf = stamps(3, 5, batch=1)
+    star = np.zeros((1, 9, 7))
+    star[0, 4, 3] = 1.0
+    image = array(StampBlur(tensor(psf), grid()).forward(tensor(star)))
+    assert_allclose(image[0, 3:6, 1:6], psf[0], atol=1e-14)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.01, 0.07, 0.3, 0.7, 0.99, 1.0, 1.01, 1.7, 3.0])
+def test_gaussian_is_the_stamp_of_the_same_gaussian(sigma, rng):
+    image = tensor(rng.normal(size=(1, 9, 7)))
+    psf = gaussian_stamp(max(sigma, 1e-2), half=25)[None]
+    ours = GaussianBlur(tensor([0.1 * sigma]), grid()).forward(image)
+    assert_allclose(array(ours), array(StampBlur(tensor(psf), grid()).forward(image)), atol=1e-12)
+
+
+def test_width_zero_is_the_identity(rng):
+    image = rng.normal(size=(2, 9, 7))
+    blur = GaussianBlur(tensor([0.0, 0.0]), grid())
+    assert_allclose(array(blur.forward(tensor(image))), image, atol=0)
+    slope = grad(lambda sigma: ops.sum(GaussianBlur(sigma, grid()).forward(tensor(image))))(tensor([0.0, 0.0]))
+    assert np.all(np.isfinite(array(slope)))
+
+
+@pytest.mark.parametrize("psf", [[0.04], [0.13], stamps(5, 7, batch=1)], ids=["narrow", "wide", "stamp"])
+def test_flux_and_centroid_are_kept(psf):
+    psf = np.asarray(psf)
+    if psf.ndim == 3:  # centre it, or the centroid should move
+        psf = (psf + psf[:, ::-1, ::-1]) / 2
+    image = np.zeros((1, 31, 35))
+    image[0, 14:17, 16:20] = np.arange(12.0).reshape(3, 4)
+    blurred = array(blur_operator(tensor(psf), grid(31, 35)).forward(tensor(image)))
+    assert_allclose(blurred.sum(), image.sum(), rtol=1e-12)
+    for index in np.indices(image.shape)[1:]:
+        assert_allclose((index * blurred).sum(), (index * image).sum(), rtol=1e-12)
+    assert blurred.max() < 0.99 * image.max()
+
+
+@pytest.mark.parametrize("psf", [[0.1], stamps(7, 7, batch=1)], ids=["gaussian", "stamp"])
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_nothing_wraps_around(psf, direction):
+    image = np.zeros((1, 20, 20))
+    image[0, 0, 0] = 1.0
+    blurred = array(getattr(blur_operator(tensor(psf), grid(20, 20)), direction)(tensor(image)))
+    assert_allclose(blurred[0, 12:, :], 0, atol=1e-15)
+    assert_allclose(blurred[0, :, 12:], 0, atol=1e-15)
+    assert 0.1 < blurred.sum() < 0.7  # the rest fell off the frame
+
+
+def test_sigma_is_in_arcseconds_for_each_system(rng):
+    image = tensor(np.repeat(rng.normal(size=(1, 9, 7)), 2, axis=0))
+    blurred = array(GaussianBlur(tensor([0.1, 0.3]), grid(scale=[0.05, 0.15])).forward(image))
+    assert_allclose(blurred[0], blurred[1], rtol=1e-12)  # two pixels each
+
+
+def test_agrees_with_the_reference_rendering(shared):
+    reference = np.load(shared / "refs/render.npz")
+    grids = PixelGrid(192, 192, tensor([0.04])), PixelGrid(192, 192, tensor([3 / 192]))
+    L = LensingOperator.from_lens(tensor(reference["params"]), *grids)
+    stamp = np.repeat(reference["kernel_0p1"][None], 3, axis=0)
+    for psf, atol in [(stamp, 1e-6), (np.full(3, 0.1), 2e-6)]:  # the stamp ends at 5.2 sigma
+        image = Compose(blur_operator(tensor(psf), grids[0]), L).forward(tensor(reference["sources"]))
+        expected = reference["own_zeropad_psf0p1"]
+        assert_allclose(array(image), expected, atol=atol * expected.max())
+        # caustics blurs in light from beyond the frame, so that its edge is brighter.
+        inside = np.s_[:, 14:-14, 14:-14]
+        assert_allclose(array(image)[inside], reference["caustics_psf0p1"][inside], atol=atol * expected.max())
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.06, 0.0999, 0.15])
+def test_gradient_in_the_width_is_the_finite_difference(sigma, rng):
+    image, weight = tensor(rng.normal(size=(1, 9, 7))), tensor(rng.normal(size=(1, 9, 7)))
+
+    def total(sigma):
+        return ops.sum(weight * GaussianBlur(sigma, grid()).forward(image))
+
+    at = np.array([sigma])
+    assert_allclose(array(grad(total)(tensor(at))), slopes(total, at), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_gradient_in_the_stamp_and_image_is_the_finite_difference(direction, rng):
+    image, psf, weight = rng.normal(size=(1, 4, 5)), stamps(3, 5, batch=1), tensor(rng.normal(size=(1, 4, 5)))
+
+    def total(psf, image):
+        return ops.sum(weight * getattr(StampBlur(psf, grid(4, 5)), direction)(image) ** 2)
+
+    at = tensor(psf), tensor(image)
+    in_psf = slopes(lambda psf: total(psf, at[1]), psf)
+    in_image = slopes(lambda image: total(at[0], image), image)
+    assert_allclose(array(grad(total, 0)(*at)), in_psf, rtol=1e-6, atol=1e-8)
+    assert_allclose(array(grad(total, 1)(*at)), in_image, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 3, 4), (1, 4, 3)])
+def test_even_stamp_is_refused(shape):
+    with pytest.raises(ValueError, match="must be odd"):
+        blur_operator(tensor(np.ones(shape)), grid())
+
+
+@pytest.mark.parametrize("shape", [(), (3, 3), (1, 3, 3, 1)])
+def test_psf_of_another_kind_is_refused(shape):
+    with pytest.raises(ValueError, match="one Gaussian sigma for each system"):
+        blur_operator(tensor(np.ones(shape)), grid())

@@ -1,0 +1,89 @@
+"""The exported model gives RIM's numbers in a process that cannot import rim_tf, by both ways of loading it."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+import rim_tf
+from rim_tf.errors import InputError
+from rim_tf.export import SIGNATURES, export_saved_model
+from rim_tf.grids import PixelGrid
+from rim_tf.models.rim import RIM
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.reconstruction import network_inputs
+
+LOADER = pathlib.Path(__file__).parent / "load_saved_model.py"
+
+
+def batch(psfs, shape, rng):
+    """Inputs of lenses of a smooth source: on noise alone a RIM would amplify rounding errors."""
+    n = len(psfs)
+    noise = 0.02 + 0.02 * rng.uniform(size=(n, *shape))
+    observations = [
+        rim_tf.Observation(np.zeros(shape), noise[i], psfs[i], rng.uniform(size=shape) < 0.9, pixel_scale=0.05)
+        for i in range(n)
+    ]
+    lenses = [rim_tf.LensParameters(0.5 + 0.05 * i, 0.1, -0.05, 0.02, 0.01, 0.03, 0.02) for i in range(n)]
+    inputs = network_inputs(observations, lenses, [0.02] * n)
+    x, y = (coordinate.numpy() for coordinate in PixelGrid(40, 40, 0.02).coordinates())
+    source = tf.constant(np.exp(-((x - 0.05) ** 2 + (y + 0.02) ** 2) / (2 * 0.08**2)), tf.float32)
+    image = imaging_operator(inputs, (40, 40)).forward(tf.repeat(source, n, axis=0))
+    return inputs | {"image": image + inputs["noise_rms"] * rng.normal(size=image.shape)}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = rim_tf.load_pretrained("small")
+    path = tmp_path_factory.mktemp("export") / "model"
+    export_saved_model(model, path)
+    return model, path
+
+
+@pytest.mark.parametrize("signature", sorted(SIGNATURES))
+@pytest.mark.parametrize("loader", ["saved_model", "session"])
+def test_same_numbers_without_rim_tf(exported, tmp_path, rng, signature, loader):
+    model, path = exported
+    # A batch and a frame that the model has not seen, odd in one direction.
+    psfs = [0.03, 0.07, 0.0] if signature == "gaussian_psf" else [rng.uniform(size=(5, 7)) for _ in range(3)]
+    with contextlib.nullcontext() if signature == "gaussian_psf" else pytest.warns(rim_tf.InputWarning):
+        inputs = batch(psfs, (33, 40), rng)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs["lens"])
+        source = model(inputs)[:, -1]
+        total = tf.reduce_sum(source**2)
+    slope = tape.gradient(total, inputs["lens"])
+    np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
+    # -I: no PYTHONPATH and no working directory; the loader asserts that rim_tf was not imported.
+    arguments = [sys.executable, "-I", LOADER, loader, signature, path, tmp_path]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    outputs = np.load(tmp_path / "outputs.npz")
+    scale = np.abs(source).max()
+    assert outputs["source"].shape == (3, 34, 40) and outputs["model_image"].shape == (3, 33, 40)
+    assert_allclose(outputs["source"], source, atol=1e-5 * scale)
+    if loader == "saved_model":
+        assert_allclose(outputs["slope"], slope, rtol=1e-3, atol=1e-4 * np.abs(slope).max())
+
+
+def test_refuses_to_write_over_anything(exported):
+    model, path = exported
+    with pytest.raises(InputError, match="exists already"):
+        export_saved_model(model, path)
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.move", fail)
+    with pytest.raises(InputError, match="No space left"):
+        export_saved_model(RIM(rim_tf.RIMConfig(n_steps=1, kernel=3, features=2, hidden=(2, 2))), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+

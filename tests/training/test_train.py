@@ -1,0 +1,86 @@
+"""Training learns, and a killed run goes on where it stopped as if nothing had happened."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from rim_tf.config import SMALL
+from rim_tf.data.mocks import MockConfig
+from rim_tf.errors import InputError
+from rim_tf.pretrained import load_pretrained, save_trained
+from training.experiments import EXPERIMENTS
+from training.train import train
+
+TINY = dataclasses.replace(
+    EXPERIMENTS["small"],
+    rim=dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4)),
+    mocks=MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.1),
+    batch_size=2,
+    n_steps=6,
+    steps_per_epoch=2,
+    n_procedural=5,
+)
+
+KILLED = """
+import os, signal
+import training.train as module
+from test_train import TINY
+
+class SaveAndDie(module.SaveCheckpoint):
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+module.SaveCheckpoint = SaveAndDie
+module.train(TINY, {out!r}, verbose=0)
+"""
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, request):
+    root, here = request.config.rootpath, request.path.parent
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.format(out=str(tmp_path / "killed"))],
+        env={"PYTHONPATH": f"{root}:{here}", "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "weights.weights.h5").exists()
+    resumed = train(TINY, tmp_path / "killed", verbose=0)
+    whole = train(TINY, tmp_path / "whole", verbose=0)
+    assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == TINY.n_steps
+    for a, b in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    # Three epochs are on record, none of them twice.
+    rows = (tmp_path / "killed" / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+
+
+def test_other_configuration_in_the_same_folder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="another configuration"):
+        train(TINY, tmp_path, verbose=0)
+
+
+def test_training_lowers_the_error(tmp_path):
+    # Weak galaxies of a fixed law and a network that starts at the back-projection: 40 steps must help on fresh lenses.
+    config = dataclasses.replace(TINY, n_steps=40, steps_per_epoch=20, batch_size=4)
+    train(config, tmp_path, verbose=0)
+    rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()]
+    column = rows[0].index("val_loss")
+    assert float(rows[2][column]) < float(rows[1][column])
+
+
+def test_saved_weights_load_to_the_same_network(tmp_path):
+    model = train(dataclasses.replace(TINY, n_steps=2), tmp_path, verbose=0)
+    save_trained(model, tmp_path / "tiny", {"command": "none"})
+    loaded = load_pretrained(tmp_path / "tiny.json")
+    assert loaded.config == TINY.rim
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
