@@ -6,7 +6,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: demo test lint format clean
 
 demo: .venv/installed
-	$(BIN)/rim-tf demo --out demo
+	$(BIN)/rim-tf demo --out demo --overwrite
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -q

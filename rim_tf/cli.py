@@ -167,7 +167,6 @@ def simulate(out, overwrite, psf_sigma, psf, **arguments):
 @_overwrite
 def demo(out, overwrite):
     """Simulate a lens whose source the network never saw, reconstruct it, and compare with the truth."""
-    _import_quietly()
     from rim_tf.config import LensParameters
     from rim_tf.io import write_lens
 
@@ -205,10 +204,7 @@ def _reconstruct_into(
 ):
     """The command `reconstruct`; the arguments are its options."""
     with _results(out, RESULTS, overwrite) as folder:
-        _import_quietly()
         from rim_tf import io
-        from rim_tf.pretrained import load_pretrained
-        from rim_tf.reconstruction import reconstruct
 
         given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
         lens = io.read_lens(lens)
@@ -216,13 +212,17 @@ def _reconstruct_into(
             image, _number_or_path(noise), _number_or_path(psf), mask, pixel_scale
         )
         truth = None if truth is None else io.read_image(truth)[0]
-        model = load_pretrained(weights)
-        extra, lens_light = {}, None
-        if subtract_lens_light:
-            from rim_tf.inference.lens_light import subtract_lens_light
+        _import_quietly()  # only now, so that a wrong file name is told at once
+        from rim_tf.pretrained import load_pretrained
+        from rim_tf.reconstruction import reconstruct
 
-            fit = subtract_lens_light(observation, lens)
-            observation, lens_light, extra["lens_light"] = fit.observation, fit.model_image, fit.parameters
+        model = load_pretrained(weights)
+        extra, light = {}, None
+        if subtract_lens_light:
+            from rim_tf.inference import lens_light
+
+            fit = lens_light.subtract_lens_light(observation, lens)
+            observation, light, extra["lens_light"] = fit.observation, fit.model_image, fit.parameters
         if fit_lens:
             from rim_tf.inference.optimise import cropped, optimise_lens
 
@@ -237,18 +237,16 @@ def _reconstruct_into(
             extra["compared_with_truth"] = _compare(result, truth)
         provenance = {f"IN_{name.upper()[:5]}": value for name, value in given.items() if value is not None}
         provenance["LENSFIT"] = (fit_lens, "whether the lens was fitted to the data")
-        io.write_reconstruction(result, folder / "reconstruction.fits", weights, lens_light, provenance)
+        io.write_reconstruction(result, folder / "reconstruction.fits", weights, light, provenance)
         result.plot(truth).savefig(folder / "reconstruction.png")
-        summary = (
-            result.summary()
-            | extra
-            | {
-                "lens": dataclasses.asdict(lens),
-                "weights": weights,
-                "input": given,
-                "versions": io.versions(),
-            }
-        )
+        summary = result.summary() | {
+            "pixel_scale": observation.pixel_scale,
+            "lens": dataclasses.asdict(lens),
+            **extra,
+            "weights": weights,
+            "input": given,
+            "versions": io.versions(),
+        }
         io.write_json(summary, folder / "summary.json")
     _print_table(summary)
     click.echo(f"\nWrote {', '.join(str(out / name) for name in RESULTS if (out / name).exists())}")
@@ -308,14 +306,18 @@ def _simulate_into(
       The command line that reconstructs what was written, as a list of words.
     """
     with _results(out, SIMULATION, overwrite) as folder:
-        _import_quietly()
         from rim_tf import io
 
         known_lens = None if lens is None else io.read_lens(lens)
-        known_source = None if source is None else _read_source(source, source_pixel_scale)
+        known_source = None if source is None else io.read_source(source, source_pixel_scale)
         psf = psf if isinstance(psf, float) else io.read_image(psf)[0]
-        lens, source, source_scale = _draw_system(seed, pixels, pixel_scale, known_lens, known_source)
-        observation, noiseless = _observe(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf)
+        _import_quietly()
+        from rim_tf.simulation import draw_system, observe_system
+
+        lens, source, source_scale = draw_system(seed, pixels, pixel_scale, known_lens, known_source)
+        observation, noiseless = observe_system(
+            seed, lens, source, source_scale, pixels, pixel_scale, noise, psf
+        )
         provenance = {"SEED": seed, "NOISEFRA": (noise, "noise rms over the peak of the image")}
         io.write_simulation(folder, observation, lens, source, source_scale, noiseless, provenance)
     command = ["rim-tf", "reconstruct", str(out / "image.fits"), "--noise", str(out / "noise.fits")]
@@ -329,85 +331,6 @@ def _simulate_into(
         command += ["--source-pixels", str(rows), "--source-pixel-scale", f"{source_scale:.8g}"]
         command += ["--truth", str(out / "truth.fits")]
     return command
-
-
-def _read_source(path, pixel_scale):
-    """A source image and its pixel scale [arcsec], fit to be lensed."""
-    import numpy as np
-
-    from rim_tf.io import read_image
-
-    source, scale_in_file = read_image(path)
-    pixel_scale = scale_in_file if pixel_scale is None else pixel_scale
-    if pixel_scale is None:
-        raise InputError(f"{path} has no pixel scale; give it with --source-pixel-scale [arcsec].")
-    if not np.isfinite(source).all() or source.max() <= 0:
-        raise InputError(
-            f"{path} has pixels that are NaN or infinite, or none above 0; a source must be finite light."
-        )
-    return source, pixel_scale
-
-
-def _draw_system(seed, pixels, pixel_scale, lens=None, source=None):
-    """Lens, source [n, m] and its pixel scale; what is not given is drawn, the same for the same seed.
-
-    A procedural source comes on the grid that `rim_tf.reconstruct` chooses by default.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
-    from rim_tf.data import mocks
-    from rim_tf.data.galaxies import half_light_radius
-    from rim_tf.data.procedural import clumpy_spiral
-    from rim_tf.grids import PixelGrid
-
-    # Training draws its galaxies from SeedSequence(1); no seed here begins with the same number.
-    rng = np.random.default_rng([2019, seed])
-    galaxy = clumpy_spiral(rng)
-    stamps = mocks.GalaxyStamps([galaxy], [half_light_radius(galaxy)])
-    source_pixels = pixels + pixels % 2
-    if lens is None:
-        scales = (pixel_scale, pixel_scale)
-        config = mocks.MockConfig(image_pixels=pixels, source_pixels=source_pixels, log_pixel_scale=scales)
-        system = mocks.draw_accepted(tf.constant([2019, seed], tf.int32), 0, 1, stamps, config)
-        lens = LensParameters(*map(float, system["lens"][0]))
-        if source is None:
-            return lens, system["source"][0].numpy(), pixel_scale * SOURCE_SCALE_RATIO
-    if source is not None:
-        return lens, *source
-    # As a fraction of theta_E the galaxy is where, and as large as, MockConfig has it on average.
-    radius, (x, y) = lens.theta_E * rng.uniform(0.15, 0.3), lens.theta_E * rng.normal(0, 0.2, 2)
-    source_scale = np.float32(pixel_scale * SOURCE_SCALE_RATIO)
-    place = [lens.x_lens + x, lens.y_lens + y, radius, rng.uniform(0, 2 * np.pi), 1.0, 1.0]
-    source = mocks.place_sources(
-        stamps,
-        [0],
-        PixelGrid(source_pixels, source_pixels, source_scale),
-        *(tf.constant([v], tf.float32) for v in place),
-    )
-    return lens, source[0].numpy(), float(source_scale)
-
-
-def _observe(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf):
-    """`Observation` of a source, with noise of rms `noise` times the peak; and the image without noise."""
-    import numpy as np
-
-    from rim_tf.observation import Observation
-    from rim_tf.physics.imaging import imaging_operator
-    from rim_tf.reconstruction import network_inputs
-
-    # Whatever is wrong with the PSF is said here, before anything is blurred by it.
-    blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
-    inputs = network_inputs([blank], [lens], [source_scale])
-    noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
-    peak = float(noiseless.max())
-    if peak <= 0:
-        raise InputError(
-            "None of the source's light reaches the image; check the lens and the source's pixel scale."
-        )
-    image = noiseless + noise * peak * np.random.default_rng([2019, seed, 1]).normal(size=noiseless.shape)
-    return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless
 
 
 # ------------------------------------------------------------------------------------------ the surroundings
@@ -435,7 +358,10 @@ def _results(out, names, overwrite):
             raise InputError(f"{home} is a file; --out must be a folder.")
         home = home.parent
     folder = home / f".rim-tf-{os.getpid()}"
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}.") from None
     try:
         yield folder
         out.mkdir(parents=True, exist_ok=True)

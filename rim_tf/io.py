@@ -112,6 +112,27 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None):
     )
 
 
+def read_source(path, pixel_scale=None):
+    """A source to be lensed, [n, m], and its pixel scale [arcsec].
+
+    Args:
+      path: FITS file, perhaps with [HDU] at its end.
+      pixel_scale: [arcsec]; by default what the file says.
+
+    Raises:
+      InputError: as `read_image`; no pixel scale is known; pixels that are no number, or no light at all.
+    """
+    source, scale_in_file = read_image(path)
+    pixel_scale = scale_in_file if pixel_scale is None else pixel_scale
+    if pixel_scale is None:
+        raise InputError(f"{path} has no pixel scale; give it with --source-pixel-scale [arcsec].")
+    if not np.isfinite(source).all() or source.max() <= 0:
+        raise InputError(
+            f"{path} has pixels that are NaN or infinite, or none above 0; a source must be finite light."
+        )
+    return source, pixel_scale
+
+
 def _read_mask(path):
     mask, _ = read_image(path)
     return np.isfinite(mask) & (mask != 0)
@@ -215,7 +236,7 @@ def _two_dimensional(data, name):
     if data.ndim > 2 and len(long_axes) > 2:
         raise InputError(
             f"{name} has {data.ndim} dimensions, {' x '.join(map(str, data.shape))}; write one plane "
-            "to a file of its own, as with astropy.io.fits.writeto('plane.fits', astropy.io.fits.getdata(...)[0])."
+            "to its own file, as with astropy.io.fits.writeto('plane.fits', astropy.io.fits.getdata(...)[0])."
         )
     while data.ndim > 2:
         data = np.squeeze(data, axis=data.shape.index(1))
@@ -424,9 +445,7 @@ def _header(cards):
             value = float(value) if math.isfinite(value) else None
         elif isinstance(value, (str, os.PathLike)):
             value = str(value).encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # long values go on in CONTINUE cards
-            header[keyword] = (value, comment)
+        header[keyword] = (value, comment)
     return header
 
 
@@ -444,7 +463,9 @@ def _write_fits(path, header, images):
             hdu.header[f"CRVAL{axis}"] = 0.0
             hdu.header[f"CDELT{axis}"] = pixel_scale
         hdus.append(hdu)
-    with _written_whole(path) as passing:
+    with _written_whole(path) as passing, warnings.catch_warnings():
+        # A file name may leave no room for its card's comment.
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
         fits.HDUList(hdus).writeto(passing, overwrite=True)
 
 

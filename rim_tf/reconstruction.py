@@ -122,10 +122,12 @@ def reconstruct(observation, lens, model="small", source_pixel_scale=None, sourc
         return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels)[0]
     if isinstance(lens, LensParameters) or len(lens) != len(observation):
         n_lenses = 1 if isinstance(lens, LensParameters) else len(lens)
-        raise InputError(f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each.")
+        raise InputError(
+            f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each."
+        )
     model = load_pretrained(model) if isinstance(model, str) else model
     grids = [
-        _source_grid(each, model.config.stride, source_pixel_scale, source_pixels) for each in observation
+        source_grid(each, model.config.stride, source_pixel_scale, source_pixels) for each in observation
     ]
     results = [None] * len(observation)
     for members in _batches(observation, grids):
@@ -137,8 +139,8 @@ def reconstruct(observation, lens, model="small", source_pixel_scale=None, sourc
     return results
 
 
-def _source_grid(observation, stride, pixel_scale, pixels):
-    """(pixels on a side, pixel scale) of the source grid of one observation."""
+def source_grid(observation, stride, pixel_scale, pixels):
+    """(pixels on a side, pixel scale [arcsec]) of the source grid that `reconstruct` gives one observation."""
     if pixel_scale is None:
         pixel_scale = SOURCE_SCALE_RATIO * observation.pixel_scale
     pixel_scale = check_pixel_scale(pixel_scale, "source_pixel_scale")

@@ -73,7 +73,10 @@ def stirred(layer, seed=3):
     """The same layer with weights, biases too, that are large enough to matter, whatever its initialisers."""
     rng = np.random.default_rng(seed)
     layer.set_weights(
-        [rng.normal(size=w.shape, scale=np.prod(w.shape[:-1]) ** -0.5).clip(-1, 1) for w in layer.get_weights()]
+        [
+            rng.normal(size=w.shape, scale=np.prod(w.shape[:-1]) ** -0.5).clip(-1, 1)
+            for w in layer.get_weights()
+        ]
     )
     return layer
 
@@ -90,7 +93,9 @@ def observation(psf="gaussian", batch=2, rows=12, columns=12, seed=7):
     x = (np.arange(columns) - (columns - 1) / 2)[None, None, :] * scale[:, None, None]
     y = (np.arange(rows) - (rows - 1) / 2)[None, :, None] * scale[:, None, None]
     theta_E = rng.uniform(0.8, 1.2, batch)
-    ring = np.exp(-(((np.hypot(x - 0.05, y) - theta_E[:, None, None]) / 0.3) ** 2)) * (1 + 0.5 * np.sin(3 * x))
+    ring = np.exp(-(((np.hypot(x - 0.05, y) - theta_E[:, None, None]) / 0.3) ** 2)) * (
+        1 + 0.5 * np.sin(3 * x)
+    )
     noise_rms = rng.uniform(0.03, 0.06, (batch, rows, columns))
     inputs = {
         "image": ring + noise_rms * rng.normal(size=ring.shape),

@@ -78,7 +78,9 @@ def restored(experiment, run):
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--galaxies", type=click.Path(exists=True), required=True, help="Folder of real galaxies.")
 @click.option("--n", default=500, show_default=True, help="Lenses in each test set.")
-@click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: into the package]")
+@click.option(
+    "--out", type=click.Path(), help="Weights to write, without a suffix.  [default: into the package]"
+)
 @click.option("--command", "made_by", default="", help="The command that trained the run, for the record.")
 def main(run, experiment, galaxies, n, out, made_by):
     """Measure the newest checkpoint of RUN, a run of EXPERIMENT, and write its weights."""
@@ -92,7 +94,12 @@ def main(run, experiment, galaxies, n, out, made_by):
         "command": made_by,
         "steps": steps,
         "training": dataclasses.asdict(EXPERIMENTS[experiment]),
-        "test": {"galaxies": int(stamps.images.shape[0]), "lenses": n, "seed": _TEST_SEED, "figures": figures},
+        "test": {
+            "galaxies": int(stamps.images.shape[0]),
+            "lenses": n,
+            "seed": _TEST_SEED,
+            "figures": figures,
+        },
     }
     save_trained(model, out or WEIGHTS / experiment, provenance)
 

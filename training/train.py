@@ -71,7 +71,9 @@ def _check_config(config, out):
     """Write the run's configuration, or refuse to go on with a run that had another."""
     path, text = out / "config.json", to_json(config)
     if path.exists() and json.loads(path.read_text()) != json.loads(text):
-        raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
+        raise InputError(
+            f"{path} holds another configuration than this one; choose another --out, or its options."
+        )
     path.write_text(text)
 
 
@@ -115,10 +117,16 @@ def train(config, out, folder=None, verbose="auto"):
 
 @click.command()
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
-@click.option("--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]")
-@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option(
+    "--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]"
+)
+@click.option(
+    "--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones."
+)
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
-@click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
+@click.option(
+    "--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own."
+)
 @click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
 def main(experiment, out, galaxies, steps, seed, loss, quiet):

@@ -12,7 +12,6 @@ import tensorflow as tf
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
-from rim_tf.physics.operators import Compose
 from rim_tf.physics.psf import blur_operator
 
 

@@ -1,8 +1,8 @@
-"""The light of the lens galaxy, fitted around the arcs and taken off, so that what is left is the lensed source.
+"""The light of the lens galaxy, fitted around the arcs and taken off: what is left is the lensed source.
 
-A multi-Gaussian expansion (Emsellem et al. 1994; Cappellari 2002): a sum of concentric elliptical Gaussians with
-widths on a logarithmic grid follows any smooth galaxy, and its amplitudes, which must not be negative, are a linear
-problem. Only the centre and two ellipticities are left for a non-linear fit.
+A multi-Gaussian expansion (Emsellem et al. 1994; Cappellari 2002): a sum of concentric elliptical Gaussians
+with widths on a logarithmic grid follows any smooth galaxy, and its amplitudes, which must not be negative,
+are a linear problem. Only the centre and two ellipticities are left for a non-linear fit.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.observation import Observation
 from rim_tf.physics.psf import blur_operator
 
-# Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples (Cappellari 2002).
+# Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples.
 _WIDENING = 1.7
 # Two sets of ellipticities, as a bulge with a disc or a halo has.
 _GROUPS = 2
@@ -25,7 +25,7 @@ _GROUPS = 2
 _SMOOTHNESS = 0.02
 # Inner and outer radius [theta_E] of the ring that the first fit leaves out.
 _ANNULUS = (0.6, 1.5)
-# What follows are pixels, not arcsec: clumps are looked for at the scale of a PSF, and left out with their wings.
+# Pixels, not arcsec: clumps are looked for at the scale of a PSF, and left out with their wings.
 _SMOOTHING, _WINGS = 1.5, 4
 _CLUMP = 2.5
 _N_ROUNDS = 4
@@ -37,12 +37,12 @@ class LensLightFit:
     """An observation before and after its lens galaxy was taken off.
 
     Attributes:
-      observation: the `Observation` without lens light and sky; noise, psf and mask are those of the original.
+      observation: the `Observation` without lens light and sky; the rest is as it was.
       model_image: the light that was subtracted, blurred by the PSF, sky included, [rows, columns].
       parameters: what it is made of, ready for JSON: "sky" [units of the image] and "components", a list of
-        Gaussians amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a dictionary of
-        amplitude (before blurring) [units of the image], sigma [arcsec], q (minor over major), phi (major axis,
-        from +x, anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
+        Gaussians amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a
+        dictionary of amplitude (before blurring) [units of the image], sigma [arcsec], q (minor over major),
+        phi (major axis, from +x, anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
       arc_mask: true where a pixel was left out of the fit as an arc or a neighbour, boolean [rows, columns].
     """
 
@@ -55,9 +55,10 @@ class LensLightFit:
 def subtract_lens_light(observation, lens):
     """Fit the lens galaxy and the sky with the arcs left out, and subtract them.
 
-    The first fit leaves out a ring around theta_E. What then stands out above the model, wherever it is, are the
-    arcs (and neighbours): the next fits leave out just that, so that all other pixels, in the ring's inside too,
-    hold the model. A faint complete ring, of the lens galaxy's own shape, would not stand out: look at the result.
+    The first fit leaves out a ring around theta_E. What then stands out above the model, wherever it is, are
+    the arcs (and neighbours): the next fits leave out just that, so that all other pixels, in the ring's
+    inside too, hold the model. A faint complete ring, of the lens galaxy's own shape, would not stand out:
+    look at the result.
 
     Args:
       observation: `Observation` with the lens galaxy in it.
@@ -97,16 +98,16 @@ def _coordinates(observation):
 
 
 def _check_enough(used, inside, n_components):
-    wanted = 20 * n_components
-    if used.sum() < wanted:
+    wanted, outside, within = 20 * n_components, (used & ~inside).sum(), (used & inside).sum()
+    if outside < wanted:
         raise InputError(
-            f"Only {used.sum()} pixels are left to fit the lens light, and at least {wanted} are needed beyond the "
-            f"ring of {_ANNULUS[0]:g} to {_ANNULUS[1]:g} theta_E; give a larger image, a smaller mask, or check theta_E."
+            f"Only {outside} pixels around the arcs are left to fit the lens light; at least {wanted} are "
+            f"needed beyond {_ANNULUS[1]:g} theta_E; give a larger image, a smaller mask, or check theta_E."
         )
-    if (used & inside).sum() < 9:
+    if within < 9:
         raise InputError(
-            f"Only {(used & inside).sum()} usable pixels lie inside {_ANNULUS[0]:g} theta_E, and at least 9 are needed "
-            "to fit the lens light; check theta_E, the lens's position and the mask."
+            f"Only {within} usable pixels lie inside {_ANNULUS[0]:g} theta_E, but the lens light needs at "
+            "least 9 there; check theta_E, the lens's position and the mask."
         )
 
 
@@ -144,13 +145,13 @@ class _Galaxy:
         )
 
     def columns(self, shape):
-        """Images of unit Gaussians, blurred, then one of ones for the sky, [components + 1, rows, columns]."""
+        """Blurred unit Gaussians, then ones for the sky, [components + 1, rows, columns]."""
         x, y = self.x - shape[0], self.y - shape[1]
         narrow, wide = [], []
         for e1, e2 in shape[2:].reshape(-1, 2):
             # q x'^2 + y'^2 / q = |z - e z*|^2 / (1 - |e|^2), with e as in the lens and no angle to go round.
-            # Its inverse, the covariance over sigma^2, is [[1 + |e|^2 + 2 e1, 2 e2], [2 e2, 1 + |e|^2 - 2 e1]]
-            # over 1 - |e|^2.
+            # The inverse of that form, sigma apart, is the covariance
+            # [[1 + |e|^2 + 2 e1, 2 e2], [2 e2, 1 + |e|^2 - 2 e1]] / (1 - |e|^2).
             m2 = e1**2 + e2**2
             for i, sigma in enumerate(self.sigmas):
                 extra = 0.0 if i < self.n_narrow else self.psf_sigma**2
@@ -167,8 +168,8 @@ class _Galaxy:
         columns = self.columns(shape)
         design = (columns[:, used] / sigma).T
         data = self.observation.image[used] / sigma
-        # The normal equations keep the solve small: one row for each component, not for each pixel. The sky may
-        # have either sign: it enters twice.
+        # The normal equations keep the solve small: one row for each component, not for each pixel. The sky
+        # may have either sign: it enters twice.
         design = np.concatenate([design, -design[:, -1:]], axis=1)
         curvature = design.T @ design
         scale = np.sqrt(np.diag(curvature))
@@ -200,10 +201,9 @@ class _Galaxy:
 
     def describe(self, shape, amplitudes):
         components = []
-        # `columns` puts the narrow ones of all groups first.
-        n, k = len(self.sigmas), self.n_narrow
-        order = [(g, i) for g in range(_GROUPS) for i in range(k)] + [(g, i) for g in range(_GROUPS) for i in range(k, n)]
-        for (group, i), amplitude in zip(order, amplitudes, strict=False):
+        # In the order of `columns`, which puts the narrow ones of all groups first.
+        order = sorted(np.ndindex(_GROUPS, len(self.sigmas)), key=lambda each: each[1] >= self.n_narrow)
+        for (group, i), amplitude in zip(order, amplitudes[:-1], strict=True):
             e1, e2 = shape[2 + 2 * group : 4 + 2 * group]
             modulus = math.hypot(e1, e2)
             if amplitude > 0:

@@ -1,7 +1,9 @@
-"""The lens from its own data: its parameters optimised with the source reconstructed by the RIM at every step.
+"""The lens from its own data: its parameters optimised with the source reconstructed by the RIM at every
+step.
 
-Section 3 of the paper (Figure 8, Algorithm 1): a traditional fit of the lens, but for the linear inversion of the
-source, which the RIM replaces. The RIM is differentiable, so the gradient of chi^2 in the lens goes through it.
+Section 3 of the paper (Figure 8, Algorithm 1): a traditional fit of the lens, but for the linear inversion of
+the source, which the RIM replaces. The RIM is differentiable, so the gradient of chi^2 in the lens goes
+through it.
 """
 
 import dataclasses
@@ -18,24 +20,27 @@ from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.likelihood import chi2, inverse_variance
 from rim_tf.pretrained import load_pretrained
-from rim_tf.reconstruction import Reconstruction, _source_grid, network_inputs, reconstruct
+from rim_tf.reconstruction import Reconstruction, source_grid, network_inputs, reconstruct
 
 # Strict bounds on |e| and |gamma|; a hair below those of LensParameters, which float32 must not overstep.
 _LARGEST_ELLIPTICITY, _LARGEST_SHEAR = 0.949, 0.999
-# First step of the optimiser in each parameter: log theta_E, e, position [theta_E], shear. Each is about what a
-# human would try; Adam's steps are of this size whatever the size of the gradient.
+# First step of the optimiser in each parameter: log theta_E, e, position [theta_E], shear. Each is about what
+# a human would try; Adam's steps are of this size whatever the size of the gradient.
 _STEPS = (0.01, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01)
 # The starts are told apart by a RIM cut short to this many of its steps, with this many steps of the lens.
 _TRIAL_RIM_STEPS, _TRIAL_STEPS, _SURVIVORS = 4, 10, 2
-# Stop when this many steps have not improved the log-posterior by this much: far below one standard deviation.
-_PATIENCE, _GAIN = 15, 0.2
+# Steps that have not improved the log-posterior by _GAIN, far below one standard deviation, before all steps
+# are halved; after so many halvings it stops.
+_PATIENCE, _GAIN, _HALVINGS = 5, 0.2, 5
 
 
 @dataclasses.dataclass(frozen=True)
 class LensPrior:
-    """Widths of a mild Gaussian prior, added to chi^2, without which a few poor arcs may be "explained" by any lens.
+    """Widths of a mild Gaussian prior, added to chi^2, without which a few poor arcs may be "explained" by
+    any lens.
 
-    Galaxies that lens have |e| around 0.1 and |gamma| around 0.05 (Bolton et al. 2008), so these let the data speak.
+    Galaxies that lens have |e| around 0.1 and |gamma| around 0.05 (Bolton et al. 2008), so these let the data
+    speak.
     """
 
     ellipticity: float = 0.2
@@ -52,8 +57,8 @@ class LensFit:
 
     Attributes:
       lens: `LensParameters`.
-      history: a dictionary for each step: "stage" ("starts" or "refine"), "chi2" per unmasked pixel of the best
-        member of the batch, and "lens", its parameters as a tuple.
+      history: a dictionary for each step: "stage" ("starts" or "refine"), "chi2" per unmasked pixel of the
+        best member of the batch, and "lens", its parameters as a tuple.
       reconstruction: `Reconstruction` with `lens`.
     """
 
@@ -71,7 +76,7 @@ def cropped(observation, half_width):
     cut = [max(0, math.floor(n / 2 - half_width / observation.pixel_scale)) for n in (rows, columns)]
     inside = slice(cut[0], rows - cut[0]), slice(cut[1], columns - cut[1])
     if min(rows - 2 * cut[0], columns - 2 * cut[1]) < 4:
-        raise InputError(f"half_width is {half_width:g} arcsec, which leaves no image; it must be some theta_E.")
+        raise InputError(f"half_width is {half_width:g} arcsec, which leaves no image; try 2.3 theta_E.")
     return dataclasses.replace(
         observation,
         image=observation.image[inside],
@@ -90,8 +95,8 @@ def to_unconstrained(lens):
 def from_unconstrained(u):
     """Any seven real numbers -> a lens with theta_E > 0, |e| < 0.95, |gamma| < 1: [batch, 7] -> [batch, 7].
 
-    log theta_E; e = r u / sqrt(1 + |u|^2) takes the plane to the disc of radius r, so that a small u is r u and the
-    round lens is a point like any other; likewise the shear.
+    log theta_E; e = r u / sqrt(1 + |u|^2) takes the plane to the disc of radius r, so that a small u is r u
+    and the round lens is a point like any other; likewise the shear.
     """
     e1, e2 = _plane_to_disc(u[:, 1], u[:, 2], _LARGEST_ELLIPTICITY)
     gamma1, gamma2 = _plane_to_disc(u[:, 5], u[:, 6], _LARGEST_SHEAR)
@@ -109,22 +114,30 @@ def _disc_to_plane(a, b, radius):
 
 
 def optimise_lens(
-    observation, lens, model="small", n_steps=100, n_angles=8, target_chi2=None, prior=None, source_pixels=None
+    observation,
+    lens,
+    model="small",
+    n_steps=100,
+    n_angles=8,
+    target_chi2=None,
+    prior=None,
+    source_pixels=None,
 ):
     """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
 
-    With n_angles above 1 the start's ellipticity is turned to that many position angles, without shear, each is
-    followed for a few steps with a RIM cut short, and the two best go on. Never worse than `lens` itself.
+    With n_angles above 1 the start's ellipticity is turned to that many position angles, without shear, each
+    is followed for a few steps with a RIM cut short, and the two best go on. Never worse than `lens` itself.
 
     Args:
-      observation: `Observation` without lens light. Time grows with its area: cut it to some 2.3 theta_E on each
-        side of the centre first (`cropped`).
+      observation: `Observation` without lens light. Time grows with its area: cut it to some 2.3 theta_E on
+        each side of the centre first (`cropped`).
       lens: `LensParameters`, a start: theta_E good to some 10 %, the centre to some hundredths of an arcsec.
       model: a `RIM`, or the name of shipped weights.
       n_steps: most steps of the refinement; it stops before when nothing improves.
       n_angles: position angles to start from; 1 keeps that of `lens`, and its shear.
-      target_chi2: stop when chi^2 per unmasked pixel is down to this. It is 1 where the noise map is honest, but
-        a drizzled image's map is not, and a good lens may yet get better: by default only lack of progress stops.
+      target_chi2: stop when chi^2 per unmasked pixel is down to this. It is 1 where the noise map is honest,
+        but a drizzled image's map is not, and a good lens may yet get better: by default only lack of
+        progress stops.
       prior: `LensPrior`; None takes its defaults.
       source_pixels: as in `rim_tf.reconstruct`.
 
@@ -142,11 +155,11 @@ def optimise_lens(
     starts = np.asarray([lens.as_tuple()], np.float32)
     if n_angles > 1:
         starts = _turned(lens, n_angles)
-        trial = _Descent(objective, _shortened(model, _TRIAL_RIM_STEPS), starts, _TRIAL_STEPS, decay=False)
-        trial.run(history, "starts", target_chi2=None)
+        trial = _Descent(objective, _shortened(model, _TRIAL_RIM_STEPS), starts)
+        trial.run(history, "starts", _TRIAL_STEPS)
         starts = trial.best_lens[np.argsort(trial.best)[:_SURVIVORS]]
-    descent = _Descent(objective, model, starts, n_steps, decay=True)
-    descent.run(history, "refine", target_chi2)
+    descent = _Descent(objective, model, starts)
+    descent.run(history, "refine", n_steps, target_chi2)
     found = LensParameters(*map(float, descent.best_lens[np.argmin(descent.best)]))
     results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in (lens, found)]
     best = min(results, key=objective.of_reconstruction)
@@ -180,7 +193,7 @@ class _Objective:
 
     def inputs(self, model, batch):
         """What `RIM.call` takes, for `batch` lenses, without the lens; and the shape of the source grid."""
-        pixels, scale = _source_grid(self.observation, model.config.stride, None, self.source_pixels)
+        pixels, scale = source_grid(self.observation, model.config.stride, None, self.source_pixels)
         inputs = network_inputs([self.observation] * batch, [self.start] * batch, [scale] * batch)
         return {name: value for name, value in inputs.items() if name != "lens"}, (pixels, pixels)
 
@@ -198,18 +211,18 @@ class _Objective:
 
 
 class _Descent:
-    """Adam on a batch of lenses at once, each on its own objective."""
+    """Adam on a batch of lenses at once, each on its own objective, with steps that shrink when they
+    overshoot."""
 
-    def __init__(self, objective, model, starts, n_steps, decay):
-        self.objective, self.n_steps = objective, n_steps
+    def __init__(self, objective, model, starts):
+        self.objective = objective
         batch = len(starts)
         inputs, source_shape = objective.inputs(model, batch)
         origin = to_unconstrained(ops.convert_to_tensor(starts))
         theta_E = objective.start.theta_E
         unit = tf.constant([_STEPS[0], *_STEPS[1:3], *(theta_E * s for s in _STEPS[3:5]), *_STEPS[5:]])
         position = keras.Variable(np.zeros_like(starts), name="position")  # in steps from the origin
-        rate = keras.optimizers.schedules.CosineDecay(1.0, n_steps, alpha=0.05) if decay else 1.0
-        optimiser = keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.95)
+        optimiser = keras.optimizers.Adam(1.0, beta_1=0.8, beta_2=0.95)  # tens of steps, not thousands
         optimiser.build([position])
 
         @tf.function
@@ -227,19 +240,34 @@ class _Descent:
             return lens, misfit, value
 
         self.step = lambda: [each.numpy() for each in step(inputs)]
+        self.position, self.optimiser = position, optimiser
         self.best, self.best_lens = np.full(batch, np.inf), np.asarray(starts)
+        self.best_position = np.zeros_like(starts)
 
-    def run(self, history, stage, target_chi2):
-        progress = np.inf, 0  # the objective when it last fell by _GAIN, and the step
-        for i in range(self.n_steps):
+    def run(self, history, stage, n_steps, target_chi2=None):
+        """At most n_steps steps; each adds its dictionary to `history`."""
+        goal, since, halvings = np.inf, 0, 0
+        for _ in range(n_steps):
+            position = self.position.numpy()
             lens, misfit, value = self.step()
+            value = np.where(np.isfinite(value), value, np.inf)
             better = value < self.best
             self.best = np.where(better, value, self.best)
             self.best_lens = np.where(better[:, None], lens, self.best_lens)
-            k = int(np.argmin(np.where(np.isfinite(value), value, np.inf)))
+            self.best_position = np.where(better[:, None], position, self.best_position)
+            k = int(np.argmin(value))
             per_pixel = float(misfit[k]) / self.objective.n_used
             history.append({"stage": stage, "chi2": per_pixel, "lens": tuple(map(float, lens[k]))})
-            if self.best.min() < progress[0] - _GAIN:
-                progress = self.best.min(), i
-            if i - progress[1] >= _PATIENCE or (target_chi2 is not None and per_pixel <= target_chi2):
+            if target_chi2 is not None and per_pixel <= target_chi2:
                 break
+            if self.best.min() < goal - _GAIN:
+                goal, since = self.best.min(), 0
+                continue
+            since += 1
+            if since == _PATIENCE:
+                # The better the data, the narrower the valley: go back to the best and take half the step.
+                if halvings == _HALVINGS:
+                    break
+                halvings, since = halvings + 1, 0
+                self.optimiser.learning_rate = 0.5**halvings
+                self.position.assign(self.best_position)

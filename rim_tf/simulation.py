@@ -1,0 +1,81 @@
+"""One simulated lens at a time, from parameters or drawn at random, as an `Observation` with its truth."""
+
+import numpy as np
+import tensorflow as tf
+
+from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.data import mocks
+from rim_tf.data.galaxies import half_light_radius
+from rim_tf.data.procedural import clumpy_spiral
+from rim_tf.errors import InputError
+from rim_tf.grids import PixelGrid
+from rim_tf.observation import Observation
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.reconstruction import network_inputs
+
+# Training draws its galaxies from SeedSequence(its seed); every sequence here begins with this number instead.
+_STREAM = 2019
+
+
+def draw_system(seed, pixels, pixel_scale, lens=None, source=None):
+    """A lens and a source; what is not given is drawn, the same for the same seed.
+
+    Args:
+      seed: whole number from 0 to 2^31 - 1.
+      pixels, pixel_scale: of the image that is to come: pixels on a side, [arcsec].
+      lens: `LensParameters`, or None to draw as `mocks.MockConfig` does.
+      source: (surface brightness [n, m], pixel scale [arcsec]), or None for a procedural clumpy spiral on the grid
+        that `rim_tf.reconstruct` chooses by default.
+
+    Returns:
+      `LensParameters`, the source [n, m] and its pixel scale [arcsec].
+    """
+    rng = np.random.default_rng([_STREAM, seed])
+    galaxy = clumpy_spiral(rng)
+    stamps = mocks.GalaxyStamps([galaxy], [half_light_radius(galaxy)])
+    source_pixels = pixels + pixels % 2
+    if lens is None:
+        scales = (pixel_scale, pixel_scale)
+        config = mocks.MockConfig(image_pixels=pixels, source_pixels=source_pixels, log_pixel_scale=scales)
+        system = mocks.draw_accepted(tf.constant([_STREAM, seed], tf.int32), 0, 1, stamps, config)
+        lens = LensParameters(*map(float, system["lens"][0]))
+        if source is None:
+            return lens, system["source"][0].numpy(), pixel_scale * SOURCE_SCALE_RATIO
+    if source is not None:
+        return lens, *source
+    # As a fraction of theta_E the galaxy is where, and as large as, MockConfig has it on average.
+    radius, (x, y) = lens.theta_E * rng.uniform(0.15, 0.3), lens.theta_E * rng.normal(0, 0.2, 2)
+    source_scale = np.float32(pixel_scale * SOURCE_SCALE_RATIO)
+    place = [lens.x_lens + x, lens.y_lens + y, radius, rng.uniform(0, 2 * np.pi), 1.0, 1.0]
+    source = mocks.place_sources(
+        stamps,
+        [0],
+        PixelGrid(source_pixels, source_pixels, source_scale),
+        *(tf.constant([value], tf.float32) for value in place),
+    )
+    return lens, source[0].numpy(), float(source_scale)
+
+
+def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf):
+    """`Observation` of a source, with white noise of rms `noise` times the peak; and the image without noise.
+
+    Args:
+      seed: of the noise, as in `draw_system`.
+      lens, source, source_scale: as `draw_system` returns them.
+      pixels, pixel_scale: of the image: pixels on a side, [arcsec].
+      psf: as in `Observation`.
+
+    Raises:
+      InputError: a PSF that `Observation` refuses, or none of the source's light reaches the image.
+    """
+    # Whatever is wrong with the PSF is said here, before anything is blurred by it.
+    blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
+    inputs = network_inputs([blank], [lens], [source_scale])
+    noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
+    peak = float(noiseless.max())
+    if peak <= 0:
+        raise InputError(
+            "None of the source's light reaches the image; check the lens and the source's pixel scale."
+        )
+    image = noiseless + noise * peak * np.random.default_rng([_STREAM, seed, 1]).normal(size=noiseless.shape)
+    return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless

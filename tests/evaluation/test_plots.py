@@ -1,0 +1,121 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.colors import AsinhNorm, Normalize
+from matplotlib.figure import Figure
+
+from rim_tf.config import LensParameters
+from rim_tf.evaluation import plots
+from rim_tf.observation import Observation
+from rim_tf.reconstruction import Reconstruction
+
+# Round and without shear: the critical curve is a circle of radius 0.8 about the lens.
+LENS = LensParameters(0.8, x_lens=0.4, y_lens=-0.2)
+
+
+@pytest.fixture
+def axes():
+    return Figure().subplots()
+
+
+@pytest.fixture
+def reconstruction(rng):
+    mask = np.ones((20, 30), bool)
+    mask[:4, :5] = False
+    image = rng.random((20, 30))
+    return Reconstruction(
+        source=rng.random((16, 16)).astype(np.float32),
+        source_pixel_scale=0.05,
+        model_image=image.astype(np.float32),
+        iterates=np.zeros((1, 16, 16), np.float32),
+        observation=Observation(image, 0.1, 0.05, mask, 0.1),
+        lens=LENS,
+        seconds=0.1,
+        flux_outside=0.0,
+    )
+
+
+def panels(figure, row=0):
+    """The axes that hold pictures, without the colour bars."""
+    return [axes for axes in figure.subfigs[row].axes if axes.get_label() != "<colorbar>"]
+
+
+def test_pixels_lie_where_the_grid_has_them(axes):
+    from rim_tf.grids import PixelGrid
+
+    plots.draw_image(axes, np.zeros((3, 4)), 0.5, Normalize())
+    left, right, bottom, top = axes.images[0].get_extent()
+    x, y = (np.asarray(values)[0] for values in PixelGrid(3, 4, np.float32(0.5)).coordinates())
+    assert (left, right) == (x[0, 0] - 0.25, x[0, -1] + 0.25)
+    assert (bottom, top) == (y[0, 0] - 0.25, y[-1, 0] + 0.25)
+    assert axes.images[0].origin == "lower"
+
+
+def test_the_critical_curve_lies_on_the_ring_of_a_round_lens(axes):
+    plots.draw_image(axes, np.zeros((30, 30)), 0.1, Normalize())
+    limits = axes.get_xlim(), axes.get_ylim()
+    plots.draw_critical_curve(axes, LENS)
+    x, y = axes.lines[0].get_data()
+    np.testing.assert_allclose(np.hypot(x - 0.4, y + 0.2), 0.8, rtol=1e-5)
+    assert (axes.get_xlim(), axes.get_ylim()) == limits
+
+
+def test_the_caustic_of_a_round_lens_is_a_point_and_its_cut_a_circle(axes):
+    plots.draw_image(axes, np.zeros((10, 10)), 0.05, Normalize())  # narrower than the cut
+    limits = axes.get_xlim(), axes.get_ylim()
+    plots.draw_caustics(axes, LENS)
+    caustic, cut = (np.array(line.get_data()) for line in axes.lines)
+    np.testing.assert_allclose(caustic - [[0.4], [-0.2]], 0, atol=1e-5)
+    np.testing.assert_allclose(np.hypot(cut[0] - 0.4, cut[1] + 0.2), 0.8, rtol=1e-5)
+    assert (axes.get_xlim(), axes.get_ylim()) == limits
+
+
+def test_masked_pixels_are_grey(axes):
+    mask = np.array([[True, False], [True, True]])
+    plots.draw_image(axes, np.ones((2, 2)), 0.1, Normalize(0, 1), mask)
+    colours = axes.images[0].to_rgba(axes.images[0].get_array())
+    assert colours[0, 1, 0] == colours[0, 1, 1] == colours[0, 1, 2] == pytest.approx(0.55, abs=0.01)
+    assert colours[0, 0, 0] != colours[0, 0, 2]
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(0.1, Normalize), (0.001, AsinhNorm)])
+def test_the_stretch_goes_with_the_noise_and_reaches_below_zero(rng, noise, kind):
+    image = rng.random((20, 20))
+    norm = plots.brightness_norm(image, noise)
+    assert type(norm) is kind
+    assert norm.vmin < 0 < norm.vmax <= image.max()
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), -np.ones((4, 4)), np.full((4, 4), np.nan)])
+def test_an_image_without_light_has_a_stretch_too(image):
+    norm = plots.brightness_norm(image)
+    assert norm.vmin < norm.vmax
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_a_figure_has_the_columns_of_the_paper(tmp_path, reconstruction, with_truth):
+    truth = reconstruction.source if with_truth else None
+    figure = plots.plot_reconstruction(reconstruction, truth)
+    assert isinstance(figure, Figure)
+    columns = panels(figure)
+    titles = ["observed", "model", "residual", "reconstruction", "truth"]
+    assert [axes.get_title() for axes in columns] == titles[: len(columns)]
+    assert len(columns) == 4 + with_truth
+    observed, model, residual, *sources = (axes.images[0] for axes in columns)
+    assert observed.norm is model.norm and len({id(source.norm) for source in sources}) == 1
+    assert (residual.norm.vmin, residual.norm.vmax) == (-5, 5)
+    assert np.ma.getmaskarray(observed.get_array())[0, 0] and not np.ma.getmaskarray(model.get_array()).any()
+    assert observed.get_extent() == [-1.5, 1.5, -1.0, 1.0]
+    assert [len(axes.lines) for axes in columns] == [1, 1, 1] + [2] * (1 + with_truth)
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_a_sheet_has_a_row_for_each_and_a_dark_source_is_drawn(tmp_path, reconstruction):
+    dark = dataclasses.replace(
+        reconstruction, source=np.zeros((16, 16)), model_image=np.zeros((20, 30)), lens=LensParameters(0.5)
+    )
+    figure = plots.plot_reconstructions([reconstruction, dark], names=["first", "second"])
+    assert [row.get_suptitle().split(":")[0] for row in figure.subfigs] == ["first", "second"]
+    figure.savefig(tmp_path / "sheet.png")

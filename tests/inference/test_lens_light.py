@@ -1,0 +1,148 @@
+import dataclasses
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+from keras import ops
+
+from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.errors import InputError
+from rim_tf.grids import PixelGrid
+from rim_tf.inference.lens_light import subtract_lens_light
+from rim_tf.observation import Observation
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.physics.psf import blur_operator
+from rim_tf.reconstruction import network_inputs
+
+N, SCALE, NOISE, SKY = 100, 0.05, 0.01, 0.02
+LENS = LensParameters(1.1, 0.1, 0.05)
+CENTRE, Q, PHI = (0.02, -0.03), 0.75, 0.6
+
+
+def stamp():
+    """A PSF with a core and wings, a little elongated, as telescopes have."""
+    y, x = np.indices((15, 15)) - 7.0
+    psf = np.exp(-(x**2 + y**2 + 0.1 * x * y) / 2) + 0.02 / (1 + (x**2 + y**2) / 4) ** 1.5
+    return psf / psf.sum()
+
+
+def blurred(image, psf):
+    grid = PixelGrid(N, N, np.float64(SCALE))
+    blur = blur_operator(ops.convert_to_tensor(np.asarray(psf)[None]), grid)
+    return ops.convert_to_numpy(blur.forward(image[None]))[0]
+
+
+def sersic(index, half_light=0.9, level=0.5, fine=9):
+    """The galaxy: `level` at the half-light radius, each pixel the mean of fine x fine samples."""
+    position = (np.arange(N * fine) - (N * fine - 1) / 2) * SCALE / fine
+    x, y = position[None, :] - CENTRE[0], position[:, None] - CENTRE[1]
+    along, across = x * math.cos(PHI) + y * math.sin(PHI), y * math.cos(PHI) - x * math.sin(PHI)
+    radius = np.sqrt(Q * along**2 + across**2 / Q) / half_light
+    b = 2 * index - 1 / 3
+    return (level * np.exp(-b * (radius ** (1 / index) - 1))).reshape(N, fine, N, fine).mean((1, 3))
+
+
+@functools.cache
+def system(index, with_arcs=True, psf_is_a_stamp=True):
+    """The observation, its arcs alone without noise, and its lens galaxy alone with the sky."""
+    psf = stamp() if psf_is_a_stamp else 0.06
+    empty = Observation(np.zeros((N, N)), NOISE, psf, pixel_scale=SCALE)
+    inputs = network_inputs([empty], [LENS], [SOURCE_SCALE_RATIO * SCALE])
+    grid = PixelGrid(N, N, np.float32(SOURCE_SCALE_RATIO * SCALE))
+    x, y = (ops.convert_to_numpy(each) for each in grid.coordinates())
+    source = 0.5 * np.exp(-((x - 0.08) ** 2 + (y + 0.05) ** 2) / (2 * 0.08**2)) * with_arcs
+    arcs = ops.convert_to_numpy(imaging_operator(inputs, (N, N)).forward(ops.convert_to_tensor(source)))[0]
+    light = blurred(sersic(index), psf) + SKY
+    noise = np.sqrt(NOISE**2 + 0.01**2 * light)  # photons: the bright centre has its own noise
+    image = arcs + light + noise * np.random.default_rng(1).normal(size=(N, N))
+    return dataclasses.replace(empty, image=image, noise=noise), arcs, light
+
+
+@functools.cache
+def fit_of(index):
+    return subtract_lens_light(system(index)[0], LENS)
+
+
+@pytest.mark.parametrize(("index", "psf_is_a_stamp"), [(1.0, True), (4.0, True), (4.0, False)])
+def test_what_is_left_is_the_arcs_and_noise(index, psf_is_a_stamp):
+    observation, arcs, light = system(index, psf_is_a_stamp=psf_is_a_stamp)
+    fit = subtract_lens_light(observation, dataclasses.replace(LENS, theta_E=1.0, e1=0.0))
+    left = fit.observation.image
+    dark = arcs < 0.2 * NOISE
+    assert 0.9 < np.mean((left / observation.noise)[dark] ** 2) < 1.1
+    bright = arcs > 3 * NOISE
+    assert left[bright].sum() == pytest.approx(arcs[bright].sum(), rel=0.03)
+    # It was left out of the fit, which is why it is still there.
+    assert fit.arc_mask[arcs > 5 * NOISE].all() and fit.arc_mask.mean() < 0.5
+
+
+def test_nothing_but_the_image_changes():
+    observation, fit = system(4.0)[0], fit_of(4.0)
+    np.testing.assert_allclose(fit.observation.image + fit.model_image, observation.image, atol=1e-5)
+    for name in ("noise", "psf", "mask"):
+        assert (getattr(fit.observation, name) == getattr(observation, name)).all()
+
+
+def test_the_parameters_describe_the_galaxy():
+    parameters = fit_of(4.0).parameters
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert parameters["sky"] == pytest.approx(SKY, abs=NOISE)
+    flux = np.array([2 * math.pi * c["amplitude"] * c["sigma"] ** 2 for c in parameters["components"]])
+    e = [(1 - c["q"]) / (1 + c["q"]) * np.exp(2j * c["phi"]) for c in parameters["components"]]
+    mean = (flux * e).sum() / flux.sum()
+    assert abs(mean - (1 - Q) / (1 + Q) * np.exp(2j * PHI)) < 0.01
+    assert parameters["components"][0]["x"] == pytest.approx(CENTRE[0], abs=0.1 * SCALE)
+    assert parameters["components"][0]["y"] == pytest.approx(CENTRE[1], abs=0.1 * SCALE)
+
+
+def test_the_parameters_give_the_model_image():
+    # Rendered again from the dictionary alone; widths far above a pixel, so that samples are enough.
+    observation, fit = system(4.0)[0], fit_of(4.0)
+    position = (np.arange(N) - (N - 1) / 2) * SCALE
+    image = np.zeros((N, N))
+    for c in fit.parameters["components"]:
+        x, y = position[None, :] - c["x"], position[:, None] - c["y"]
+        along = x * math.cos(c["phi"]) + y * math.sin(c["phi"])
+        across = y * math.cos(c["phi"]) - x * math.sin(c["phi"])
+        radius2 = c["q"] * along**2 + across**2 / c["q"]
+        image += c["amplitude"] * np.exp(-radius2 / (2 * c["sigma"] ** 2))
+    again = blurred(image, observation.psf.astype(float)) + fit.parameters["sky"]
+    # The model knows of light that is blurred into the frame from beyond its edge; `blurred` does not.
+    inner = np.s_[20:-20, 20:-20]
+    np.testing.assert_allclose(fit.model_image[inner], again[inner], atol=0.3 * NOISE)
+
+
+def test_a_galaxy_without_arcs_leaves_noise():
+    observation, _, _ = system(4.0, with_arcs=False)
+    left = subtract_lens_light(observation, LENS).observation.image / observation.noise
+    assert 0.9 < np.mean(left**2) < 1.1
+    assert abs(left.mean()) < 0.05
+
+
+def test_masked_pixels_do_not_matter():
+    observation, arcs, _ = system(4.0)
+    mask = np.ones((N, N), bool)
+    mask[10:30, 60:90] = False
+    spoilt = np.where(mask, observation.image, 1e3)
+    spoilt = dataclasses.replace(observation, image=spoilt, mask=mask)
+    left = subtract_lens_light(spoilt, LENS).observation.image
+    assert (left[~mask] == 0).all()
+    assert np.mean((left / observation.noise)[mask & (arcs < 0.2 * NOISE)] ** 2) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("theta_E", "keep", "message"),
+    [
+        (1.1, lambda radius: radius < 0.9, "Only 0 pixels around the arcs"),
+        (0.03, lambda radius: radius < 9.0, "usable pixels lie inside"),
+        (1.1, lambda radius: radius > 0.9, "usable pixels lie inside"),
+    ],
+)
+def test_too_few_pixels_are_refused(theta_E, keep, message):
+    observation, _, _ = system(4.0)
+    position = (np.arange(N) - (N - 1) / 2) * SCALE
+    mask = keep(np.hypot(position[None, :], position[:, None]))
+    with pytest.raises(InputError, match=message):
+        subtract_lens_light(dataclasses.replace(observation, mask=mask), LensParameters(theta_E))

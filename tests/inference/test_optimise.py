@@ -1,0 +1,143 @@
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import pytest
+from keras import ops
+from numpy.testing import assert_allclose
+
+from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.data.procedural import clumpy_spiral
+from rim_tf.errors import InputError
+from rim_tf.grids import PixelGrid
+from rim_tf.inference.optimise import (
+    LensPrior,
+    cropped,
+    from_unconstrained,
+    optimise_lens,
+    to_unconstrained,
+)
+from rim_tf.models.rim import RIM
+from rim_tf.observation import Observation
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.pretrained import load_pretrained
+from rim_tf.reconstruction import network_inputs, reconstruct
+
+FLAT = LensPrior(1e3, 1e3, 1e3)
+TRUTH = LensParameters(1.0, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
+
+
+@functools.cache
+def small():
+    return load_pretrained("small")
+
+
+@functools.cache
+def short():
+    """The same network cut short: poorer, and quicker to trace."""
+    model = RIM(dataclasses.replace(small().config, n_steps=3))
+    model.set_weights(small().get_weights())
+    return model
+
+
+@functools.cache
+def observed(pixels=48, pixel_scale=0.09, noise=0.01):
+    """A lensed spiral galaxy, its peak 1, as the lens TRUTH shows it."""
+    rng = np.random.default_rng(4)
+    source = clumpy_spiral(rng, pixels)
+    empty = Observation(np.zeros((pixels, pixels)), noise, 0.05, pixel_scale=pixel_scale)
+    inputs = network_inputs([empty], [TRUTH], [SOURCE_SCALE_RATIO * pixel_scale])
+    image = imaging_operator(inputs, source.shape).forward(ops.convert_to_tensor(source[None]))
+    image = ops.convert_to_numpy(image)[0] + noise * rng.normal(size=empty.shape)
+    return dataclasses.replace(empty, image=image)
+
+
+def lenses(rng, n):
+    """Lenses all over the domain, nearly to its edges, the first of them round and without shear."""
+    e, gamma = 0.94 * np.sqrt(rng.uniform(size=n)), 0.98 * np.sqrt(rng.uniform(size=n))
+    e[0] = gamma[0] = 0
+    a, b = rng.uniform(0, 2 * np.pi, size=(2, n))
+    theta_E = np.exp(rng.normal(size=n))
+    x, y = rng.normal(size=(2, n))
+    columns = theta_E, e * np.cos(a), e * np.sin(a), x, y, gamma * np.cos(b), gamma * np.sin(b)
+    return np.stack(columns, axis=1)
+
+
+def test_the_unconstrained_map_is_invertible(rng):
+    lens = lenses(rng, 100)
+    back = from_unconstrained(to_unconstrained(ops.convert_to_tensor(lens)))
+    assert_allclose(ops.convert_to_numpy(back), lens, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, 50.0])
+def test_every_unconstrained_point_is_a_lens(rng, size):
+    u = size * rng.normal(size=(100, 7)).astype(np.float32)
+    u[:, 0] = np.clip(u[:, 0], -80, 80)  # theta_E itself has a largest float
+    for lens in ops.convert_to_numpy(from_unconstrained(ops.convert_to_tensor(u))):
+        LensParameters(*map(float, lens))  # raises outside the domain
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (21, 21), (20, 31)])
+def test_a_cropped_observation_keeps_its_coordinates(shape):
+    scale = 0.1
+    x, y = (ops.convert_to_numpy(each)[0] for each in PixelGrid(*shape, np.float64(scale)).coordinates())
+    mask = x > -0.5
+    small_x = cropped(Observation(x, 1 + y**2, 0.1, mask, scale), 0.7)
+    inner_x, inner_y = PixelGrid(*small_x.shape, np.float64(scale)).coordinates()
+    inner_x, inner_y = ops.convert_to_numpy(inner_x)[0], ops.convert_to_numpy(inner_y)[0]
+    used = small_x.mask
+    assert max(small_x.shape) * scale <= 2 * (0.7 + scale) and min(small_x.shape) * scale >= 2 * (0.7 - scale)
+    assert_allclose(small_x.image[used], inner_x[used], atol=1e-6)
+    assert_allclose(small_x.noise[used], 1 + inner_y[used] ** 2, rtol=1e-6)
+    assert (used == (inner_x > -0.5)).all()
+    assert cropped(small_x, 10.0).shape == small_x.shape
+    with pytest.raises(InputError, match="half_width"):
+        cropped(small_x, 0.01)
+
+
+def test_a_perturbed_lens_comes_back():
+    start = dataclasses.replace(TRUTH, theta_E=1.03, e1=TRUTH.e1 - 0.05, e2=TRUTH.e2 + 0.05)
+    fit = optimise_lens(observed(), start, small(), n_steps=60, n_angles=1)
+    before = reconstruct(observed(), start, small()).chi2
+    assert fit.lens.theta_E == pytest.approx(TRUTH.theta_E, rel=0.01)
+    # Ellipticity and shear can stand in for each other in part, so each alone is less sure than theta_E.
+    assert math.hypot(fit.lens.e1 - TRUTH.e1, fit.lens.e2 - TRUTH.e2) < 0.03
+    assert math.hypot(fit.lens.gamma1 - TRUTH.gamma1, fit.lens.gamma2 - TRUTH.gamma2) < 0.02
+    assert fit.reconstruction.chi2 < 1.1 < 1.5 < before
+    assert fit.reconstruction.lens == fit.lens
+    assert fit.history[0]["chi2"] == pytest.approx(before, rel=1e-3)
+    assert min(step["chi2"] for step in fit.history) == pytest.approx(fit.reconstruction.chi2, rel=0.02)
+
+
+def test_a_wrong_position_angle_is_found_out():
+    start = LensParameters(1.02, -TRUTH.e1, -TRUTH.e2, TRUTH.x_lens, TRUTH.y_lens)  # turned by 90 degrees
+    fit = optimise_lens(observed(), start, small(), n_steps=40, n_angles=4)
+    assert {step["stage"] for step in fit.history} == {"starts", "refine"}
+    assert fit.lens.theta_E == pytest.approx(TRUTH.theta_E, rel=0.015)
+    assert math.hypot(fit.lens.e1 - TRUTH.e1, fit.lens.e2 - TRUTH.e2) < 0.05
+    assert fit.reconstruction.chi2 < 1.15
+
+
+def test_it_is_never_worse_than_the_start_and_stops_at_the_target():
+    start = reconstruct(observed(), TRUTH, short())
+    fit = optimise_lens(
+        observed(), TRUTH, short(), n_steps=30, n_angles=1, target_chi2=1.01 * start.chi2, prior=FLAT
+    )
+    assert len(fit.history) == 1
+    assert fit.reconstruction.chi2 <= start.chi2 * (1 + 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*from outside the source grid")
+def test_the_prior_holds_the_lens_where_data_say_nothing(rng):
+    noise = dataclasses.replace(observed(), image=0.01 * rng.normal(size=observed().shape))
+    start = LensParameters(1.0, 0.3, 0.0, gamma1=0.2)
+    tight = LensPrior(ellipticity=1e-3, shear=1e-3)
+    fit = optimise_lens(noise, start, short(), n_steps=20, n_angles=1, prior=tight)
+    assert abs(fit.lens.e1) < 0.15 and abs(fit.lens.gamma1) < 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"n_steps": 0}, {"n_angles": 0}])
+def test_no_steps_and_no_angles_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        optimise_lens(observed(), TRUTH, small(), **wrong)
