@@ -68,13 +68,18 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
 
 def _check_config(config, out):
-    """Write the run's configuration, or refuse to go on with a run that had another."""
-    path, text = out / "config.json", to_json(config)
-    if path.exists() and json.loads(path.read_text()) != json.loads(text):
-        raise InputError(
-            f"{path} holds another configuration than this one; choose another --out, or its options."
-        )
-    path.write_text(text)
+    """Write the run's configuration, or refuse to go on with a run that had another.
+
+    Its length alone may change: the learning rate then follows the schedule of the new length from here on.
+    """
+    path = out / "config.json"
+    if path.exists():
+        had, has = json.loads(path.read_text()), json.loads(to_json(config))
+        if had | {"n_steps": None} != has | {"n_steps": None}:
+            raise InputError(
+                f"{path} holds another configuration than this one; choose another --out, or its options."
+            )
+    path.write_text(to_json(config))
 
 
 def train(config, out, folder=None, verbose="auto"):
