@@ -3,7 +3,6 @@
 python -m training.publish runs/small small --galaxies FOLDER
 """
 
-import dataclasses
 import json
 import pathlib
 
@@ -93,7 +92,7 @@ def main(run, experiment, galaxies, n, out, made_by):
     provenance = {
         "command": made_by,
         "steps": steps,
-        "training": dataclasses.asdict(EXPERIMENTS[experiment]),
+        "training": json.loads((pathlib.Path(run) / "config.json").read_text()),
         "test": {
             "galaxies": int(stamps.images.shape[0]),
             "lenses": n,
