@@ -76,9 +76,7 @@ def _spoken_warnings():
         yield
 
 
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rim-tf")
 def main():
     """Unlensed sources of strong gravitational lenses, by Recurrent Inference Machines."""
@@ -94,32 +92,20 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace results tha
 
 @main.command()
 @click.argument("image")
-@click.option(
-    "--noise", required=True, metavar="FITS|RMS", help="Noise map, or one rms in units of the image."
-)
+@click.option("--noise", required=True, metavar="FITS|RMS", help="Noise map, or one rms in units of the image.")
 @click.option(
     "--psf",
     required=True,
     metavar="FITS|SIGMA",
     help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
 )
-@click.option(
-    "--lens", required=True, metavar="JSON", help="theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2."
-)
+@click.option("--lens", required=True, metavar="JSON", help="theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2.")
 @click.option("--mask", metavar="FITS", help="Nonzero where a pixel is to be used.")
-@click.option(
-    "--pixel-scale", type=_positive, help="[arcsec], where the WCS of IMAGE does not say or is wrong."
-)
-@click.option(
-    "--weights", default="small", show_default=True, help="Name of shipped weights, or a path NAME.json."
-)
-@click.option(
-    "--source-pixels", type=click.IntRange(min=4), help="Pixels on a side of the source.  [default: IMAGE's]"
-)
+@click.option("--pixel-scale", type=_positive, help="[arcsec], where the WCS of IMAGE does not say or is wrong.")
+@click.option("--weights", default="small", show_default=True, help="Name of shipped weights, or a path NAME.json.")
+@click.option("--source-pixels", type=click.IntRange(min=4), help="Pixels on a side of the source.  [default: IMAGE's]")
 @click.option("--source-pixel-scale", type=_positive, help="[arcsec]  [default: 0.39 of the image's]")
-@click.option(
-    "--subtract-lens-light", is_flag=True, help="First fit the lens galaxy's light and subtract it."
-)
+@click.option("--subtract-lens-light", is_flag=True, help="First fit the lens galaxy's light and subtract it.")
 @click.option("--fit-lens", is_flag=True, help="First adjust the lens parameters to the data.")
 @click.option("--truth", metavar="FITS", help="The true source on the same grid, to compare with.")
 @click.option("--out", type=_out, default="reconstruction", show_default=True, help="Folder of the results.")
@@ -135,20 +121,12 @@ def reconstruct(out, overwrite, **arguments):
 
 @main.command()
 @click.option("--lens", metavar="JSON", help="Lens parameters.  [default: drawn at random]")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all that is random."
-)
-@click.option(
-    "--source", metavar="FITS", help="Source, centred on (0, 0).  [default: a random clumpy spiral]"
-)
-@click.option(
-    "--source-pixel-scale", type=_positive, help="[arcsec], where the WCS of --source does not say."
-)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all that is random.")
+@click.option("--source", metavar="FITS", help="Source, centred on (0, 0).  [default: a random clumpy spiral]")
+@click.option("--source-pixel-scale", type=_positive, help="[arcsec], where the WCS of --source does not say.")
 @click.option("--pixels", type=click.IntRange(min=8), default=64, show_default=True, help="Pixels on a side.")
 @click.option("--pixel-scale", type=_positive, default=0.08, show_default=True, help="[arcsec]")
-@click.option(
-    "--noise", type=_positive, default=0.01, show_default=True, help="Noise rms over the image's peak."
-)
+@click.option("--noise", type=_positive, default=0.01, show_default=True, help="Noise rms over the image's peak.")
 @click.option("--psf-sigma", type=click.FloatRange(min=0), help="Gaussian PSF [arcsec].  [default: 0.05]")
 @click.option("--psf", metavar="FITS", help="PSF stamp with odd sides, in place of a Gaussian.")
 @click.option("--out", type=_out, required=True, help="Folder of the files.")
@@ -175,9 +153,7 @@ def demo(out, overwrite):
         lens = pathlib.Path(folder) / "lens.json"
         write_lens(LensParameters(**_DEMO_LENS), lens)
         command = _simulate_into(out / "lens", overwrite, lens=lens, seed=_DEMO_SEED)
-    click.echo(
-        "A simulated lens; its source, a procedural spiral, is none of those the network was trained on.\n"
-    )
+    click.echo("A simulated lens; its source, a procedural spiral, is none of those the network was trained on.\n")
     options = main.commands["reconstruct"].make_context("reconstruct", command[2:]).params
     _reconstruct_into(**options | {"out": out, "overwrite": overwrite})
     click.echo(f"\nThe same by hand:\n\n  {shlex.join(command)}\n")
@@ -208,9 +184,7 @@ def _reconstruct_into(
 
         given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
         lens = io.read_lens(lens)
-        observation = io.read_observation(
-            image, _number_or_path(noise), _number_or_path(psf), mask, pixel_scale
-        )
+        observation = io.read_observation(image, _number_or_path(noise), _number_or_path(psf), mask, pixel_scale)
         truth = None if truth is None else io.read_image(truth)[0]
         _import_quietly()  # only now, so that a wrong file name is told at once
         from rim_tf.pretrained import load_pretrained
@@ -281,9 +255,7 @@ def _print_table(summary):
         ("reconstruction took", f"{summary['seconds']:.2f} s"),
     ]
     if "lens_fit" in summary:
-        rows.append(
-            ("lens, fitted", ", ".join(f"{name} {value:.4f}" for name, value in summary["lens"].items()))
-        )
+        rows.append(("lens, fitted", ", ".join(f"{name} {value:.4f}" for name, value in summary["lens"].items())))
     for name, value in rows:
         click.echo(f"  {name:<20} {value}")
 
@@ -315,9 +287,7 @@ def _simulate_into(
         from rim_tf.simulation import draw_system, observe_system
 
         lens, source, source_scale = draw_system(seed, pixels, pixel_scale, known_lens, known_source)
-        observation, noiseless = observe_system(
-            seed, lens, source, source_scale, pixels, pixel_scale, noise, psf
-        )
+        observation, noiseless = observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf)
         provenance = {"SEED": seed, "NOISEFRA": (noise, "noise rms over the peak of the image")}
         io.write_simulation(folder, observation, lens, source, source_scale, noiseless, provenance)
     command = ["rim-tf", "reconstruct", str(out / "image.fits"), "--noise", str(out / "noise.fits")]

@@ -49,9 +49,7 @@ class LensParameters:
     def from_axis_ratio(cls, theta_E, q, phi, **others):
         """From axis ratio q in (0, 1] and position angle phi [rad] of the major axis, anticlockwise from +x."""
         if not 0 < q <= 1:
-            raise InputError(
-                f"The axis ratio q is {q!r}; it must be above 0 and at most 1 (minor over major)."
-            )
+            raise InputError(f"The axis ratio q is {q!r}; it must be above 0 and at most 1 (minor over major).")
         modulus = (1 - q) / (1 + q)
         return cls(theta_E, modulus * math.cos(2 * phi), modulus * math.sin(2 * phi), **others)
 

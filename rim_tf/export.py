@@ -40,9 +40,7 @@ def export_saved_model(model, path):
       InputError: `path` exists, or cannot be written. RuntimeError: the Keras backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"A SavedModel needs the tensorflow backend of Keras, not {keras.backend.backend()!r}."
-        )
+        raise RuntimeError(f"A SavedModel needs the tensorflow backend of Keras, not {keras.backend.backend()!r}.")
     path = pathlib.Path(path)
     if path.exists():
         raise InputError(f"{path} exists already; give a directory that does not, or remove it.")

@@ -100,9 +100,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None):
     if isinstance(psf, (str, os.PathLike)):
         psf_name = psf
         psf, scale_of_psf = read_image(psf)
-        _warn_if_scales_differ(
-            scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be"
-        )
+        _warn_if_scales_differ(scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be")
     return Observation(
         image=pixels,
         noise=read_image(noise)[0] if isinstance(noise, (str, os.PathLike)) else noise,
@@ -127,9 +125,7 @@ def read_source(path, pixel_scale=None):
     if pixel_scale is None:
         raise InputError(f"{path} has no pixel scale; give it with --source-pixel-scale [arcsec].")
     if not np.isfinite(source).all() or source.max() <= 0:
-        raise InputError(
-            f"{path} has pixels that are NaN or infinite, or none above 0; a source must be finite light."
-        )
+        raise InputError(f"{path} has pixels that are NaN or infinite, or none above 0; a source must be finite light.")
     return source, pixel_scale
 
 
@@ -181,11 +177,7 @@ def _open_fits(path):
 def _pixels(hdu, path):
     """The data of an HDU, or None; reading is where a truncated file shows."""
     try:
-        return (
-            None
-            if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) and not _is_compressed(hdu)
-            else hdu.data
-        )
+        return None if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) and not _is_compressed(hdu) else hdu.data
     except _UNREADABLE:
         raise InputError(
             f"{path} is truncated or damaged in HDU {hdu.name or 'without a name'}; get it again."
@@ -282,15 +274,12 @@ def read_lens(path):
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.") from None
     for name in values if isinstance(values, dict) else ():
-        meant = difflib.get_close_matches(
-            name.lower(), [known.lower() for known in LENS_PARAMETERS], n=1, cutoff=0.5
-        )
+        meant = difflib.get_close_matches(name.lower(), [known.lower() for known in LENS_PARAMETERS], n=1, cutoff=0.5)
         if name not in LENS_PARAMETERS and meant:
             known = next(known for known in LENS_PARAMETERS if known.lower() == meant[0])
             if known not in values:
                 raise InputError(
-                    f"{path} has unknown {name!r}, did you mean {known!r}? It must hold "
-                    f"{', '.join(LENS_PARAMETERS)}."
+                    f"{path} has unknown {name!r}, did you mean {known!r}? It must hold {', '.join(LENS_PARAMETERS)}."
                 )
     try:
         return LensParameters.from_dict(values, where=str(path))
@@ -427,8 +416,7 @@ def _now():
 def _lens_cards(lens):
     units = {"theta_E": "[arcsec] Einstein radius", "x_lens": "[arcsec]", "y_lens": "[arcsec]"}
     return {
-        name.upper(): (value, units.get(name, ""))
-        for name, value in zip(LENS_PARAMETERS, lens.as_tuple(), strict=True)
+        name.upper(): (value, units.get(name, "")) for name, value in zip(LENS_PARAMETERS, lens.as_tuple(), strict=True)
     }
 
 

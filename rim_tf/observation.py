@@ -52,9 +52,7 @@ class Observation:
         mask = _check_mask(self.mask, image)
         noise, mask = _check_noise(self.noise, image, mask)
         if not mask.any():
-            raise InputError(
-                "All pixels of image are masked; at least one must be usable. Check mask and noise."
-            )
+            raise InputError("All pixels of image are masked; at least one must be usable. Check mask and noise.")
         keep = {
             "image": np.where(mask, image, 0).astype(np.float32),
             "noise": np.where(mask, noise, 1).astype(np.float32),
@@ -107,15 +105,11 @@ def _check_mask(mask, image):
         mask = np.asarray(mask)
         _same_shape(mask, image, "mask")
         if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise InputError(
-                "mask holds other values than 0 and 1; it must be 1 (true) where a pixel is to be used."
-            )
+            raise InputError("mask holds other values than 0 and 1; it must be 1 (true) where a pixel is to be used.")
         mask = mask.astype(bool)
     lost = mask & ~finite
     if lost.any():
-        warnings.warn(
-            f"{lost.sum()} pixels of image are NaN or infinite and are masked.", InputWarning, stacklevel=4
-        )
+        warnings.warn(f"{lost.sum()} pixels of image are NaN or infinite and are masked.", InputWarning, stacklevel=4)
     return mask & finite
 
 
@@ -144,23 +138,17 @@ def _check_psf(psf, image_shape):
             raise InputError(f"psf is {psf}; a Gaussian sigma must be a number of at least 0 [arcsec].")
         return float(psf)
     if psf.ndim != 2:
-        raise InputError(
-            f"psf has shape {psf.shape}; it must be a number (Gaussian sigma) or a stamp [k, k]."
-        )
+        raise InputError(f"psf has shape {psf.shape}; it must be a number (Gaussian sigma) or a stamp [k, k].")
     if psf.shape[0] % 2 == 0 or psf.shape[1] % 2 == 0:
         raise InputError(
             f"psf has shape {psf.shape}; its sides must be odd, or every image shifts by half a pixel. Pad it, or "
             "resample it on an odd grid, so that its centre is in the middle pixel."
         )
     if not np.isfinite(psf).all():
-        raise InputError(
-            f"psf has {(~np.isfinite(psf)).sum()} NaN or infinite pixels; replace them, by 0 at its edge."
-        )
+        raise InputError(f"psf has {(~np.isfinite(psf)).sum()} NaN or infinite pixels; replace them, by 0 at its edge.")
     total = psf.sum()
     if total <= 0:
-        raise InputError(
-            f"psf sums to {total:g}; its sum must be above 0. Check its sky subtraction and its HDU."
-        )
+        raise InputError(f"psf sums to {total:g}; its sum must be above 0. Check its sky subtraction and its HDU.")
     if abs(total - 1) > 1e-3:
         warnings.warn(f"psf sums to {total:.4g}; it was normalised to 1.", InputWarning, stacklevel=4)
     return (psf / total).astype(np.float32)

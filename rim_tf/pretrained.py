@@ -29,9 +29,7 @@ def load_pretrained(name="small"):
         description = json.loads(description_path.read_text())
         config, checksum = RIMConfig.from_dict(description["rim"]), description["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{description_path} does not describe weights ({error}); install it again."
-        ) from None
+        raise InputError(f"{description_path} does not describe weights ({error}); install it again.") from None
     path = description_path.with_suffix(".weights.h5")
     if not path.is_file():
         raise InputError(f"{path} is missing; install it again.")

@@ -10,9 +10,9 @@ from keras import ops
 
 from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.grids import PixelGrid
 from rim_tf.observation import Observation, check_pixel_scale
 from rim_tf.physics.deflection import ray_trace
-from rim_tf.grids import PixelGrid
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.pretrained import load_pretrained
 
@@ -122,13 +122,9 @@ def reconstruct(observation, lens, model="small", source_pixel_scale=None, sourc
         return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels)[0]
     if isinstance(lens, LensParameters) or len(lens) != len(observation):
         n_lenses = 1 if isinstance(lens, LensParameters) else len(lens)
-        raise InputError(
-            f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each."
-        )
+        raise InputError(f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each.")
     model = load_pretrained(model) if isinstance(model, str) else model
-    grids = [
-        source_grid(each, model.config.stride, source_pixel_scale, source_pixels) for each in observation
-    ]
+    grids = [source_grid(each, model.config.stride, source_pixel_scale, source_pixels) for each in observation]
     results = [None] * len(observation)
     for members in _batches(observation, grids):
         batch = _reconstruct_batch(

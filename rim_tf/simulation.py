@@ -74,8 +74,6 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
     noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
     peak = float(noiseless.max())
     if peak <= 0:
-        raise InputError(
-            "None of the source's light reaches the image; check the lens and the source's pixel scale."
-        )
+        raise InputError("None of the source's light reaches the image; check the lens and the source's pixel scale.")
     image = noiseless + noise * peak * np.random.default_rng([_STREAM, seed, 1]).normal(size=noiseless.shape)
     return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless

@@ -22,7 +22,7 @@ def vdot(a, b):
 
 
 def grad(f, argument=0):
-    """The function that gives the derivative of the scalar f in one of its arguments; can be nested."""
+    """The function that gives the derivative of the scalar f in one argument, or several; can be nested."""
     if BACKEND == "jax":
         import jax
 
@@ -31,10 +31,11 @@ def grad(f, argument=0):
 
     def derivative(*xs):
         xs = [tf.convert_to_tensor(x) for x in xs]
+        wanted = [xs[i] for i in argument] if isinstance(argument, tuple) else xs[argument]
         with tf.GradientTape() as tape:
-            tape.watch(xs[argument])
+            tape.watch(wanted)
             value = f(*xs)
-        return tape.gradient(value, xs[argument], unconnected_gradients="zero")
+        return tape.gradient(value, wanted, unconnected_gradients="zero")
 
     return derivative
 

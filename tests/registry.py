@@ -1,7 +1,8 @@
 """A small instance of every operator and of every layer, for the tests that hold of them all."""
 
 import dataclasses
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from gradients import tensor
@@ -63,7 +64,7 @@ OPERATORS = {
 
 
 class Case(NamedTuple):
-    """build: settings that every Keras layer takes -> the layer; arguments: those of its call, NumPy arrays."""
+    """build: settings of any Keras layer -> the layer; arguments: those of its call, NumPy arrays."""
 
     build: Callable
     arguments: Callable
@@ -73,10 +74,7 @@ def stirred(layer, seed=3):
     """The same layer with weights, biases too, that are large enough to matter, whatever its initialisers."""
     rng = np.random.default_rng(seed)
     layer.set_weights(
-        [
-            rng.normal(size=w.shape, scale=np.prod(w.shape[:-1]) ** -0.5).clip(-1, 1)
-            for w in layer.get_weights()
-        ]
+        [rng.normal(size=w.shape, scale=np.prod(w.shape[:-1]) ** -0.5).clip(-1, 1) for w in layer.get_weights()]
     )
     return layer
 
@@ -93,9 +91,7 @@ def observation(psf="gaussian", batch=2, rows=12, columns=12, seed=7):
     x = (np.arange(columns) - (columns - 1) / 2)[None, None, :] * scale[:, None, None]
     y = (np.arange(rows) - (rows - 1) / 2)[None, :, None] * scale[:, None, None]
     theta_E = rng.uniform(0.8, 1.2, batch)
-    ring = np.exp(-(((np.hypot(x - 0.05, y) - theta_E[:, None, None]) / 0.3) ** 2)) * (
-        1 + 0.5 * np.sin(3 * x)
-    )
+    ring = np.exp(-(((np.hypot(x - 0.05, y) - theta_E[:, None, None]) / 0.3) ** 2)) * (1 + 0.5 * np.sin(3 * x))
     noise_rms = rng.uniform(0.03, 0.06, (batch, rows, columns))
     inputs = {
         "image": ring + noise_rms * rng.normal(size=ring.shape),
@@ -111,10 +107,10 @@ def observation(psf="gaussian", batch=2, rows=12, columns=12, seed=7):
 
 def smaller(config, **changes):
     """A preset with everything that decides its kind, and few weights."""
-    return dataclasses.replace(config, **({"n_steps": 3, "features": 4, "hidden": (6, 3)} | changes))
+    return dataclasses.replace(config, **({"n_steps": 2, "features": 4, "hidden": (6, 3)} | changes))
 
 
-# The paper's start, 1e-4, is at a latent of -9, where a network of random weights is saturated and sees nothing.
+# The paper's start, 1e-4, is at a latent of -9, where a network of random weights is saturated and blind.
 SMALL_PAPER, SMALL_SMALL = smaller(PAPER, kernel=5, start=0.1), smaller(SMALL)
 
 
@@ -132,8 +128,6 @@ def _cell_arguments():
 LAYERS = {
     "ConvGRUCell": Case(lambda **policy: built(ConvGRUCell(5, 3, **policy), 3), lambda: tuple(_images(3, 5))),
     "RIMCell": Case(lambda **policy: built(RIMCell(2, 4, (5, 4), 3, 2, **policy), 3), _cell_arguments),
-    "RIM, as in the paper": Case(
-        lambda **policy: stirred(RIM(SMALL_PAPER, **policy)), lambda: (observation("stamp"),)
-    ),
+    "RIM, as in the paper": Case(lambda **policy: stirred(RIM(SMALL_PAPER, **policy)), lambda: (observation("stamp"),)),
     "RIM, as shipped": Case(lambda **policy: stirred(RIM(SMALL_SMALL, **policy)), lambda: (observation(),)),
 }

@@ -77,9 +77,7 @@ def names_in(folder):
 
 
 def test_a_simulated_lens_goes_round(simulated, weights, tmp_path):
-    printed = run(
-        "simulate", "--seed", 4, "--pixels", 32, "--pixel-scale", 0.1, "--out", tmp_path / "lens"
-    ).stdout
+    printed = run("simulate", "--seed", 4, "--pixels", 32, "--pixel-scale", 0.1, "--out", tmp_path / "lens").stdout
     # The command that `simulate` prints is the one that works.
     command = shlex.split(next(line for line in printed.splitlines() if line.startswith("  rim-tf")))
     result = run(*command[1:], "--weights", weights, "--out", tmp_path / "out")
@@ -228,9 +226,7 @@ def changed_lens(**changes):
 def fits_of(array):
     def write(folder):
         array_here = array() if callable(array) else array
-        fits.PrimaryHDU(np.asarray(array_here, np.float32), fits.Header({"PIXSCALE": 0.1})).writeto(
-            folder / "bad.fits"
-        )
+        fits.PrimaryHDU(np.asarray(array_here, np.float32), fits.Header({"PIXSCALE": 0.1})).writeto(folder / "bad.fits")
         return folder / "bad.fits"
 
     return write
@@ -252,9 +248,7 @@ def truncated_weights(folder):
 
     for suffix in (".json", ".weights.h5"):
         content = (pretrained.WEIGHTS / f"small{suffix}").read_bytes()
-        (folder / f"small{suffix}").write_bytes(
-            content if suffix == ".json" else content[: len(content) // 2]
-        )
+        (folder / f"small{suffix}").write_bytes(content if suffix == ".json" else content[: len(content) // 2])
     return folder / "small.json"
 
 
@@ -399,10 +393,7 @@ def test_help_and_import_are_quick():
 
     def seconds():
         started = time.perf_counter()
-        assert (
-            "reconstruct"
-            in subprocess.run([RIM_TF, "--help"], capture_output=True, text=True, check=True).stdout
-        )
+        assert "reconstruct" in subprocess.run([RIM_TF, "--help"], capture_output=True, text=True, check=True).stdout
         return time.perf_counter() - started
 
     # The least of a few, as the machine may be busy with other things.

@@ -51,9 +51,7 @@ def test_an_axis_ratio_that_is_none_is_refused(q):
 
 def test_names_must_be_all_there_and_no_others():
     with pytest.raises(InputError, match="lacks e2, gamma2"):
-        LensParameters.from_dict(
-            {name: value for name, value in LENS.items() if name not in ("e2", "gamma2")}
-        )
+        LensParameters.from_dict({name: value for name, value in LENS.items() if name not in ("e2", "gamma2")})
     with pytest.raises(InputError, match="unknown 'shear'"):
         LensParameters.from_dict(LENS | {"shear": 0.1})
     with pytest.raises(InputError, match="not a JSON object"):

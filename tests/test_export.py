@@ -27,9 +27,7 @@ def batch(psfs, shape, rng):
     n = len(psfs)
     noise = 0.02 + 0.02 * rng.uniform(size=(n, *shape))
     observations = [
-        rim_tf.Observation(
-            np.zeros(shape), noise[i], psfs[i], rng.uniform(size=shape) < 0.9, pixel_scale=0.05
-        )
+        rim_tf.Observation(np.zeros(shape), noise[i], psfs[i], rng.uniform(size=shape) < 0.9, pixel_scale=0.05)
         for i in range(n)
     ]
     lenses = [rim_tf.LensParameters(0.5 + 0.05 * i, 0.1, -0.05, 0.02, 0.01, 0.03, 0.02) for i in range(n)]
@@ -64,9 +62,7 @@ def test_same_numbers_without_rim_tf(exported, tmp_path, rng, signature, loader)
     np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
     # -I: no PYTHONPATH and no working directory; the loader asserts that rim_tf was not imported.
     arguments = [sys.executable, "-I", LOADER, loader, signature, path, tmp_path]
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    )
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     outputs = np.load(tmp_path / "outputs.npz")
     scale = np.abs(source).max()
@@ -88,7 +84,5 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr("shutil.move", fail)
     with pytest.raises(InputError, match="No space left"):
-        export_saved_model(
-            RIM(rim_tf.RIMConfig(n_steps=1, kernel=3, features=2, hidden=(2, 2))), tmp_path / "m"
-        )
+        export_saved_model(RIM(rim_tf.RIMConfig(n_steps=1, kernel=3, features=2, hidden=(2, 2))), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []

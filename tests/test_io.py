@@ -103,9 +103,7 @@ def test_axes_of_length_one_are_left_out(tmp_path, image, shape):
 @pytest.mark.parametrize("scale", [0.05, 0.263])
 def test_the_pixel_scale_comes_from_the_sky_coordinates(tmp_path, image, scale):
     header = sky_header(scale, scale) + fits.Header({"PIXSCALE": 7.0})
-    assert io.read_image(write(tmp_path / "a.fits", ("SCI", image), headers=[header]))[1] == pytest.approx(
-        scale
-    )
+    assert io.read_image(write(tmp_path / "a.fits", ("SCI", image), headers=[header]))[1] == pytest.approx(scale)
 
 
 def test_the_pixel_scale_comes_from_pixscale_otherwise(tmp_path, many, image):
@@ -286,9 +284,7 @@ def reconstruction(rng, psf=0.05):
 def test_what_is_written_is_enough_to_start_again(tmp_path, rng, psf):
     result = reconstruction(rng, psf)
     path = tmp_path / "result.fits"
-    io.write_reconstruction(
-        result, path, "small", lens_light=np.ones((9, 12)), provenance={"IN_IMAGE": "ä\n.fits"}
-    )
+    io.write_reconstruction(result, path, "small", lens_light=np.ones((9, 12)), provenance={"IN_IMAGE": "ä\n.fits"})
     with fits.open(path) as hdus:
         hdus.verify("exception")
         header = hdus[0].header
@@ -310,9 +306,7 @@ def test_what_is_written_is_enough_to_start_again(tmp_path, rng, psf):
 
 
 def test_numbers_that_are_not_finite_become_null_in_json(tmp_path):
-    io.write_json(
-        {"a": math.nan, "b": [np.float32(np.inf), (1, 2)], "c": {"d": np.int64(3)}}, tmp_path / "s.json"
-    )
+    io.write_json({"a": math.nan, "b": [np.float32(np.inf), (1, 2)], "c": {"d": np.int64(3)}}, tmp_path / "s.json")
     values = json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)
     assert values == {"a": None, "b": [None, [1, 2]], "c": {"d": 3}}
 

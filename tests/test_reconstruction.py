@@ -68,9 +68,7 @@ def test_a_list_gives_what_one_by_one_gives(rng, model):
         observe(rng, psf=stamp(3, 7), noise=0.2),
         dataclasses.replace(observe(rng), noise=0.05 + 0.1 * ring((32, 32), 0.08)),
     ]
-    lenses = [
-        dataclasses.replace(LENS, theta_E=0.6 + 0.05 * i, e1=0.02 * i) for i in range(len(observations))
-    ]
+    lenses = [dataclasses.replace(LENS, theta_E=0.6 + 0.05 * i, e1=0.02 * i) for i in range(len(observations))]
     together = reconstruct(observations, lenses, model)
     for result, observation, lens in zip(together, observations, lenses, strict=True):
         alone = reconstruct(observation, lens, model)

@@ -77,9 +77,7 @@ def restored(experiment, run):
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--galaxies", type=click.Path(exists=True), required=True, help="Folder of real galaxies.")
 @click.option("--n", default=500, show_default=True, help="Lenses in each test set.")
-@click.option(
-    "--out", type=click.Path(), help="Weights to write, without a suffix.  [default: into the package]"
-)
+@click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: into the package]")
 @click.option("--command", "made_by", default="", help="The command that trained the run, for the record.")
 def main(run, experiment, galaxies, n, out, made_by):
     """Measure the newest checkpoint of RUN, a run of EXPERIMENT, and write its weights."""

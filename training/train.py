@@ -76,9 +76,7 @@ def _check_config(config, out):
     if path.exists():
         had, has = json.loads(path.read_text()), json.loads(to_json(config))
         if had | {"n_steps": None} != has | {"n_steps": None}:
-            raise InputError(
-                f"{path} holds another configuration than this one; choose another --out, or its options."
-            )
+            raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
     path.write_text(to_json(config))
 
 
@@ -122,16 +120,10 @@ def train(config, out, folder=None, verbose="auto"):
 
 @click.command()
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
-@click.option(
-    "--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]"
-)
-@click.option(
-    "--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones."
-)
+@click.option("--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]")
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
-@click.option(
-    "--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own."
-)
+@click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
 @click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
 def main(experiment, out, galaxies, steps, seed, loss, quiet):

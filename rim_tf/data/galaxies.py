@@ -5,6 +5,9 @@ galaxies: sky noise, a neighbour, the cut of a mask. Every set goes through the 
 own segment, shrink detail no larger than the noise (`suppress_noise`), let the light fade to nothing around
 the segment (`fade_around`), centre it on a stamp (`place_on_stamp`). Images are [row, column], row 0 the
 smallest y.
+
+`prepare_frame`, `prepare_cosmos` and `prepare_galaxy_zoo` do so for one frame; here they read the sample files
+that this package was developed on, and in `rim_tf.data.builders` the public data whole.
 """
 
 import dataclasses
@@ -35,6 +38,29 @@ MAX_EDGE_LIGHT, EDGE_FADE = 0.02, 10.0
 MAX_STRAY_LIGHT = 0.2
 # A hand-drawn mask that cuts a galaxy above this fraction of its peak would lend the galaxy its outline.
 MAX_RIM = 0.07
+# Outermost pixels of a Galaxy Zoo frame, sky as a rule: their median is the sky level. A level above MAX_SKY, or
+# sides that differ by more than MAX_SKY_GRADIENT, is stray light from something else.
+ZOO_BORDER, MAX_SKY, MAX_SKY_GRADIENT = 20, 0.12, 0.06
+# What a prepared stamp can be: good, or the first thing that is wrong with it. "noisy", "cut", "stray" and "small"
+# break the limits above; "blended" galaxies overlap another object; "glare" is stray light over the whole frame.
+QUALITIES = ("clean", "noisy", "cut", "stray", "small", "blended", "glare")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """One galaxy as `prepare_frame` leaves it.
+
+    Attributes:
+      image: surface brightness, peak 1, non-negative, 0 on the border, [128, 128] float32.
+      half_light_radius: radius of the circle about the centre of light that holds half of it [stamp pixels].
+      frame_pixels: pixels of the frame along a side of one pixel of the stamp.
+      quality: one of QUALITIES.
+    """
+
+    image: np.ndarray
+    half_light_radius: float
+    frame_pixels: int
+    quality: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +86,7 @@ class GalaxySet:
         if name not in ("train", "validation"):
             raise ValueError(f'The split is {name!r}; it must be "train" or "validation".')
         chosen = [i for i, galaxy in enumerate(self.ids) if split_of(galaxy, validation_fraction) == name]
-        return GalaxySet(
-            self.images[chosen], tuple(self.ids[i] for i in chosen), self.half_light_radius[chosen]
-        )
+        return GalaxySet(self.images[chosen], tuple(self.ids[i] for i in chosen), self.half_light_radius[chosen])
 
 
 def split_of(galaxy_id: str, validation_fraction: float = 0.1) -> str:
@@ -92,9 +116,8 @@ def load_goods_udf(path) -> GalaxySet:
         # There is no sky to measure noise on; noise shows best in the faintest third of the galaxy.
         faint = segment & (image < np.quantile(image[segment], 1 / 3))
         light = continue_outwards(image, segment)
-        stamps[f"goods_udf:{name}"] = _prepare(
-            light, faint, segment, valid=np.ones_like(segment), neighbours=np.zeros_like(segment)
-        )
+        valid, neighbours = np.ones_like(segment), np.zeros_like(segment)
+        stamps[f"goods_udf:{name}"] = _prepare(light, faint, segment, valid, neighbours)
     return _collect(stamps)
 
 
@@ -103,22 +126,11 @@ def load_cosmos(path) -> GalaxySet:
 
     HDUs that cannot be read are skipped and named in one InputWarning.
     """
-    stamps = {}
-    for name, image in _readable_hdus(path):
-        # Exact zeros in blocks are padding, not sky; lone ones can be sky.
-        no_data = ndimage.binary_opening(image == 0, np.ones((3, 3)))
-        stamps[f"cosmos:{name}"] = _prepare_on_sky(image, ~no_data)
-    return _collect(stamps)
+    return _collect({f"cosmos:{name}": prepare_cosmos(image) for name, image in _readable_hdus(path)})
 
 
 def load_galaxy_zoo(path) -> GalaxySet:
     """Galaxy Zoo 2: SDSS gri, 0.04 Petrosian R90 per pixel (galaxyzoo2_128.npz); morphology, not photometry.
-
-    The pixels are those of a JPEG whose stretch is that of Lupton et al. (2004, astro-ph/0312483) as SDSS
-    used it: r + g + b = asinh(2.25 I) / 2.25, so with x = (r + g + b) / 3 above the sky the light is I ~
-    sinh(6.75 x). With it isolated galaxies of this set have 88 % of their light within R90 and R50 / R90 =
-    0.44 (90 % by definition, and 0.43 for an exponential disc), where no stretch at all gives 76 % and 0.68.
-    Colours clipped at 255 and 8-bit steps (2.6 % in I) cannot be undone.
 
     Frames flagged unclean, and those in which another object overlaps the galaxy, are left out.
     """
@@ -127,9 +139,9 @@ def load_galaxy_zoo(path) -> GalaxySet:
     stamps = {}
     for i in np.flatnonzero(clean):
         stretched = images[i] - sky_levels[i]
+        # Told before it is prepared, which takes ten times as long.
         if not _is_blended(stretched):
-            light = np.sinh(6.75 * stretched) / np.sinh(6.75)
-            stamps[f"galaxy_zoo:{names[i]}"] = _prepare_on_sky(light, np.ones(light.shape, bool))
+            stamps[f"galaxy_zoo:{names[i]}"] = prepare_frame(unstretched(stretched))
     return _collect(stamps)
 
 
@@ -145,9 +157,7 @@ def load_directory(folder) -> GalaxySet:
     folder = pathlib.Path(folder)
     sets = [load(folder / name) for name, load in LOADERS.items() if (folder / name).is_file()]
     if not sets:
-        raise InputError(
-            f"{folder} holds no galaxies: put one of {', '.join(LOADERS)} there, or name another folder."
-        )
+        raise InputError(f"{folder} holds no galaxies: put one of {', '.join(LOADERS)} there, or name another folder.")
     return GalaxySet(
         np.concatenate([s.images for s in sets]),
         tuple(galaxy for s in sets for galaxy in s.ids),
@@ -156,6 +166,55 @@ def load_directory(folder) -> GalaxySet:
 
 
 # --------------------------------------------------------------------------------- from a frame to a stamp
+
+
+def prepare_frame(image, valid=None, flaw=None):
+    """A `Stamp` from a frame with sky around its galaxy; None where no galaxy is found.
+
+    Args:
+      image: surface brightness on a sky of any level, any unit, the galaxy's centre in the middle third of both
+        axes, [rows, columns].
+      valid: where there are data, boolean, [rows, columns]; everywhere by default.
+      flaw: what is known to be wrong with the frame, one of QUALITIES, if anything.
+    """
+    return _prepare_on_sky(image, np.ones(image.shape, bool) if valid is None else valid, flaw)
+
+
+def prepare_cosmos(image):
+    """A `Stamp` from a postage stamp of the COSMOS kind, zero where there are no data; None where it is empty."""
+    # Exact zeros in blocks are padding, not sky; lone ones can be sky.
+    no_data = ndimage.binary_opening(image == 0, np.ones((3, 3)))
+    return prepare_frame(image, ~no_data)
+
+
+def prepare_galaxy_zoo(rgb):
+    """A `Stamp` from a Galaxy Zoo 2 frame; None where it is empty.
+
+    As far out as the galaxy's light reaches, 2.56 R90, pixels are averaged two by two: SDSS did not resolve them.
+
+    Args:
+      rgb: the pixels of the JPEG over 255, row 0 its top, [424, 424, 3].
+    """
+    grey = np.mean(rgb, axis=2, dtype=np.float32)[::-1]
+    sides = grey[:ZOO_BORDER], grey[-ZOO_BORDER:], grey[:, :ZOO_BORDER], grey[:, -ZOO_BORDER:]
+    sky_level = np.median(np.concatenate([side.ravel() for side in sides]))
+    unlike = np.ptp([np.median(side) for side in sides])
+    stretched = grey[84:340, 84:340].reshape(128, 2, 128, 2).mean(axis=(1, 3)) - sky_level
+    glare = sky_level > MAX_SKY or unlike > MAX_SKY_GRADIENT
+    flaw = "glare" if glare else "blended" if _is_blended(stretched) else None
+    return prepare_frame(unstretched(stretched), flaw=flaw)
+
+
+def unstretched(stretched):
+    """Light, in arbitrary units, from the mean of r, g, b of an SDSS JPEG less its sky.
+
+    The stretch is that of Lupton et al. (2004, astro-ph/0312483) as SDSS used it: r + g + b = asinh(2.25 I) /
+    2.25, so with x = (r + g + b) / 3 above the sky the light is I ~ sinh(6.75 x). With it isolated galaxies of
+    Galaxy Zoo 2 have 88 % of their light within R90 and R50 / R90 = 0.44 (90 % by definition, and 0.43 for an
+    exponential disc), where no stretch at all gives 76 % and 0.68. Colours clipped at 255 and 8-bit steps (2.6 %
+    in I) cannot be undone.
+    """
+    return np.sinh(6.75 * stretched) / np.sinh(6.75)
 
 
 def suppress_noise(image, sky):
@@ -219,15 +278,15 @@ def place_on_stamp(light):
       light: non-negative, 0 around the galaxy, [rows, columns].
 
     Returns:
-      Surface brightness, peak 1, 0 on the border, [128, 128] float32.
+      Surface brightness, peak 1, 0 on the border, [128, 128] float32; and how many pixels a block has on a side.
     """
     centre = np.round(_centre_of_light(light)).astype(int)
     extent = np.max(np.abs(np.argwhere(light > 0) - centre))
-    block = int(np.ceil(extent / (STAMP_SIZE // 2 - 2)))
+    block = max(1, int(np.ceil(extent / (STAMP_SIZE // 2 - 2))))
     half = STAMP_SIZE * block // 2
     window = np.pad(light, half)[centre[0] : centre[0] + 2 * half, centre[1] : centre[1] + 2 * half]
     stamp = window.reshape(STAMP_SIZE, block, STAMP_SIZE, block).mean(axis=(1, 3))
-    return (stamp / np.max(stamp)).astype(np.float32)
+    return (stamp / np.max(stamp)).astype(np.float32), block
 
 
 def half_light_radius(image) -> float:
@@ -240,8 +299,8 @@ def half_light_radius(image) -> float:
     return float(np.interp(0.5 * enclosed[-1], enclosed, radius[order]))
 
 
-def _prepare_on_sky(image, valid):
-    """A stamp from a frame with sky around the galaxy, or None if the frame does not yield a clean one."""
+def _prepare_on_sky(image, valid, flaw):
+    """`prepare_frame`, whose arguments these are."""
     image = image.astype(float)
     sky = valid.copy()
     for _ in range(2):
@@ -257,28 +316,32 @@ def _prepare_on_sky(image, valid):
     opened = ndimage.binary_opening(objects & (smooth > DETECTION_FLOOR * smooth[centre]), iterations=2)
     segment = ndimage.binary_fill_holes(_component_at(opened, centre))
     if np.max(smooth[segment], initial=0.0) > smooth[centre]:
-        return None  # the galaxy runs into something brighter than itself
+        flaw = flaw or "blended"  # the galaxy runs into something brighter than itself
     noticeable = max(6.0 * _robust_rms(_clipped(smooth[sky])), 0.5 * DETECTION_FLOOR * smooth[centre])
     neighbours = _neighbours(smooth > noticeable, segment, smooth)
-    return _prepare(image, sky, segment, valid, neighbours)
+    return _prepare(image, sky, segment, valid, neighbours, flaw)
 
 
-def _prepare(image, sky, segment, valid, neighbours):
-    """A stamp from a sky-subtracted frame, or None; the masks are those of the functions it calls."""
+def _prepare(image, sky, segment, valid, neighbours, flaw=None):
+    """A `Stamp` from a sky-subtracted frame, or None; the masks are those of the functions it calls."""
+    if not np.any(segment):
+        return None
     cleaned, noise_rms = suppress_noise(image, sky)
-    peak = np.max(cleaned[segment], initial=0.0)
+    peak = np.max(cleaned[segment])
     at_edge = segment & ~ndimage.binary_erosion(valid, iterations=3)
-    if (
-        not np.any(segment)
-        or peak < MIN_PEAK_SNR * noise_rms
-        or np.max(cleaned[at_edge], initial=0.0) > MAX_EDGE_LIGHT * peak
-    ):
-        return None
     light = np.maximum(cleaned, 0.0) * fade_around(segment, neighbours, valid)
-    if np.max(light[~segment]) > MAX_STRAY_LIGHT * peak:
+    if not np.any(light > 0):
         return None
-    stamp = place_on_stamp(light)
-    return stamp if half_light_radius(stamp) > MIN_HALF_LIGHT else None
+    stamp, block = place_on_stamp(light)
+    radius = half_light_radius(stamp)
+    flaws = {
+        flaw: flaw is not None,
+        "noisy": peak < MIN_PEAK_SNR * noise_rms,
+        "cut": np.max(cleaned[at_edge], initial=0.0) > MAX_EDGE_LIGHT * peak,
+        "stray": np.max(light[~segment], initial=0.0) > MAX_STRAY_LIGHT * peak,
+        "small": not radius > MIN_HALF_LIGHT,
+    }
+    return Stamp(stamp, radius, block, next((name for name, found in flaws.items() if found), "clean"))
 
 
 def _neighbours(bright, segment, smooth):
@@ -320,10 +383,14 @@ def _is_blended(stretched):
 
 
 def _collect(stamps):
-    """A GalaxySet of the stamps that were kept; those left out are None."""
-    kept = {galaxy: stamp for galaxy, stamp in stamps.items() if stamp is not None}
-    images = np.stack(list(kept.values())) if kept else np.empty((0, STAMP_SIZE, STAMP_SIZE), np.float32)
-    return GalaxySet(images, tuple(kept), np.array([half_light_radius(image) for image in images]))
+    """A GalaxySet of those that are clean of the `Stamp`s (or None) by name."""
+    kept = {galaxy: stamp for galaxy, stamp in stamps.items() if stamp is not None and stamp.quality == "clean"}
+    images = [stamp.image for stamp in kept.values()]
+    return GalaxySet(
+        np.stack(images) if images else np.empty((0, STAMP_SIZE, STAMP_SIZE), np.float32),
+        tuple(kept),
+        np.array([stamp.half_light_radius for stamp in kept.values()]),
+    )
 
 
 def _component_at(mask, pixel):

@@ -267,11 +267,15 @@ def simulate_batch(seed, index, batch_size, stamps, config):
 
 
 def stream(seed, batch_size, stamps, config, first_batch=0):
-    """Endless tf.data.Dataset of `simulate_batch`, from `first_batch` on."""
+    """Endless tf.data.Dataset of `simulate_batch`, from `first_batch` on; the masks are of type uint8.
+
+    Keras averages the first batch over the replicas of a tf.distribute strategy, and cannot average booleans.
+    """
     seed = tf.constant([seed, 0], tf.int32)
 
     def simulate(index):
-        return simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config)
+        inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config)
+        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, source
 
     dataset = tf.data.Dataset.counter(start=first_batch)
     return dataset.map(simulate, num_parallel_calls=1, deterministic=True).prefetch(4)

@@ -167,9 +167,7 @@ def _draw_row(figure, reconstruction, truth):
     observed = np.where(observation.mask, observation.image, np.nan)
     noise = float(np.median(observation.noise[observation.mask]))
     # The model has no noise, so its peak is the better end of the scale; a poor model must not hide the data.
-    brightest = (
-        observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
-    )
+    brightest = observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
     image_norm = brightness_norm(brightest, noise)
     source_norm = brightness_norm(reconstruction.source if truth is None else truth)
     panels = figure.subplots(1, 4 if truth is None else 5)

@@ -20,13 +20,15 @@ from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.likelihood import chi2, inverse_variance
 from rim_tf.pretrained import load_pretrained
-from rim_tf.reconstruction import Reconstruction, source_grid, network_inputs, reconstruct
+from rim_tf.reconstruction import Reconstruction, network_inputs, reconstruct, source_grid
 
 # Strict bounds on |e| and |gamma|; a hair below those of LensParameters, which float32 must not overstep.
 _LARGEST_ELLIPTICITY, _LARGEST_SHEAR = 0.949, 0.999
 # First step of the optimiser in each parameter: log theta_E, e, position [theta_E], shear. Each is about what
 # a human would try; Adam's steps are of this size whatever the size of the gradient.
 _STEPS = (0.01, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01)
+# Of the starts at several position angles.
+_LEAST_ELLIPTICITY = 0.05
 # The starts are told apart by a RIM cut short to this many of its steps, with this many steps of the lens.
 _TRIAL_RIM_STEPS, _TRIAL_STEPS, _SURVIVORS = 4, 10, 2
 # Steps that have not improved the log-posterior by _GAIN, far below one standard deviation, before all steps
@@ -167,10 +169,13 @@ def optimise_lens(
 
 
 def _turned(lens, n_angles):
-    """The lens at n_angles position angles, the first its own, without shear, [n_angles, 7]."""
+    """The lens at n_angles position angles, the first its own, without shear, [n_angles, 7].
+
+    A round one is made elliptical, or they would all be the same start.
+    """
     starts = np.tile(np.asarray(lens.as_tuple(), np.float32), (n_angles, 1))
     two_phi = math.atan2(lens.e2, lens.e1) + 2 * np.pi * np.arange(n_angles) / n_angles
-    modulus = math.hypot(lens.e1, lens.e2)
+    modulus = max(math.hypot(lens.e1, lens.e2), _LEAST_ELLIPTICITY)
     starts[:, 1], starts[:, 2] = modulus * np.cos(two_phi), modulus * np.sin(two_phi)
     starts[:, 5:] = 0.0
     return starts
@@ -211,8 +216,7 @@ class _Objective:
 
 
 class _Descent:
-    """Adam on a batch of lenses at once, each on its own objective, with steps that shrink when they
-    overshoot."""
+    """Adam on a batch of lenses at once, each on its own objective; steps that overshoot are halved."""
 
     def __init__(self, objective, model, starts):
         self.objective = objective

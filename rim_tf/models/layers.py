@@ -24,9 +24,7 @@ class ConvGRUCell(keras.layers.Layer):
         self.gates = keras.layers.Conv2D(
             2 * hidden, kernel, padding="same", activation="sigmoid", dtype=self.dtype_policy
         )
-        self.candidate = keras.layers.Conv2D(
-            hidden, kernel, padding="same", activation="tanh", dtype=self.dtype_policy
-        )
+        self.candidate = keras.layers.Conv2D(hidden, kernel, padding="same", activation="tanh", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         both = (None, None, None, input_shape[-1] + self.hidden)
@@ -66,9 +64,7 @@ class RIMCell(keras.layers.Layer):
         same = {"padding": "same", "dtype": self.dtype_policy}
         self.embed = keras.layers.Conv2D(features, kernel, strides=stride, activation="tanh", **same)
         self.coarse = ConvGRUCell(hidden[0], kernel, dtype=self.dtype_policy)
-        self.upsample = keras.layers.Conv2DTranspose(
-            features, kernel, strides=stride, activation="tanh", **same
-        )
+        self.upsample = keras.layers.Conv2DTranspose(features, kernel, strides=stride, activation="tanh", **same)
         self.fine = ConvGRUCell(hidden[1], kernel, dtype=self.dtype_policy)
         # Small at first: an untrained cell then hardly moves the estimate, instead of throwing it far off.
         small = keras.initializers.RandomNormal(stddev=0.01)

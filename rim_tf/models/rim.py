@@ -156,13 +156,14 @@ class RIM(keras.Model):
         Args:
           inputs: a dictionary of tensors for a batch of systems:
             image, noise_rms [batch, rows, columns]: surface brightness and its standard deviation;
-            mask [batch, rows, columns]: boolean, true where a pixel is to be used;
+            mask [batch, rows, columns]: of any type, not zero where a pixel is to be used;
             psf: [batch] Gaussian sigma [arcsec], or [batch, k, k] stamps, k odd, each with unit sum;
             lens [batch, 7]: as in `rim_tf.physics.deflection`;
             pixel_scale, source_pixel_scale [batch]: [arcsec].
           source_shape: rows and columns of the source grid, multiples of the stride; without it those of the
             image, rounded up to such multiples.
         """
+        inputs = inputs | {"mask": ops.cast(inputs["mask"], "bool")}
         if source_shape is None:
             source_shape = [self._multiple(n) for n in ops.shape(inputs["image"])[1:]]
         problem = Problem(inputs, source_shape, self.config.flux_scale)

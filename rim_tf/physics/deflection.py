@@ -128,7 +128,7 @@ def potential(theta_x, theta_y, lens):
 
 
 def magnification(theta_x, theta_y, lens):
-    """Signed magnification mu = 1 / det(d beta / d theta), shaped like theta_x; large but finite at the critical curve."""
+    """Signed magnification mu = 1 / det(d beta / d theta), shaped like theta_x; finite at the critical curve."""
     _, _, _, x_lens, y_lens, gamma1, gamma2 = _columns(lens, theta_x)
     kappa = convergence(theta_x, theta_y, lens)
     x, y = _offset(theta_x, theta_y, x_lens, y_lens)

@@ -89,18 +89,14 @@ class StampBlur:
     def forward(self, image):
         """[batch, rows, columns] -> the same shape: the convolution, cut back to the frame."""
         real, imag = _fourier(image, [[0, 2 * self.half_rows], [0, 2 * self.half_columns]])
-        full, _ = ops.ifft2(
-            (real * self.psf_real - imag * self.psf_imag, real * self.psf_imag + imag * self.psf_real)
-        )
+        full, _ = ops.ifft2((real * self.psf_real - imag * self.psf_imag, real * self.psf_imag + imag * self.psf_real))
         bottom, left = self.half_rows, self.half_columns
         return full[:, bottom : bottom + self.rows, left : left + self.columns]
 
     def adjoint(self, image):
         """The transpose: set back into the frame it was cut from, then correlated with the stamp."""
         real, imag = _fourier(image, [[self.half_rows] * 2, [self.half_columns] * 2])
-        full, _ = ops.ifft2(
-            (real * self.psf_real + imag * self.psf_imag, imag * self.psf_real - real * self.psf_imag)
-        )
+        full, _ = ops.ifft2((real * self.psf_real + imag * self.psf_imag, imag * self.psf_real - real * self.psf_imag))
         return full[:, : self.rows, : self.columns]
 
 

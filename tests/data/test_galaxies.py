@@ -51,9 +51,7 @@ def assert_ready_to_be_lensed(galaxy_set):
 
 def test_half_light_radius_of_a_gaussian():
     # Half of a round Gaussian lies within sigma sqrt(2 ln 2).
-    assert half_light_radius(gaussian(128, 60, 66, 8.0)) == pytest.approx(
-        8.0 * np.sqrt(2 * np.log(2)), rel=0.01
-    )
+    assert half_light_radius(gaussian(128, 60, 66, 8.0)) == pytest.approx(8.0 * np.sqrt(2 * np.log(2)), rel=0.01)
 
 
 def test_a_noisy_off_centre_galaxy_is_recovered(tmp_path, rng):
@@ -134,9 +132,7 @@ def test_a_galaxy_stays_in_its_split():
     assert splits == [split_of(galaxy) for galaxy in ids]
     assert splits.count("validation") == pytest.approx(200, abs=50)
     # More validation galaxies are added to those there were, none is exchanged.
-    assert {g for g in ids if split_of(g) == "validation"} <= {
-        g for g in ids if split_of(g, 0.3) == "validation"
-    }
+    assert {g for g in ids if split_of(g) == "validation"} <= {g for g in ids if split_of(g, 0.3) == "validation"}
     # Written down, since another hash would validate older models on galaxies that they were trained on.
     assert [i for i in range(45) if splits[i] == "validation"] == [5, 19, 24, 35, 41, 44]
 

@@ -37,12 +37,7 @@ def test_stream_can_be_taken_up_at_any_batch(stamps):
 
 
 def test_no_image_comes_twice_within_a_stream_or_between_seeds(stamps):
-    images = [
-        image.tobytes()
-        for seed in (3, 4)
-        for inputs, _ in batches(stamps, seed, 4)
-        for image in inputs["image"]
-    ]
+    images = [image.tobytes() for seed in (3, 4) for inputs, _ in batches(stamps, seed, 4) for image in inputs["image"]]
     assert len(set(images)) == len(images) == 32
 
 
@@ -81,9 +76,7 @@ def test_noise_over_peak_is_log_uniform_in_its_range(stamps):
 
 
 def test_lens_error_reaches_the_network_and_not_the_sky(stamps):
-    exact, wrong = (
-        batches(stamps, 3, 8, dataclasses.replace(CONFIG, lens_error=error)) for error in (0.0, 0.01)
-    )
+    exact, wrong = (batches(stamps, 3, 8, dataclasses.replace(CONFIG, lens_error=error)) for error in (0.0, 0.01))
     errors = np.concatenate([b["lens"] - a["lens"] for (a, _), (b, _) in zip(exact, wrong, strict=True)])
     assert_allclose(errors.std(), 0.01, rtol=0.2)
 

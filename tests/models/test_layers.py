@@ -73,7 +73,7 @@ def test_memory_stays_within_one(cell, rng):
     assert np.abs(state).max() <= 1
 
 
-@pytest.mark.parametrize("stride, rows, columns", [(1, 5, 3), (2, 6, 4), (3, 6, 9)])
+@pytest.mark.parametrize("stride, rows, columns", [(1, 5, 3), (2, 6, 4)])
 def test_cell_gives_back_the_grid_it_was_given(stride, rows, columns, rng):
     cell = RIMCell(2, 4, (5, 3), 3, stride)
     cell.build((None, None, None, 3))
@@ -98,7 +98,10 @@ def test_both_memories_are_used(rng):
 
 
 # Brightnesses over the whole range of each link.
-BRIGHTNESS = {"sigmoid": np.array([1e-5, 1e-4, 0.01, 0.5, 0.9, 0.9999]), "softplus": np.geomspace(1e-5, 300, 40)}
+BRIGHTNESS = {
+    "sigmoid": np.array([1e-5, 1e-4, 0.01, 0.5, 0.9, 0.9999]),
+    "softplus": np.geomspace(1e-5, 300, 40),
+}
 every_link = pytest.mark.parametrize("name", sorted(LINKS))
 
 

@@ -74,7 +74,10 @@ def test_masked_pixels_contribute_nothing_whatever_their_noise(problem, noise_th
         return ops.sum(log_likelihood(data, problem.op.forward(source), inverse_variance(noise_rms, mask)))
 
     assert_allclose(array(inverse_variance(tensor(noise_rms), mask)), clean_weight, rtol=0)
-    dirty, clean = (tensor(problem.source), tensor(noise_rms)), (tensor(problem.source), tensor(problem.noise_rms))
+    dirty, clean = (
+        (tensor(problem.source), tensor(noise_rms)),
+        (tensor(problem.source), tensor(problem.noise_rms)),
+    )
     assert_allclose(array(total(*dirty)), array(total(*clean)), rtol=1e-14)
     for which in range(2):
         ours = array(grad(total, which)(*dirty))

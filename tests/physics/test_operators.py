@@ -5,7 +5,18 @@ import pytest
 from gradients import array, dense, tensor, vdot
 from keras import ops
 from numpy.testing import assert_allclose
-from registry import IMAGE, IMAGE_SCALE, LENSES, OPERATORS, SOURCE, SOURCE_SCALE, gaussian, lensing, stamp, stamps
+from registry import (
+    IMAGE,
+    IMAGE_SCALE,
+    LENSES,
+    OPERATORS,
+    SOURCE,
+    SOURCE_SCALE,
+    gaussian,
+    lensing,
+    stamp,
+    stamps,
+)
 
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.operators import Compose
