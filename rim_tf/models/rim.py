@@ -90,9 +90,10 @@ class Problem:
         image = inputs["image"]
         self.operator = imaging_operator(inputs, source_shape)
         weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
-        self.scale = image_peak(image, weight) if flux_scale == "image" else ops.ones_like(image[:, 0, 0])
+        data = ops.where(inputs["mask"], image, 0.0)  # what lies under the mask may be NaN
+        self.scale = image_peak(data, weight) if flux_scale == "image" else ops.ones_like(image[:, 0, 0])
         scale = self.scale[:, None, None]
-        self.data = ops.where(inputs["mask"], image, 0.0) / scale
+        self.data = data / scale
         self.weight = weight * scale**2
         n_used = ops.sum(ops.cast(inputs["mask"], image.dtype), axis=(1, 2))
         mean_weight = ops.sum(self.weight, axis=(1, 2)) / ops.maximum(n_used, 1.0)
