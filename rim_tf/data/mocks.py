@@ -192,10 +192,7 @@ def draw_accepted(seed, index, n, stamps, config):
         # Rounds of one batch and batches of one stream never share numbers: they are folded in one after another.
         draws = _Draws(tf.random.fold_in(seed, index), round_index)
         systems, accepted = draw_systems(draws, round_size, stamps, config)
-        found = {
-            name: tf.concat([found[name], tf.boolean_mask(value, accepted)], 0)
-            for name, value in systems.items()
-        }
+        found = {name: tf.concat([found[name], tf.boolean_mask(value, accepted)], 0) for name, value in systems.items()}
         return round_index + 1, tf.shape(found["lens"])[0], found
 
     m, k = config.source_pixels, config.image_pixels

@@ -112,8 +112,7 @@ def _spiral_arms(rng, radius, phi):
     winding = rng.choice([-1.0, 1.0]) * np.log(radius) / np.tan(pitch)
     # Real arms wander and break up: a few slow waves shift the phase, differently at each radius and angle.
     wander = sum(
-        rng.normal(0.0, 0.35)
-        * np.cos(k * phi + rng.uniform(1.0, 3.0) * radius + rng.uniform(0.0, 2.0 * np.pi))
+        rng.normal(0.0, 0.35) * np.cos(k * phi + rng.uniform(1.0, 3.0) * radius + rng.uniform(0.0, 2.0 * np.pi))
         for k in (1, 2, 3)
     )
     crest = 0.5 + 0.5 * np.cos(n_arms * (phi - winding) + rng.uniform(0.0, 2.0 * np.pi) + wander)
