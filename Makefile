@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up what they need in .venv, on a machine with Python 3.11 to 3.13.
 PYTHON ?= python3.11
 BIN := .venv/bin
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Two processes of one thread each are done sooner than one of two threads.
 PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -q -n 2
 

@@ -16,36 +16,38 @@ def _gather(values, index, weight):
     derivative of either is exact to any order, with respect to the values and (through `weight`) the lens.
     """
 
+    # The index is an argument, though it has no gradient: JAX can close over no variable of its compiler here.
     @ops.custom_gradient
-    def gather(values, weight):
+    def gather(values, index, weight):
         corners = ops.take(values, index)
 
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
             return (
                 _scatter(upstream, index, weight, ops.shape(values)[0]),
+                None,
                 upstream[..., None] * ops.take(values, index),
             )
 
         return ops.sum(weight * corners, axis=-1), grad
 
-    return gather(values, weight)
+    return gather(values, index, weight)
 
 
 def _scatter(values, index, weight, size):
     """The transpose of `_gather`: values [...] -> [size]."""
 
     @ops.custom_gradient
-    def scatter(values, weight):
+    def scatter(values, index, weight):
         contributions = ops.reshape(weight * values[..., None], (-1,))
 
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            return _gather(upstream, index, weight), values[..., None] * ops.take(upstream, index)
+            return _gather(upstream, index, weight), None, values[..., None] * ops.take(upstream, index)
 
         return ops.segment_sum(contributions, ops.reshape(index, (-1,)), num_segments=size), grad
 
-    return scatter(values, weight)
+    return scatter(values, index, weight)
 
 
 def _split(position, n):

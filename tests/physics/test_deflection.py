@@ -170,6 +170,17 @@ def test_centre_is_deflected_by_the_shear_alone(lens):
     assert_allclose(array(alpha_y), gamma2 * x_lens - gamma1 * y_lens, atol=1e-14)
 
 
+@every_lens
+def test_gradient_at_the_centre_is_that_of_the_shear_alone(lens):
+    # The softened centre has slopes of 1 / CORE, which would drown the gradient of all other rays.
+    _, _, _, x_lens, y_lens, gamma1, gamma2 = lens[0]
+    at = tensor([[x_lens]]), tensor([[y_lens]]), tensor(lens)
+    (xx, xy), (yx, yy) = jacobian(("alpha_x", "alpha_y"), *at)
+    assert_allclose(np.ravel([xx, xy, yx, yy]), [gamma1, gamma2, gamma2, -gamma1], atol=1e-12)
+    in_lens = array(slopes_of("alpha_x")(*at, ops.ones_like(at[0]))[2])
+    assert_allclose(in_lens, [[0, 0, 0, 0, 0, x_lens, y_lens]], atol=1e-12)
+
+
 def test_round_lens_deflects_by_its_einstein_radius(rng):
     x, y = positions(rng)
     alpha_x, alpha_y = map(array, deflection(tensor(x), tensor(y), tensor(ROUND)))
