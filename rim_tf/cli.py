@@ -18,6 +18,7 @@ import warnings
 import click
 
 from rim_tf import __version__
+from rim_tf.dataset_cli import dataset
 from rim_tf.errors import InputError, InputWarning
 
 RESULTS = ("reconstruction.fits", "reconstruction.png", "fitted_lens.json", "summary.json")
@@ -85,6 +86,7 @@ def main():
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
+main.add_command(dataset)
 _positive = click.FloatRange(min=0, min_open=True)
 _out = click.Path(path_type=pathlib.Path)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the folder.")
