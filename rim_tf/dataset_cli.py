@@ -40,6 +40,8 @@ def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale
     given again.
     """
     fixed_sets = _import()
+    from rim_tf.data.mocks import PAPER_MOCKS
+
     changes = _read_config(config) if config else {}
     if pixels:
         changes |= {"image_pixels": pixels, "source_pixels": pixels}
@@ -47,7 +49,7 @@ def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale
         changes["source_pixels"] = source_pixels
     if pixel_scale:
         changes["log_pixel_scale"] = (pixel_scale, pixel_scale)
-    mocks = dataclasses.replace(fixed_sets.PAPER_MOCKS, **changes)
+    mocks = dataclasses.replace(PAPER_MOCKS, **changes)
     fixed_sets.build(
         mocks, n, seed, out, galaxies, validation, workers, runner, beam_option, say=lambda line: click.echo(line)
     )

@@ -3,7 +3,7 @@
 import dataclasses
 
 from rim_tf.config import PAPER, SMALL, RIMConfig
-from rim_tf.data.mocks import MockConfig
+from rim_tf.data.mocks import PAPER_MOCKS, MockConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ EXPERIMENTS = {
     ),
     "paper": TrainingConfig(
         rim=PAPER,
-        mocks=MockConfig(image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04)),
+        mocks=PAPER_MOCKS,
         loss="squared",
         learning_rate=2e-5,
         schedule="exponential",

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.config import to_json
-from rim_tf.data.galaxies import half_light_radius, load_directory
+from rim_tf.data.galaxies import LOADERS, half_light_radius, load_directory
 from rim_tf.data.mocks import GalaxyStamps, stream
 from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError
@@ -21,17 +21,58 @@ from training.experiments import EXPERIMENTS
 # Validation draws from a stream that no training seed reaches.
 _VALIDATION_SEED = 1_000_000
 _VALIDATION_BATCHES = 8
+# Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
+_POOL = 4
 
 
-def source_galaxies(folder, split, n_procedural, seed):
-    """`GalaxyStamps` of one split of the real galaxies in `folder` (none where it is None) and procedural ones."""
+def source_galaxies(where, split, n_procedural, seed):
+    """`GalaxyStamps` of one split of the real galaxies found at `where` (none for None) and procedural ones."""
     images = [procedural_galaxies(n_procedural, seed)] if n_procedural else []
     radii = [np.array([half_light_radius(image) for image in images[0]])] if n_procedural else []
-    if folder is not None:
-        real = load_directory(folder).split(split)
+    if where is not None:
+        real = load_directory(where).split(split) if _is_sample(where) else _prepared_sets().find_galaxies(where, split)
         images.append(real.images)
         radii.append(real.half_light_radius)
     return GalaxyStamps(np.concatenate(images), np.concatenate(radii))
+
+
+def _is_sample(where):
+    """Whether a folder holds the files of `rim_tf.data.galaxies.LOADERS`, which need no tfds."""
+    return any((pathlib.Path(where) / name).is_file() for name in LOADERS)
+
+
+def _prepared_sets():
+    try:
+        from rim_tf.data import prepared_sets
+    except ModuleNotFoundError as error:
+        raise InputError(f"This needs {error.name}; do: pip install 'rim_tf[datasets]'.") from error
+    return prepared_sets
+
+
+def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, n_shards=1):
+    """The batches of a run, endless, from number `first_batch` on.
+
+    Args:
+      config: `TrainingConfig`.
+      galaxies: None for procedural sources alone; a folder with files of `rim_tf.data.galaxies.LOADERS`, which are
+        held in memory; or the folder or tfds name of a prepared set, which is read from disk as it is needed.
+      lenses: folder of a set that `rim-tf dataset build` made, in place of lenses drawn on the way.
+      shard, n_shards: as in `rim_tf.data.mocks.stream`.
+    """
+    given = {"first_batch": first_batch, "shard": shard, "n_shards": n_shards}
+    if lenses is not None:
+        builder = _prepared_sets().open_set(lenses)
+        return _prepared_sets().lens_stream(builder, "train", config.batch_size, config.seed, config.mocks, **given)
+    builder = None
+    if galaxies is not None and not _is_sample(galaxies):
+        builder = _prepared_sets().galaxy_builder(galaxies)
+    if builder is None:
+        stamps = source_galaxies(galaxies, "train", config.n_procedural, config.seed)
+    else:
+        drawn = source_galaxies(None, "train", config.n_procedural, config.seed) if config.n_procedural else None
+        pool = _POOL * config.batch_size
+        stamps = _prepared_sets().galaxy_pools(builder, "train", pool, config.seed, first_batch, drawn)
+    return stream(config.seed, config.batch_size, stamps, config.mocks, **given)
 
 
 def learning_rate(config):
@@ -80,8 +121,10 @@ def _check_config(config, out):
     path.write_text(to_json(config))
 
 
-def train(config, out, folder=None, verbose="auto"):
+def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     """Train until `config.n_steps`, from the newest checkpoint in `out` if there is one; returns the model.
+
+    `galaxies` and `lenses` are those of `training_stream`; the held-out galaxies are of the split "validation".
 
     Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.weights.h5.
     """
@@ -95,13 +138,13 @@ def train(config, out, folder=None, verbose="auto"):
         print(f"Going on from {manager.latest_checkpoint}, step {int(model.optimizer.iterations)}.")
     step = int(model.optimizer.iterations)
 
-    training = source_galaxies(folder, "train", config.n_procedural, config.seed)
+    training = training_stream(config, galaxies, lenses, first_batch=step)
     # Held-out galaxies are real where there are any.
-    n_held_out = 0 if folder else 100
-    validation = source_galaxies(folder, "validation", n_held_out, _VALIDATION_SEED)
+    n_held_out = 0 if galaxies else 100
+    validation = source_galaxies(galaxies, "validation", n_held_out, _VALIDATION_SEED)
     held_out = stream(_VALIDATION_SEED, 8, validation, config.mocks).take(_VALIDATION_BATCHES).cache()
     model.fit(
-        stream(config.seed, config.batch_size, training, config.mocks, first_batch=step),
+        training,
         initial_epoch=step // config.steps_per_epoch,
         epochs=config.n_steps // config.steps_per_epoch,
         steps_per_epoch=config.steps_per_epoch,
@@ -121,19 +164,24 @@ def train(config, out, folder=None, verbose="auto"):
 @click.command()
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]")
-@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option(
+    "--galaxies", help="Folder of real galaxies, or a prepared tfds set's folder or name; else procedural ones."
+)
+@click.option(
+    "--lenses", type=click.Path(exists=True), help="Set made by `rim-tf dataset build`, to train on its lenses."
+)
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
 @click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
 @click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
-def main(experiment, out, galaxies, steps, seed, loss, quiet):
+def main(experiment, out, galaxies, lenses, steps, seed, loss, quiet):
     """Train EXPERIMENT, one of those in training/experiments.py."""
     changes = {"n_steps": steps, "seed": seed, "loss": loss}
     config = dataclasses.replace(
         EXPERIMENTS[experiment], **{name: value for name, value in changes.items() if value is not None}
     )
     try:
-        train(config, out or pathlib.Path("runs") / experiment, galaxies, verbose=2 if quiet else "auto")
+        train(config, out or pathlib.Path("runs") / experiment, galaxies, lenses, 2 if quiet else "auto")
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import shutil
 import tempfile
 import threading
@@ -28,20 +27,14 @@ from etils import epath
 from tqdm import tqdm
 
 from rim_tf import __version__
-from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, load_directory
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.prepared_sets import RECIPE, SPLIT_SEEDS, find_galaxies, open_set
 from rim_tf.errors import InputError
 
 NAME = "lenses"
-# Section 2.3: images of 192 x 192 pixels of 0.04", sources of as many pixels.
-PAPER_MOCKS = MockConfig(image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04))
 BATCH_SIZE = 16
 BATCHES_PER_SHARD = 16
-# Which numbers a split has is part of the seed, so that no two splits share any.
-SPLIT_SEEDS = {"train": 0, "validation": 1}
-N_PROCEDURAL = {"train": 1000, "validation": 100}
-_RECIPE, _GALAXIES = "recipe.json", "galaxies.npz"
+_GALAXIES = "galaxies.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +53,8 @@ class Recipe:
 
     @property
     def config(self):
-        """The MockConfig that `mocks` was made from; JSON has turned tuples into lists."""
-        return MockConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in self.mocks.items()})
+        """The MockConfig that `mocks` was made from."""
+        return MockConfig.from_dict(self.mocks)
 
     def shards(self, out):
         """Path -> (split, index of its first batch, number of lenses)."""
@@ -119,7 +112,7 @@ def build(
     _check_recipe(out, recipe)
     if not (out / _GALAXIES).exists():
         _write_galaxies(out, {split: _split_of(galaxies, split, seed) for split in counts})
-    _write_whole(out / _RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2).encode() + b"\n")
+    _write_whole(out / RECIPE, json.dumps(dataclasses.asdict(recipe), indent=2).encode() + b"\n")
     for left_over in out.glob(".*.incomplete"):
         left_over.unlink()
 
@@ -135,58 +128,6 @@ def build(
         _write_metadata(out, recipe, simulator.features)
     size = sum(path.stat().length for path in shards)
     say(f"{out} holds {sum(counts.values())} lenses in {len(shards)} files, {_bytes(size)}.")
-
-
-def find_galaxies(where, split, seed=0):
-    """The `GalaxySet` of one split from wherever the user's galaxies are.
-
-    Args:
-      where: None for procedural galaxies; a folder with the files of `rim_tf.data.galaxies.LOADERS`, with a prepared
-        set of galaxies, or with FITS, JPEG or PNG files of galaxies; or the tfds name of a set that has been prepared.
-      split: "train" or "validation". seed: of procedural galaxies.
-    """
-    if where is None:
-        images = procedural_galaxies(N_PROCEDURAL[split], seed + 1_000_000 * SPLIT_SEEDS[split])
-        ids = tuple(f"procedural:{split}:{i}" for i in range(len(images)))
-        return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
-    from rim_tf.data import builders
-
-    folder = pathlib.Path(where)
-    if not folder.exists():
-        try:
-            builder = tfds.builder(str(where))
-        except (tfds.core.DatasetNotFoundError, ValueError) as error:
-            raise InputError(
-                f"{where} is neither a folder nor the name of a tfds set of galaxies, as galaxy_zoo, great3 and "
-                "galaxy_folder are."
-            ) from error
-        if not builder.data_path.exists():
-            raise InputError(
-                f"{where} has not been prepared; do it with: tfds build {builder.name}/{builder.builder_config.name} "
-                "--imports rim_tf.data.builders --manual_dir FOLDER."
-            )
-        return builders.read_galaxies(builder, split)
-    if any((folder / name).is_file() for name in LOADERS):
-        return load_directory(folder).split(split)
-    if _prepared_within(folder):
-        return builders.read_galaxies(open_set(folder), split)
-    with tempfile.TemporaryDirectory() as data_dir:
-        builder = builders.GalaxyFolder(data_dir=data_dir)
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
-        return builders.read_galaxies(builder, split)
-
-
-def open_set(where):
-    """The tfds builder of the prepared set in a folder, or in the one folder below it that has one."""
-    found = _prepared_within(where)
-    if len(found) != 1:
-        what = f"{len(found)} prepared sets ({', '.join(map(str, found))})" if found else "no prepared set"
-        recipe = pathlib.Path(where) / _RECIPE
-        advice = "name one of them" if found else "name the folder of one"
-        if recipe.is_file():
-            advice = "it is incomplete, so build it again with the same options, which makes what is missing"
-        raise InputError(f"{where} holds {what}; {advice}.")
-    return tfds.builder_from_directory(found[0])
 
 
 def show(where, n=24, split=None):
@@ -233,7 +174,7 @@ class _Simulator:
             tf.config.threading.set_inter_op_parallelism_threads(1)
             tf.config.set_visible_devices([], "GPU")
         self.out = epath.Path(out)
-        self.recipe = Recipe(**json.loads((self.out / _RECIPE).read_text()))
+        self.recipe = Recipe(**json.loads((self.out / RECIPE).read_text()))
         with (self.out / _GALAXIES).open("rb") as file, np.load(file) as arrays:
             stamps = {
                 split: GalaxyStamps(arrays[f"{split}_images"], arrays[f"{split}_half_light_radius"])
@@ -460,7 +401,7 @@ def _check_recipe(out, recipe):
     """Makes the folder, or refuses one that holds something else than this set or a part of it."""
     if not out.exists():
         out.mkdir(parents=True)
-    path, new = out / _RECIPE, json.loads(json.dumps(dataclasses.asdict(recipe)))
+    path, new = out / RECIPE, json.loads(json.dumps(dataclasses.asdict(recipe)))
     if not path.exists():
         others = [p.name for p in out.iterdir() if p.name != _GALAXIES and not p.name.startswith(".")]
         if others:
@@ -475,16 +416,6 @@ def _check_recipe(out, recipe):
             changed = [key for key in new["mocks"] if old.get("mocks", {}).get(key) != new["mocks"][key]]
             names = ", ".join(filter(None, [names, *(f"mocks.{key}" for key in changed)]))
         raise InputError(f"{out} holds a set with another {names}; choose another --out, or the options it has.")
-
-
-def _prepared_within(where):
-    """Folders of prepared sets: this one, or all that are below it."""
-    where = pathlib.Path(where)
-    if not where.is_dir():
-        raise InputError(f"{where} is no folder; name the folder of a prepared set.")
-    if (where / "dataset_info.json").is_file():
-        return [where]
-    return sorted(path.parent for path in where.glob("**/dataset_info.json"))
 
 
 def _write_whole(path, content):

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.config import SOURCE_SCALE_RATIO
+from rim_tf.data.observing import observe
+from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
-from rim_tf.physics.psf import blur_operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,33 @@ class MockConfig:
     """Share of systems with round holes in their mask."""
     lens_error: float = 0.0
     """Standard deviation of an error added to each lens parameter that the network is given."""
+    psf_pixels: int = 0
+    """Side of pixelated PSFs, odd: elliptical Moffat profiles of the width that `psf_sigma` gives. 0 for Gaussians."""
+    psf_beta: tuple[float, float] = (2.5, 5.0)
+    """Moffat exponent: how strong the wings of pixelated PSFs are."""
+    psf_ellipticity: tuple[float, float] = (0.0, 0.1)
+    """Of pixelated PSFs, with the angle uniform."""
+    correlated_noise_fraction: float = 0.0
+    """Share of systems whose noise has been blurred, at the same rms, which the network is not told."""
+    noise_correlation: tuple[float, float] = (0.3, 0.8)
+    """Sigma of the Gaussian that blurs it [pixels]; drizzling makes about half a pixel."""
+    lens_light_fraction: float = 0.0
+    """Share of systems with what an imperfect subtraction of the lens galaxy leaves."""
+    lens_light_error: float = 0.01
+    """Relative error of that subtraction in each parameter; in the centre, tenths of a pixel for each 0.01."""
+
+    @classmethod
+    def from_dict(cls, values):
+        """The inverse of `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+    def __post_init__(self):
+        if self.psf_pixels and self.psf_pixels % 2 == 0:
+            raise InputError(f"psf_pixels is {self.psf_pixels}; it must be odd, or 0 for Gaussian PSFs.")
+
+
+# Section 2.3: images of 192 x 192 pixels of 0.04", sources of as many pixels.
+PAPER_MOCKS = MockConfig(image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04))
 
 
 class GalaxyStamps:
@@ -63,11 +91,14 @@ class GalaxyStamps:
     """
 
     def __init__(self, images, half_light_radius):
-        self.images = tf.constant(np.asarray(images, np.float32))
-        self.half_light_radius = tf.constant(np.asarray(half_light_radius, np.float32))
+        self.images = tf.convert_to_tensor(images, tf.float32)
+        self.half_light_radius = tf.convert_to_tensor(half_light_radius, tf.float32)
+
+    def __len__(self):
+        return self.images.shape[0]
 
 
-class _Draws:
+class Draws:
     """Stateless random numbers, a fresh stream at each call."""
 
     def __init__(self, seed, index):
@@ -145,7 +176,6 @@ def draw_systems(draws, n, stamps, config):
     source_scale = pixel_scale * config.source_scale_ratio
     field = pixel_scale * config.image_pixels
     lens = draw_lenses(draws, n, config, field)
-    image_grid = PixelGrid(config.image_pixels, config.image_pixels, pixel_scale)
     source_grid = PixelGrid(config.source_pixels, config.source_pixels, source_scale)
     radius = field * draws.log_uniform([n], *config.log_half_light_radius)
     source = place_sources(
@@ -159,7 +189,8 @@ def draw_systems(draws, n, stamps, config):
         draws.uniform([n], *config.axis_stretch),
         tf.sign(draws.uniform([n], -1.0, 1.0)),
     )
-    lensed = LensingOperator.from_lens(lens, image_grid, source_grid).forward(source)
+    systems = {"lens": lens, "source": source, "pixel_scale": pixel_scale, "source_pixel_scale": source_scale}
+    lensed = image_systems(systems, config.image_pixels)
     flux, source_flux = tf.reduce_sum(lensed, (1, 2)), tf.reduce_sum(source, (1, 2))
     # Surface brightness is conserved, so fluxes compare through the areas of the pixels.
     magnification = flux / tf.maximum(source_flux, 1e-6) / config.source_scale_ratio**2
@@ -168,15 +199,14 @@ def draw_systems(draws, n, stamps, config):
         & (_edge_sum(lensed) <= config.edge_flux * flux)
         & (_edge_sum(source) <= config.edge_flux * source_flux)
     )
-    systems = {
-        "lens": lens,
-        "source": source,
-        "lensed": lensed,
-        "pixel_scale": pixel_scale,
-        "source_pixel_scale": source_scale,
-        "magnification": magnification,
-    }
-    return systems, accepted
+    return systems | {"lensed": lensed, "magnification": magnification}, accepted
+
+
+def image_systems(systems, pixels):
+    """L s: the sources lensed and not yet observed, [n, pixels, pixels]; `systems` as `draw_systems` returns them."""
+    image_grid = PixelGrid(pixels, pixels, systems["pixel_scale"])
+    source_grid = PixelGrid(*systems["source"].shape[1:], systems["source_pixel_scale"])
+    return LensingOperator.from_lens(systems["lens"], image_grid, source_grid).forward(systems["source"])
 
 
 def _edge_sum(image):
@@ -190,7 +220,7 @@ def draw_accepted(seed, index, n, stamps, config):
 
     def another(round_index, kept, found):
         # Rounds of one batch and batches of one stream never share numbers: they are folded in one after another.
-        draws = _Draws(tf.random.fold_in(seed, index), round_index)
+        draws = Draws(tf.random.fold_in(seed, index), round_index)
         systems, accepted = draw_systems(draws, round_size, stamps, config)
         found = {name: tf.concat([found[name], tf.boolean_mask(value, accepted)], 0) for name, value in systems.items()}
         return round_index + 1, tf.shape(found["lens"])[0], found
@@ -209,70 +239,51 @@ def draw_accepted(seed, index, n, stamps, config):
     return {name: tf.ensure_shape(value[:n], [n, *shapes[name]]) for name, value in found.items()}
 
 
-def observe(draws, systems, config):
-    """Blur and noise added to noiseless systems: the inputs of `RIM.call`, with Gaussian PSFs.
-
-    The noise rms is a fraction of the image's peak. Where a noise map is drawn, the variance is half that of the
-    background and, at the peak, half as much again from photons.
-    """
-    lensed, n = systems["lensed"], tf.shape(systems["lensed"])[0]
-    image_grid = PixelGrid(config.image_pixels, config.image_pixels, systems["pixel_scale"])
-    sigma = draws.uniform([n], *config.psf_sigma)
-    blurred = blur_operator(sigma, image_grid).forward(lensed)
-    peak = tf.reduce_max(blurred, (1, 2), keepdims=True)
-    level = draws.log_uniform([n, 1, 1], *config.log_noise)
-    photons = tf.cast(draws.uniform([n, 1, 1]) < config.noise_map_fraction, tf.float32)
-    noise_rms = level * peak * tf.sqrt(1 - 0.5 * photons + photons * blurred / peak)
-    image = blurred + noise_rms * draws.normal(tf.shape(blurred))
-    return {
-        "image": image,
-        "noise_rms": noise_rms,
-        "mask": _draw_masks(draws, n, image_grid, config),
-        "psf": sigma,
-        "lens": systems["lens"] + draws.normal([n, 7], config.lens_error),
-        "pixel_scale": systems["pixel_scale"],
-        "source_pixel_scale": systems["source_pixel_scale"],
-    }
-
-
-def _draw_masks(draws, n, grid, config):
-    """Boolean [n, k, k]: in some systems up to three round holes, as stars and neighbours leave them."""
-    x, y = grid.coordinates()
-    field = (grid.pixel_scale * config.image_pixels)[..., None]
-    centre = field[None] * draws.uniform([2, n, 1, 1, 3], -0.5, 0.5)
-    radius = field * draws.uniform([n, 1, 1, 3], 0.0, 0.08)
-    with_holes = draws.uniform([n, 1, 1]) < config.mask_fraction
-    distance2 = (x[..., None] - centre[0]) ** 2 + (y[..., None] - centre[1]) ** 2
-    hole = tf.reduce_any(distance2 < radius**2, axis=-1)
-    return tf.logical_not(hole & with_holes)
-
-
-def simulate_batch(seed, index, batch_size, stamps, config):
+def simulate_batch(seed, index, batch_size, stamps, config, psfs=None):
     """One batch (inputs, source) of a stream: the same for the same seed and index.
 
     Args:
       seed: int32 [2]. index: scalar integer.
       stamps: `GalaxyStamps`.
+      psfs: as in `observe`.
 
     Returns:
       The dictionary that `RIM.call` takes, and the sources [batch_size, m, m].
     """
     systems = draw_accepted(seed, index, batch_size, stamps, config)
-    # The galaxies' draws end in a round number; observing takes numbers that no round has.
-    draws = _Draws(tf.random.fold_in(tf.random.fold_in(seed, index), 1 << 20), 0)
-    return observe(draws, systems, config), systems["source"]
+    return observe(observing_draws(seed, index), systems, config, psfs), systems["source"]
 
 
-def stream(seed, batch_size, stamps, config, first_batch=0):
+def observing_draws(seed, index):
+    """The `Draws` that PSF, noise and masks of a batch come from; the galaxies' end in the number of a round."""
+    return Draws(tf.random.fold_in(tf.random.fold_in(seed, index), 1 << 20), 0)
+
+
+def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1):
     """Endless tf.data.Dataset of `simulate_batch`, from `first_batch` on; the masks are of type uint8.
 
     Keras averages the first batch over the replicas of a tf.distribute strategy, and cannot average booleans.
+
+    Args:
+      stamps: `GalaxyStamps`, or an endless tf.data.Dataset that gives, for each batch from `first_batch` on, the
+        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`lens_streams.galaxy_pools`).
+      psfs: as in `observe`.
+      shard, n_shards: this worker and how many there are, as in tf.distribute.InputContext. Of the batches from
+        `first_batch` on, worker i has number i and every n_shards-th after it: together the workers see what one
+        would, whatever their number.
     """
     seed = tf.constant([seed, 0], tf.int32)
 
-    def simulate(index):
-        inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config)
+    def simulate(index, stamps=stamps):
+        inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs)
         return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, source
 
-    dataset = tf.data.Dataset.counter(start=first_batch)
-    return dataset.map(simulate, num_parallel_calls=1, deterministic=True).prefetch(4)
+    numbers = tf.data.Dataset.counter(start=first_batch + shard, step=n_shards)
+    if isinstance(stamps, tf.data.Dataset):
+        own = stamps.shard(n_shards, shard)
+        dataset = tf.data.Dataset.zip(numbers, own).map(
+            lambda index, pool: simulate(index, GalaxyStamps(*pool)), num_parallel_calls=1, deterministic=True
+        )
+    else:
+        dataset = numbers.map(simulate, num_parallel_calls=1, deterministic=True)
+    return dataset.prefetch(4)

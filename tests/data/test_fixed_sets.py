@@ -12,7 +12,6 @@ import click
 import numpy as np
 import pytest
 import tensorflow as tf
-from astropy.io import fits
 from click.testing import CliRunner
 
 from rim_tf.data.galaxies import GalaxySet, half_light_radius
@@ -128,26 +127,6 @@ def test_a_folder_of_other_things_and_impossible_numbers_are_input_errors(tmp_pa
     for options in ({"n": 0}, {"workers": 0}, {"n_validation": -1}, {"seed": -1}):
         with pytest.raises(InputError, match=next(iter(options))):
             build(tmp_path / "set", **options)
-
-
-def test_galaxies_come_from_a_folder_of_files_or_a_prepared_set(tmp_path, monkeypatch):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i, image in enumerate(procedural_galaxies(3, seed=5)):
-        sky = rng.normal(0, 0.001, (180, 180))
-        sky[26:154, 26:154] += image
-        fits.writeto(folder / f"galaxy{i}.fits", sky.astype(np.float32))
-    # Of these three names none is one of the tenth that validates.
-    read = fixed_sets.find_galaxies(folder, "train")
-    assert set(read.ids) <= {f"folder:galaxy{i}.fits" for i in range(3)} and len(read) >= 2
-    with pytest.raises(InputError, match="no galaxies in the split 'validation'"):
-        fixed_sets.find_galaxies(folder, "validation")
-    with pytest.raises(InputError, match="neither a folder nor the name"):
-        fixed_sets.find_galaxies("no_such_set_of_galaxies", "train")
-    monkeypatch.setattr(fixed_sets, "N_PROCEDURAL", {"train": 2, "validation": 2})
-    procedural = [set(fixed_sets.find_galaxies(None, split).ids) for split in ("train", "validation")]
-    assert not procedural[0] & procedural[1]
 
 
 def test_contact_sheet_of_a_set(whole, tmp_path):

@@ -15,7 +15,7 @@ MANUAL_DOWNLOAD_INSTRUCTIONS. Other settings than those of the named configs go 
 `tfds build galaxy_zoo --config '{"name": "mine", "strict": true}'`, in Python `config=GalaxyZooConfig(...)`.
 """
 
-from rim_tf.data.builders.base import GalaxyConfig, read_galaxies
+from rim_tf.data.builders.base import GalaxyConfig, check_split, read_galaxies
 from rim_tf.data.builders.galaxy_folder import GalaxyFolder, GalaxyFolderConfig
 from rim_tf.data.builders.galaxy_zoo import GalaxyZoo, GalaxyZooConfig
 from rim_tf.data.builders.great3 import Great3, Great3Config
@@ -28,5 +28,6 @@ __all__ = [
     "GalaxyZooConfig",
     "Great3",
     "Great3Config",
+    "check_split",
     "read_galaxies",
 ]

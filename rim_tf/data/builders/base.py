@@ -220,17 +220,23 @@ def read_galaxies(builder, split):
     Args:
       builder: of a set prepared by one of the builders here. split: "train", "validation", or any that tfds knows.
     """
-    if "half_light_radius" not in (builder.info.features or {}):
-        raise InputError(f"{builder.data_dir} is no set of galaxies; build one with rim_tf.data.builders.")
-    if split not in builder.info.splits:
-        there = ", ".join(builder.info.splits)
-        raise InputError(f"{builder.data_dir} has no galaxies in the split {split!r}; it has {there}.")
+    check_split(builder, split)
     examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
     return GalaxySet(
         np.stack([example["image"] for example in examples]),
         tuple(example["id"].decode() for example in examples),
         np.array([example["half_light_radius"] for example in examples]),
     )
+
+
+def check_split(builder, split):
+    """How many galaxies a split of a prepared set has; InputError where it has none, or no galaxies at all."""
+    if "half_light_radius" not in (builder.info.features or {}):
+        raise InputError(f"{builder.data_dir} is no set of galaxies; build one with rim_tf.data.builders.")
+    if split not in builder.info.splits:
+        there = ", ".join(builder.info.splits)
+        raise InputError(f"{builder.data_dir} has no galaxies in the split {split!r}; it has {there}.")
+    return builder.info.splits[split].num_examples
 
 
 def read_picture(file):

@@ -1,0 +1,157 @@
+"""What a telescope makes of a lensed image: PSF, noise, the lens galaxy's light, masks (Section 2.3 and beyond).
+
+Only the Gaussian PSF and white noise are the paper's. All else is off unless a `MockConfig` turns it on; what is off
+takes no random numbers away from what is on, so a stream keeps its images when an option is added here.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from rim_tf.grids import PixelGrid
+from rim_tf.physics.psf import GaussianBlur, blur_operator
+
+# Samples of a PSF along each side of a pixel, whose mean is the pixel's value.
+_OVERSAMPLING = 5
+
+
+def observe(draws, systems, config, psfs=None):
+    """Blur and noise added to noiseless systems: the inputs of `RIM.call`.
+
+    The noise rms is a fraction of the image's peak. Where a noise map is drawn, the variance is half that of the
+    background and, at the peak, half as much again from photons; those of the lens galaxy count as well.
+
+    Args:
+      draws: `mocks.Draws`. systems: dictionary as `mocks.draw_accepted` returns it. config: `MockConfig`.
+      psfs: [n_psfs, k, k], stamps of odd side and sum 1 at the pixel scale of the images, of which each system gets
+        one; None for what the config describes.
+    """
+    lensed, n = systems["lensed"], tf.shape(systems["lensed"])[0]
+    grid = PixelGrid(config.image_pixels, config.image_pixels, systems["pixel_scale"])
+    sigma = draws.uniform([n], *config.psf_sigma)
+    level = draws.log_uniform([n, 1, 1], *config.log_noise)
+    photons = tf.cast(draws.uniform([n, 1, 1]) < config.noise_map_fraction, tf.float32)
+    white = draws.normal(tf.shape(lensed))
+    mask = _draw_masks(draws, n, grid, config)
+    lens = systems["lens"] + draws.normal([n, 7], config.lens_error)
+
+    psf = _draw_psfs(draws, sigma, systems["pixel_scale"], config, psfs)
+    blur = blur_operator(psf, grid)
+    blurred = blur.forward(lensed)
+    peak = tf.reduce_max(blurred, (1, 2), keepdims=True)
+    counted, residue = blurred, 0.0
+    if config.lens_light_fraction > 0:
+        light, fitted = _draw_lens_light(draws, systems["lens"], grid, config)
+        light, fitted = peak * blur.forward(light), peak * blur.forward(fitted)
+        counted, residue = blurred + light, light - fitted
+    noise_rms = level * peak * tf.sqrt(1 - 0.5 * photons + photons * counted / peak)
+    if config.correlated_noise_fraction > 0:
+        white = _correlate(draws, white, config)
+    return {
+        "image": blurred + residue + noise_rms * white,
+        "noise_rms": noise_rms,
+        "mask": mask,
+        "psf": psf,
+        "lens": lens,
+        "pixel_scale": systems["pixel_scale"],
+        "source_pixel_scale": systems["source_pixel_scale"],
+    }
+
+
+def _draw_masks(draws, n, grid, config):
+    """Boolean [n, k, k]: in some systems up to three round holes, as stars and neighbours leave them."""
+    x, y = grid.coordinates()
+    field = (grid.pixel_scale * config.image_pixels)[..., None]
+    centre = field[None] * draws.uniform([2, n, 1, 1, 3], -0.5, 0.5)
+    radius = field * draws.uniform([n, 1, 1, 3], 0.0, 0.08)
+    with_holes = draws.uniform([n, 1, 1]) < config.mask_fraction
+    distance2 = (x[..., None] - centre[0]) ** 2 + (y[..., None] - centre[1]) ** 2
+    hole = tf.reduce_any(distance2 < radius**2, axis=-1)
+    return tf.logical_not(hole & with_holes)
+
+
+def _draw_psfs(draws, sigma, pixel_scale, config, psfs):
+    """Gaussian sigmas [n], or stamps [n, k, k]."""
+    if psfs is not None:
+        psfs = tf.constant(np.asarray(psfs, np.float32))
+        return tf.gather(psfs, draws.integer([tf.shape(sigma)[0]], tf.shape(psfs)[0]))
+    if not config.psf_pixels:
+        return sigma
+    n = tf.shape(sigma)[0]
+    ellipticity, two_phi = draws.uniform([n], *config.psf_ellipticity), draws.uniform([n], 0, 2 * np.pi)
+    fwhm = 2.3548 * sigma / pixel_scale
+    beta = draws.uniform([n], *config.psf_beta)
+    return moffat_stamps(fwhm, beta, ellipticity * tf.cos(two_phi), ellipticity * tf.sin(two_phi), config.psf_pixels)
+
+
+def moffat_stamps(fwhm, beta, e1, e2, pixels):
+    """Pixelated PSFs with wings, [n, pixels, pixels]: elliptical Moffat profiles (1 + r^2 / a^2)^-beta of sum 1.
+
+    Args:
+      fwhm: [n] [pixels], on the intermediate axis. beta: [n], above 1. e1, e2: [n], as those of a lens.
+      pixels: side of the stamps, odd.
+    """
+    grid = PixelGrid(pixels * _OVERSAMPLING, pixels * _OVERSAMPLING, tf.constant([1 / _OVERSAMPLING]))
+    x, y = grid.coordinates()
+    fwhm, beta, e1, e2 = (value[:, None, None] for value in (fwhm, beta, e1, e2))
+    # A PSF much narrower than the samples would fall between them.
+    core = tf.maximum(fwhm, 1 / _OVERSAMPLING) / (2 * tf.sqrt(2 ** (1 / beta) - 1))
+    profile = (1 + _elliptical_radius2(x, y, e1, e2) / core**2) ** -beta
+    stamps = tf.nn.avg_pool2d(profile[..., None], _OVERSAMPLING, _OVERSAMPLING, "VALID")[..., 0]
+    return stamps / tf.reduce_sum(stamps, (1, 2), keepdims=True)
+
+
+def _elliptical_radius2(x, y, e1, e2):
+    """q x'^2 + y'^2 / q in the frame of the axes, of which the ellipses enclose pi r^2."""
+    e = e1**2 + e2**2
+    return ((1 + e) * (x**2 + y**2) - 2 * e1 * (x**2 - y**2) - 4 * e2 * x * y) / (1 - e)
+
+
+def _sersic(x, y, softening, radius, index, e1, e2):
+    """Surface brightness over that at the half-light radius; the cusp is as wide as `softening`."""
+    b = 2 * index - 1 / 3  # Ciotti & Bertin (1999), to first order
+    r = tf.sqrt(_elliptical_radius2(x, y, e1, e2) + softening**2) / radius
+    return tf.exp(-b * (r ** (1 / index) - 1))
+
+
+def _draw_lens_light(draws, lens, grid, config):
+    """The lens galaxy and a fit to it that is a little wrong, [n, k, k] each, in units of the arcs' peak.
+
+    The galaxy follows the mass in centre, and in ellipticity up to a scatter, has a half-light radius of 0.5-1.5
+    theta_E and, there, 0.1-1 times the arcs' brightness. Every parameter of the fit is off by `lens_light_error`,
+    which leaves the rings and dipoles that one sees in real data.
+    """
+    column = [tf.shape(lens)[0], 1, 1]
+    theta_E, e1, e2, x_lens, y_lens = (lens[:, i, None, None] for i in range(5))
+    with_light = tf.cast(draws.uniform(column) < config.lens_light_fraction, tf.float32)
+    brightness = with_light * draws.log_uniform(column, 0.1, 1.0)
+    radius, index = theta_E * draws.uniform(column, 0.5, 1.5), draws.uniform(column, 2.0, 5.0)
+    e1, e2 = e1 + draws.normal(column, 0.03), e2 + draws.normal(column, 0.03)
+    x, y = grid.coordinates()
+    x, y = x - x_lens, y - y_lens
+    half_pixel = 0.5 * tf.reshape(grid.pixel_scale, [-1, 1, 1])
+
+    def error():
+        return draws.normal(column, config.lens_light_error)
+
+    light = _sersic(x, y, half_pixel, radius, index, e1, e2)
+    fit = _sersic(
+        x + 20 * half_pixel * error(),
+        y + 20 * half_pixel * error(),
+        half_pixel,
+        radius * tf.exp(error()),
+        index * tf.exp(error()),
+        e1 + error(),
+        e2 + error(),
+    )
+    return brightness * light, brightness * tf.exp(error()) * fit
+
+
+def _correlate(draws, white, config):
+    """White noise blurred by a Gaussian in its share of the systems, as drizzling does; the rms stays 1 everywhere."""
+    n, rows, columns = white.shape
+    sigma = draws.uniform([n], *config.noise_correlation)
+    correlated = draws.uniform([n, 1, 1]) < config.correlated_noise_fraction
+    blur = GaussianBlur(sigma, PixelGrid(rows, columns, tf.ones([n])))
+    # The variance of a sum of independent numbers; less light than noise comes from beyond the frame's edge.
+    variance = tf.reduce_sum(blur.along_rows**2, -1)[:, :, None] * tf.reduce_sum(blur.along_columns**2, -1)[:, None]
+    return tf.where(correlated, blur.forward(white) / tf.sqrt(variance), white)
