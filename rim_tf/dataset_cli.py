@@ -62,10 +62,31 @@ def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale
 @click.option("--split", help="[default: the first]")
 def show(folder, out, n, split):
     """Draw a contact sheet of the set in FOLDER, of lenses or of galaxies."""
-    figure = _import().show(folder, n, split)
+    _save(_import().show(folder, n, split), out)
+
+
+@dataset.command()
+@click.option("--out", type=click.Path(path_type=pathlib.Path), default="priors.png", show_default=True)
+@click.option("--n", "n", type=click.IntRange(min=100), default=4000, show_default=True, help="Systems drawn.")
+@click.option("--galaxies", metavar="FOLDER|NAME", help="As for `build`.  [default: procedural galaxies]")
+@click.option("--config", metavar="JSON", help="As for `build`.  [default: the paper's]")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+def priors(out, n, galaxies, config, seed):
+    """Draw the distribution of every parameter, of the magnification and of the signal to noise."""
+    find_galaxies = _import().find_galaxies
+    from rim_tf.data.distributions import draw_distributions, plot_distributions
+    from rim_tf.data.mocks import PAPER_MOCKS, GalaxyStamps
+
+    found = find_galaxies(galaxies, "train")
+    settings = dataclasses.replace(PAPER_MOCKS, **(_read_config(config) if config else {}))
+    drawn = draw_distributions(settings, GalaxyStamps(found.images, found.half_light_radius), n, seed)
+    _save(plot_distributions(drawn), out)
+
+
+def _save(figure, out):
     try:
         figure.savefig(out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{out} cannot be drawn ({error}).") from error
     click.echo(f"Wrote {out}")
 

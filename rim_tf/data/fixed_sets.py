@@ -261,11 +261,20 @@ def _run(missing, workers, runner, pipeline_options):
         settings = {"direct_num_workers": workers, "direct_running_mode": "multi_processing"}
         settings["default_sdk_harness_log_level"] = "ERROR"
     options = PipelineOptions(list(pipeline_options), **settings)
-    runner = _local_runner(options) if runner == "DirectRunner" else runner
-    with beam.Pipeline(runner, options) as pipeline:
-        # Without a reshuffle Beam would run every shard where the list is made.
-        paths = pipeline | beam.Create([os.fspath(path) for path in missing]) | beam.Reshuffle()
-        _ = paths | beam.Map(write_shard)
+    try:
+        with beam.Pipeline(_local_runner(options) if runner == "DirectRunner" else runner, options) as pipeline:
+            # Without a reshuffle Beam would run every shard where the list is made.
+            paths = pipeline | beam.Create([os.fspath(path) for path in missing]) | beam.Reshuffle()
+            _ = paths | beam.Map(write_shard)
+    except Exception as error:
+        if runner == "DirectRunner":
+            raise
+        # A cluster fails for reasons that are the user's to mend, and each runner has errors of its own.
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"Beam's {runner} did not finish ({type(error).__name__}: {reason}); mend that, or the pipeline options, and "
+            "give the command again: the shards that are whole stay."
+        ) from error
 
 
 def _local_runner(options):

@@ -170,7 +170,8 @@ def draw_systems(draws, n, stamps, config):
 
     Returns:
       A dictionary of lens [n, 7], source [n, m, m], lensed [n, k, k], pixel_scale [n], source_pixel_scale [n],
-      magnification [n]; and accepted, [n] boolean.
+      source_position [n, 2] relative to the lens, half_light_radius [n] (both [arcsec]) and magnification [n]; and
+      accepted, [n] boolean.
     """
     pixel_scale = draws.log_uniform([n], *config.log_pixel_scale)
     source_scale = pixel_scale * config.source_scale_ratio
@@ -178,18 +179,27 @@ def draw_systems(draws, n, stamps, config):
     lens = draw_lenses(draws, n, config, field)
     source_grid = PixelGrid(config.source_pixels, config.source_pixels, source_scale)
     radius = field * draws.log_uniform([n], *config.log_half_light_radius)
+    galaxy = draws.integer([n], tf.shape(stamps.images)[0])
+    x, y = (field * draws.normal([n], config.source_offset) for _ in range(2))
     source = place_sources(
         stamps,
-        draws.integer([n], tf.shape(stamps.images)[0]),
+        galaxy,
         source_grid,
-        lens[:, 3] + field * draws.normal([n], config.source_offset),
-        lens[:, 4] + field * draws.normal([n], config.source_offset),
+        lens[:, 3] + x,
+        lens[:, 4] + y,
         radius,
         draws.uniform([n], 0, 2 * np.pi),
         draws.uniform([n], *config.axis_stretch),
         tf.sign(draws.uniform([n], -1.0, 1.0)),
     )
-    systems = {"lens": lens, "source": source, "pixel_scale": pixel_scale, "source_pixel_scale": source_scale}
+    systems = {
+        "lens": lens,
+        "source": source,
+        "pixel_scale": pixel_scale,
+        "source_pixel_scale": source_scale,
+        "source_position": tf.stack([x, y], axis=1),
+        "half_light_radius": radius,
+    }
     lensed = image_systems(systems, config.image_pixels)
     flux, source_flux = tf.reduce_sum(lensed, (1, 2)), tf.reduce_sum(source, (1, 2))
     # Surface brightness is conserved, so fluxes compare through the areas of the pixels.
@@ -227,7 +237,7 @@ def draw_accepted(seed, index, n, stamps, config):
 
     m, k = config.source_pixels, config.image_pixels
     shapes = {"lens": [7], "source": [m, m], "lensed": [k, k], "pixel_scale": [], "source_pixel_scale": []}
-    shapes["magnification"] = []
+    shapes |= {"source_position": [2], "half_light_radius": [], "magnification": []}
     found = {name: tf.zeros([0, *shape]) for name, shape in shapes.items()}
     spec = {name: tf.TensorShape([None, *shape]) for name, shape in shapes.items()}
     _, _, found = tf.while_loop(

@@ -129,6 +129,16 @@ def test_a_folder_of_other_things_and_impossible_numbers_are_input_errors(tmp_pa
             build(tmp_path / "set", **options)
 
 
+def test_other_runners_write_the_same_bytes_and_say_what_they_lack(whole, tmp_path):
+    embedded = {"runner": "PortableRunner", "pipeline_options": ["--job_endpoint=embed", "--environment_type=LOOPBACK"]}
+    build(tmp_path / "portable", **embedded)
+    assert shards(tmp_path / "portable") == shards(whole)
+    with pytest.raises(InputError, match="NoSuchRunner did not finish .* give the command again"):
+        build(tmp_path / "none", runner="NoSuchRunner")
+    with pytest.raises(InputError, match="DataflowRunner did not finish .*temp_location"):
+        build(tmp_path / "flow", runner="DataflowRunner", pipeline_options=["--project=p"])
+
+
 def test_contact_sheet_of_a_set(whole, tmp_path):
     figure = fixed_sets.show(whole, n=5, split="validation")
     drawn = [ax for ax in figure.axes if ax.images]
