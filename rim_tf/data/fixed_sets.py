@@ -272,8 +272,8 @@ def _run(missing, workers, runner, pipeline_options):
         # A cluster fails for reasons that are the user's to mend, and each runner has errors of its own.
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"Beam's {runner} did not finish ({type(error).__name__}: {reason}); mend that, or the pipeline options, and "
-            "give the command again: the shards that are whole stay."
+            f"Beam's {runner} did not finish ({type(error).__name__}: {reason}); mend that, or the pipeline options, "
+            "and give the command again: the shards that are whole stay."
         ) from error
 
 

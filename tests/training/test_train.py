@@ -10,11 +10,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from rim_tf.config import SMALL
+from rim_tf.data.galaxies import GalaxySet, half_light_radius
 from rim_tf.data.mocks import MockConfig
+from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.pretrained import load_pretrained, save_trained
 from training.experiments import EXPERIMENTS
-from training.train import train
+from training.train import train, training_stream
 
 TINY = dataclasses.replace(
     EXPERIMENTS["small"],
@@ -84,3 +86,30 @@ def test_saved_weights_load_to_the_same_network(tmp_path):
     assert loaded.config == TINY.rim
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_fixed_set_and_a_prepared_set_of_galaxies_train_and_resume(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("apache_beam")
+    from rim_tf.data import fixed_sets
+
+    fixed_sets.build(TINY.mocks, 8, 3, tmp_path / "lenses", _few_galaxies(), 2, batch_size=4, say=lambda line: None)
+    config = dataclasses.replace(TINY, schedule="exponential")  # which does not depend on the length of the run
+    given = {"lenses": tmp_path / "lenses", "verbose": 0}
+    whole = train(config, tmp_path / "whole", **given)
+    train(dataclasses.replace(config, n_steps=2), tmp_path / "parts", **given)
+    parts = train(config, tmp_path / "parts", **given)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    other_lenses = train(config, tmp_path / "drawn", verbose=0)
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(whole.get_weights(), other_lenses.get_weights(), strict=True))
+    with pytest.raises(InputError, match="is no set of galaxies"):
+        training_stream(TINY, galaxies=tmp_path / "lenses")
+
+
+def _few_galaxies():
+    images = procedural_galaxies(4, seed=5)
+    radii = np.array([half_light_radius(image) for image in images])
+    return {
+        split: GalaxySet(images, tuple(f"{split}{i}" for i in range(4)), radii) for split in ("train", "validation")
+    }
