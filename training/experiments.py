@@ -24,6 +24,10 @@ class TrainingConfig:
     """Steps between checkpoints, validations and lines in the log."""
     n_procedural: int = 1000
     seed: int = 1
+    larger_frames: tuple[int, ...] = ()
+    """Pixels of further frames, which take turns with those of `mocks`, with fewer lenses to a batch."""
+    initial: str | None = None
+    """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
 
 
 # Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
@@ -39,6 +43,20 @@ EXPERIMENTS = {
         clip_norm=1.0,
         batch_size=8,
         n_steps=10_000,
+    ),
+    # The shipped weights, once they had learnt frames of 64 pixels, on larger ones too.
+    "small-frames": TrainingConfig(
+        rim=SMALL,
+        mocks=SMALL_MOCKS,
+        loss="log_rms",
+        learning_rate=2e-4,
+        schedule="cosine",
+        clip_norm=1.0,
+        batch_size=8,
+        n_steps=2000,
+        seed=2,
+        larger_frames=(96, 128),
+        initial="small",
     ),
     "paper": TrainingConfig(
         rim=PAPER,

@@ -16,6 +16,7 @@ from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, final_rms_percent
 from rim_tf.models.rim import RIM
+from rim_tf.pretrained import load_pretrained
 from training.experiments import EXPERIMENTS
 
 # Validation draws from a stream that no training seed reaches.
@@ -63,6 +64,8 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
     if lenses is not None:
         builder = _prepared_sets().open_set(lenses)
         return _prepared_sets().lens_stream(builder, "train", config.batch_size, config.seed, config.mocks, **given)
+    if config.larger_frames:
+        return _frames_in_turn(config, galaxies, first_batch)
     builder = None
     if galaxies is not None and not _is_sample(galaxies):
         builder = _prepared_sets().galaxy_builder(galaxies)
@@ -75,6 +78,29 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
     return stream(config.seed, config.batch_size, stamps, config.mocks, **given)
 
 
+def _frames_in_turn(config, galaxies, step):
+    """Frames of `config.mocks` and of `config.larger_frames`, one batch after another of about as many pixels each."""
+    sizes = (config.mocks.image_pixels, *config.larger_frames)
+    streams = []
+    for i, pixels in enumerate(sizes):
+        part = dataclasses.replace(
+            config,
+            mocks=dataclasses.replace(config.mocks, image_pixels=pixels, source_pixels=pixels),
+            batch_size=max(1, config.batch_size * sizes[0] ** 2 // pixels**2),
+            seed=config.seed + 100_000 * i,
+            larger_frames=(),
+        )
+        done = (step - i + len(sizes) - 1) // len(sizes)
+        streams.append(training_stream(part, galaxies, first_batch=done).map(_without_static_shape))
+    turns = tf.data.Dataset.range(len(sizes)).repeat().skip(step % len(sizes))
+    return tf.data.Dataset.choose_from_datasets(streams, turns)
+
+
+def _without_static_shape(*batch):
+    """The batch with the sizes of its axes left open, so that one training step is traced for all frames."""
+    return tf.nest.map_structure(lambda x: tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None] * x.ndim), batch)
+
+
 def learning_rate(config):
     """The schedule that a TrainingConfig names."""
     if config.schedule == "cosine":
@@ -83,9 +109,14 @@ def learning_rate(config):
 
 
 def compiled_model(config):
-    """The untrained RIM of a TrainingConfig, its weights drawn from the run's seed."""
+    """The RIM of a TrainingConfig, its weights drawn from the run's seed or those of `config.initial`."""
     keras.utils.set_random_seed(config.seed)
     model = RIM(config.rim)
+    if config.initial is not None:
+        initial = load_pretrained(config.initial)
+        if initial.config != config.rim:
+            raise InputError(f"The weights {config.initial} are those of another network than this experiment's.")
+        model.set_weights(initial.get_weights())
     # XLA makes this training step nearly twice as slow on a CPU.
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate(config), global_clipnorm=config.clip_norm),

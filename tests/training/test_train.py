@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.testing import assert_allclose
 
 from rim_tf.config import SMALL
@@ -113,3 +114,23 @@ def _few_galaxies():
     return {
         split: GalaxySet(images, tuple(f"{split}{i}" for i in range(4)), radii) for split in ("train", "validation")
     }
+
+
+def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
+    config = dataclasses.replace(TINY, larger_frames=(36, 48), batch_size=8)
+    whole = [tf.nest.map_structure(np.array, batch) for batch in training_stream(config).take(5)]
+    assert [source.shape for _, source in whole] == [(8, 24, 24), (3, 36, 36), (2, 48, 48), (8, 24, 24), (3, 36, 36)]
+    for step in (1, 3):
+        rest = [tf.nest.map_structure(np.array, batch) for batch in training_stream(config, first_batch=step).take(2)]
+        for one, other in zip(whole[step:], rest, strict=False):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_training_goes_on_from_weights_that_ship(tmp_path):
+    config = dataclasses.replace(EXPERIMENTS["small-frames"], mocks=TINY.mocks, larger_frames=(32,), batch_size=2)
+    config = dataclasses.replace(config, n_steps=2, steps_per_epoch=2, n_procedural=5, learning_rate=1e-9)
+    trained, shipped = train(config, tmp_path, verbose=0), load_pretrained("small")
+    for a, b in zip(trained.get_weights(), shipped.get_weights(), strict=True):
+        assert_allclose(a, b, atol=1e-7)
+    with pytest.raises(InputError, match="another network"):
+        train(dataclasses.replace(TINY, initial="small"), tmp_path / "other", verbose=0)

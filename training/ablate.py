@@ -1,0 +1,155 @@
+"""What each part of the network is worth: variants trained alike for the same modest budget, and measured alike.
+
+python -m training.ablate --galaxies FOLDER --out runs/ablations
+
+Every variant has one change against `small`, the same seed, and so the same lenses in the same order. The budget is
+far below what the shipped weights had, so the differences say what helps early; who learns faster may not end better.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+
+import click
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from rim_tf.config import SMALL
+from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.models.flops import count_flops
+from rim_tf.models.rim import RIM
+from training.experiments import EXPERIMENTS
+from training.publish import measure, report
+from training.train import source_galaxies, train
+
+# rms of the error of each lens parameter that the authors injected for robustness.
+_JITTER = 0.01
+_WITHOUT_GRADIENT = tuple(name for name in SMALL.inputs if name not in ("preconditioned", "significance"))
+VARIANTS = {
+    "small": {},
+    "no gradient step": {"gradient_step": False},
+    "raw gradient": {"gradient_step": False, "inputs": ("gradient", *_WITHOUT_GRADIENT)},
+    "5 steps": {"n_steps": 5},
+    "15 steps": {"n_steps": 15},
+    "kernel 5": {"kernel": 5},
+    "half the hidden features": {"hidden": (16, 8)},
+    "twice the hidden features": {"hidden": (64, 32)},
+    "lens jitter in training": {},
+}
+# The test sets: lenses known exactly, and known to the jitter.
+EXACT, JITTERED = MockConfig(), MockConfig(lens_error=_JITTER)
+_TEST_SEED = 3_000_000
+
+
+def variant_config(name, n_steps, seed):
+    """The `TrainingConfig` of a variant."""
+    base = EXPERIMENTS["small"]
+    mocks = dataclasses.replace(base.mocks, lens_error=_JITTER) if name == "lens jitter in training" else base.mocks
+    rim = dataclasses.replace(SMALL, **VARIANTS[name])
+    return dataclasses.replace(base, rim=rim, mocks=mocks, n_steps=n_steps, steps_per_epoch=n_steps // 4, seed=seed)
+
+
+def measured_variant(name, n_steps, seed, galaxies, folder, n):
+    """Train one variant, or take up its run, and measure it: a dictionary of plain numbers."""
+    result = folder / "figures.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    config = variant_config(name, n_steps, seed)
+    model = train(config, folder, galaxies, verbose=0)
+    stamps = source_galaxies(galaxies, "validation", 0 if galaxies else 100, _TEST_SEED)
+    exact, jittered = (measure(model, stamps, mocks, n) for mocks in (EXACT, JITTERED))
+    figures = {
+        "weights": model.count_params(),
+        "exact": report(exact),
+        "jittered": report(jittered),
+        "rms_error_of_median": float(np.std(_bootstrap_medians(exact["rms"]))),
+    }
+    result.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def _bootstrap_medians(values, n=200):
+    chosen = np.random.default_rng(0).integers(0, len(values), (n, len(values)))
+    return np.median(values[chosen], axis=1)
+
+
+def seconds_per_lens(names, rounds=5):
+    """Median seconds of a reconstruction, in batches of 8, the variants taking turns so that all meet the same load."""
+    stamps = source_galaxies(None, "validation", 8, _TEST_SEED)
+    inputs, _ = next(iter(stream(_TEST_SEED, 8, stamps, EXACT)))
+    calls = {name: tf.function(RIM(dataclasses.replace(SMALL, **VARIANTS[name])).call) for name in names}
+    times = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call(inputs)[0, -1, 0, 0].numpy()
+            if turn:  # the first call is the tracing
+                times[name].append((time.perf_counter() - started) / 8)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def table(results, n_steps, n):
+    """The Markdown of all results."""
+    lines = [
+        f"Each variant: {n_steps} training steps of 8 lenses, the same lenses for all; measured on {n} lenses of 64 "
+        f"pixels. The error is that of the median RMS over the test lenses alone; another seed would add its own.",
+        "",
+        "| variant | weights | GFLOP | s per lens | RMS [% of peak] | flux error | chi^2 0.1-1 % / 1-10 % | RMS, lens "
+        f"known to {_JITTER:g} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in results.items():
+        whole, low, high = (figures["exact"][part] for part in ("all", "noise 0.1-1 %", "noise 1-10 %"))
+        rms, wrong = whole["rms_percent_of_peak"]["median"], figures["jittered"]["all"]["rms_percent_of_peak"]["median"]
+        lines.append(
+            f"| {name} | {figures['weights']} | {figures['gflop']:.2f} | {figures['seconds']:.3f} | {rms:.2f} +- "
+            f"{100 * figures['rms_error_of_median']:.2f} | {whole['flux_error_percent']['median_absolute']:.1f} % | "
+            f"{low['chi2_per_pixel']['median']:.2f} / {high['chi2_per_pixel']['median']:.2f} | {wrong:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(results):
+    """RMS against cost, a matplotlib Figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for name, figures in results.items():
+        rms = figures["exact"]["all"]["rms_percent_of_peak"]["median"]
+        ax.errorbar(figures["gflop"], rms, 100 * figures["rms_error_of_median"], fmt="o")
+        ax.annotate(name, (figures["gflop"], rms), xytext=(6, 3), textcoords="offset points", fontsize=8)
+    ax.set(xscale="log", yscale="log", xlabel="GFLOP per reconstruction of 64 pixels", ylabel="median RMS [% of peak]")
+    ax.margins(x=0.25)
+    return figure
+
+
+@click.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option("--out", type=click.Path(path_type=pathlib.Path), default="runs/ablations", show_default=True)
+@click.option("--steps", type=click.IntRange(min=4), default=300, show_default=True, help="Training steps of each.")
+@click.option("--n", default=200, show_default=True, help="Test lenses.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Variants; any number, else all.")
+def main(galaxies, out, steps, n, seed, only):
+    """Train and measure the variants of `small`; a run that was stopped goes on when it is given again."""
+    names = only or list(VARIANTS)
+    results = {}
+    for name in tqdm(names, unit=" variants"):
+        folder = out / name.replace(" ", "-")
+        results[name] = measured_variant(name, steps, seed, galaxies, folder, n)
+    for name, seconds in seconds_per_lens(names).items():
+        gflop = count_flops(dataclasses.replace(SMALL, **VARIANTS[name]), EXACT.image_pixels) / 1e9
+        results[name] |= {"seconds": seconds, "gflop": gflop}
+    (out / "ablations.json").write_text(
+        json.dumps({"steps": steps, "n": n, "seed": seed, "variants": results}, indent=1)
+    )
+    (out / "ablations.md").write_text(table(results, steps, n))
+    plot(results).savefig(out / "ablations.png", dpi=120)
+    click.echo(table(results, steps, n))
+
+
+if __name__ == "__main__":
+    main()
