@@ -58,6 +58,20 @@ EXPERIMENTS = {
         larger_frames=(96, 128),
         initial="small",
     ),
+    # And at last with the flux in the loss.
+    "small-flux": TrainingConfig(
+        rim=SMALL,
+        mocks=SMALL_MOCKS,
+        loss="log_rms_flux",
+        learning_rate=1e-4,
+        schedule="cosine",
+        clip_norm=1.0,
+        batch_size=8,
+        n_steps=700,
+        seed=3,
+        larger_frames=(96, 128),
+        initial="small",
+    ),
     "paper": TrainingConfig(
         rim=PAPER,
         mocks=PAPER_MOCKS,

@@ -204,10 +204,11 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
 @click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
 @click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
+@click.option("--initial", help="Weights to start from, a shipped name or NAME.json, in place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
-def main(experiment, out, galaxies, lenses, steps, seed, loss, quiet):
+def main(experiment, out, galaxies, lenses, steps, seed, loss, initial, quiet):
     """Train EXPERIMENT, one of those in training/experiments.py."""
-    changes = {"n_steps": steps, "seed": seed, "loss": loss}
+    changes = {"n_steps": steps, "seed": seed, "loss": loss, "initial": initial}
     config = dataclasses.replace(
         EXPERIMENTS[experiment], **{name: value for name, value in changes.items() if value is not None}
     )

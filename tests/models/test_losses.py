@@ -32,6 +32,7 @@ def test_rms_of_known_errors():
         ("squared", lambda s, e: 0.5 * np.sum((s - e) ** 2)),
         ("rms", rms_by_hand),
         ("log_rms", lambda s, e: np.log(rms_by_hand(s, e))),
+        ("log_rms_flux", lambda s, e: np.log(rms_by_hand(s, e)) + 10 * np.hypot(e.sum() / s.sum() - 1, 0.002)),
     ],
 )
 def test_loss_is_the_mean_over_iterates_of_each_system(kind, of_iterate, source_and_iterates):
