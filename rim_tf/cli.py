@@ -20,6 +20,7 @@ import click
 from rim_tf import __version__
 from rim_tf.dataset_cli import dataset
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.evaluate_cli import evaluate
 
 RESULTS = ("reconstruction.fits", "reconstruction.png", "fitted_lens.json", "summary.json")
 SIMULATION = ("image.fits", "noise.fits", "mask.fits", "psf.fits", "lens.json", "truth.fits")
@@ -87,6 +88,7 @@ def main():
 
 
 main.add_command(dataset)
+main.add_command(evaluate)
 _positive = click.FloatRange(min=0, min_open=True)
 _out = click.Path(path_type=pathlib.Path)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the folder.")
@@ -109,6 +111,11 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace results tha
 @click.option("--source-pixel-scale", type=_positive, help="[arcsec]  [default: 0.39 of the image's]")
 @click.option("--subtract-lens-light", is_flag=True, help="First fit the lens galaxy's light and subtract it.")
 @click.option("--fit-lens", is_flag=True, help="First adjust the lens parameters to the data.")
+@click.option("--method", type=click.Choice(["rim", "inversion"]), default="rim", show_default=True)
+@click.option("--regularisation", help="Of the inversion: brightness, gradient or curvature.  [default: gradient]")
+@click.option("--boundary", help="Of the inversion: zero, suyu or free.  [default: zero]")
+@click.option("--strength", type=_positive, help="lambda of the inversion.  [default: of the highest evidence]")
+@click.option("--non-negative", is_flag=True, help="Let the inversion give no negative pixel.")
 @click.option("--truth", metavar="FITS", help="The true source on the same grid, to compare with.")
 @click.option("--out", type=_out, default="reconstruction", show_default=True, help="Folder of the results.")
 @_overwrite
@@ -178,9 +185,15 @@ def _reconstruct_into(
     source_pixel_scale=None,
     subtract_lens_light=False,
     fit_lens=False,
+    method="rim",
     truth=None,
+    **prior,
 ):
-    """The command `reconstruct`; the arguments are its options."""
+    """The command `reconstruct`; the arguments are its options, `prior` those of the inversion alone."""
+    prior = {name: value for name, value in prior.items() if value}
+    if prior and method != "inversion":
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in prior)
+        raise InputError(f"{names} are settings of the linear inversion; give --method inversion with them.")
     with _results(out, RESULTS, overwrite) as folder:
         from rim_tf import io
 
@@ -208,10 +221,17 @@ def _reconstruct_into(
             extra["lens_fit"] = {"start": dataclasses.asdict(lens), "history": fit.history}
             lens = fit.lens
             io.write_lens(lens, folder / "fitted_lens.json")
-        result = reconstruct(observation, lens, model, source_pixel_scale, source_pixels)
+        if method == "inversion":
+            from rim_tf.inference.inversion import invert
+
+            result = invert(observation, lens, source_pixel_scale, source_pixels, **prior)
+            weights = None
+        else:
+            result = reconstruct(observation, lens, model, source_pixel_scale, source_pixels)
         if truth is not None:
             extra["compared_with_truth"] = _compare(result, truth)
         provenance = {f"IN_{name.upper()[:5]}": value for name, value in given.items() if value is not None}
+        provenance["METHOD"] = (method, "how the source was found")
         provenance["LENSFIT"] = (fit_lens, "whether the lens was fitted to the data")
         io.write_reconstruction(result, folder / "reconstruction.fits", weights, light, provenance)
         result.plot(truth).savefig(folder / "reconstruction.png")
@@ -219,6 +239,7 @@ def _reconstruct_into(
             "pixel_scale": observation.pixel_scale,
             "lens": dataclasses.asdict(lens),
             **extra,
+            "method": method,
             "weights": weights,
             "input": given,
             "versions": io.versions(),

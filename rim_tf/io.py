@@ -297,10 +297,11 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     HDUs: an empty primary one, whose header holds the seven lens parameters, the figures of
     `Reconstruction.summary` and the versions; SOURCE; MODEL; RESIDUAL (in sigma); DATA, NOISE (NaN where
     masked) and MASK (1 = used) as the network saw them; PSF where it is a stamp; LENSLIGHT where some was
-    subtracted. Each image has PIXSCALE and a linear WCS [arcsec] with (0, 0) at the centre of the field.
+    subtracted; STDDEV, the source's standard deviation, where the method gives it. Each image has PIXSCALE and a
+    linear WCS [arcsec] with (0, 0) at the centre of the field.
 
     Args:
-      reconstruction: `rim_tf.reconstruction.Reconstruction`.
+      reconstruction: `rim_tf.reconstruction.SourceFit`, by whatever method.
       path: an existing file is replaced.
       weights: name of the weights, for the header.
       lens_light: what was subtracted from the image, [rows, columns].
@@ -321,6 +322,8 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     ]
     if not isinstance(observation.psf, float):
         images.append(("PSF", observation.psf, scale))
+    if reconstruction.standard_deviation is not None:
+        images.append(("STDDEV", reconstruction.standard_deviation, reconstruction.source_pixel_scale))
     if lens_light is not None:
         images.append(("LENSLIGHT", lens_light, scale))
     header = _header(

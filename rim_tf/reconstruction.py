@@ -22,28 +22,28 @@ _FLUX_OUTSIDE = 0.02
 _BATCH = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruction:
-    """The source of one lens, and how well it explains the data.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFit:
+    """The source of one lens, by whatever method, and how well it explains the data.
 
     Attributes:
       source: surface brightness in the units of the image, [n, m], row 0 the smallest y, centred on (0, 0).
       source_pixel_scale: [arcsec].
       model_image: B L source, [rows, columns] (Eq. 5).
-      iterates: the source after each step of the network, [n_steps, n, m]; the last is `source`.
       observation, lens: what it was made from.
       seconds: wall-clock time of the call, shared out over the systems of its batch.
       flux_outside: share of the observed flux whose rays miss the source grid.
+      standard_deviation: of each pixel of the source, [n, m]; None where the method gives none.
     """
 
     source: np.ndarray
     source_pixel_scale: float
     model_image: np.ndarray
-    iterates: np.ndarray
     observation: Observation
     lens: LensParameters
     seconds: float
     flux_outside: float
+    standard_deviation: np.ndarray | None = None
 
     @property
     def residual(self):
@@ -99,6 +99,17 @@ class Reconstruction:
         from rim_tf.io import write_reconstruction
 
         write_reconstruction(self, path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction(SourceFit):
+    """A source by the RIM.
+
+    Attributes:
+      iterates: the source after each step of the network, [n_steps, n, m]; the last is `source`.
+    """
+
+    iterates: np.ndarray
 
 
 def reconstruct(observation, lens, model="small", source_pixel_scale=None, source_pixels=None):
@@ -197,13 +208,13 @@ def _reconstruct_batch(observations, lenses, grids, model):
             observation=observations[i],
             lens=lenses[i],
             seconds=seconds,
-            flux_outside=_flux_outside(observations[i], lenses[i], *grids[i]),
+            flux_outside=share_outside(observations[i], lenses[i], *grids[i]),
         )
         for i in range(len(observations))
     ]
 
 
-def _flux_outside(observation, lens, pixels, pixel_scale):
+def share_outside(observation, lens, pixels, pixel_scale):
     """Share of the flux in pixels 3 sigma above the noise whose rays miss the source grid; warns above 2 %."""
     grid = PixelGrid(*observation.shape, pixel_scale=np.float32(observation.pixel_scale))
     parameters = ops.convert_to_tensor(np.asarray([lens.as_tuple()], np.float32))

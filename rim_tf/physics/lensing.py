@@ -9,54 +9,78 @@ from keras import ops
 from rim_tf.physics.deflection import ray_trace
 
 
-def _gather(values, index, weight):
-    """sum over the last axis of weight * values[index]: values [m], index and weight [..., 4] -> [...].
+def _cells(source):
+    """The four corners of every cell between source pixels, [batch, (n_rows + 1) * (n_columns + 1), 4].
+
+    There is a border of dark pixels around the source, so that cells at the edge have four corners too. A ray then
+    reads its four pixels from one place in memory, which is several times faster than from four.
+    """
+    padded = ops.pad(source, [[0, 0], [1, 1], [1, 1]])
+    return ops.stack([padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:]], axis=-1)
+
+
+def _cells_adjoint(cells):
+    """The transpose of `_cells`: [batch, n_rows + 1, n_columns + 1, 4] -> [batch, n_rows, n_columns]."""
+    return cells[:, 1:, 1:, 0] + cells[:, 1:, :-1, 1] + cells[:, :-1, 1:, 2] + cells[:, :-1, :-1, 3]
+
+
+def _corners(source, cell):
+    """The four source pixels around each ray, [batch, rows, columns, 4]."""
+    return ops.take(ops.reshape(_cells(source), (-1, 4)), cell, axis=0)
+
+
+def _gather(source, cell, weight):
+    """sum over the four corners of weight * source: [batch, n_rows, n_columns] -> [batch, rows, columns].
 
     Its own gradient, and that of `_scatter`, call each other: what the one gathers the other scatters, so the
     derivative of either is exact to any order, with respect to the values and (through `weight`) the lens.
     """
+    shape = ops.shape(source)
 
-    # The index is an argument, though it has no gradient: JAX can close over no variable of its compiler here.
+    # The cell is an argument, though it has no gradient: JAX can close over no variable of its compiler here.
     @ops.custom_gradient
-    def gather(values, index, weight):
-        corners = ops.take(values, index)
-
+    def gather(source, cell, weight):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
             return (
-                _scatter(upstream, index, weight, ops.shape(values)[0]),
+                _scatter(upstream, cell, weight, shape),
                 None,
-                upstream[..., None] * ops.take(values, index),
+                upstream[..., None] * _corners(source, cell),
             )
 
-        return ops.sum(weight * corners, axis=-1), grad
+        return ops.sum(weight * _corners(source, cell), axis=-1), grad
 
-    return gather(values, index, weight)
+    return gather(source, cell, weight)
 
 
-def _scatter(values, index, weight, size):
-    """The transpose of `_gather`: values [...] -> [size]."""
+def _scatter(image, cell, weight, shape):
+    """The transpose of `_gather`: [batch, rows, columns] -> `shape`, which is (batch, n_rows, n_columns)."""
+    batch, n_rows, n_columns = shape
 
     @ops.custom_gradient
-    def scatter(values, index, weight):
-        contributions = ops.reshape(weight * values[..., None], (-1,))
-
+    def scatter(image, cell, weight):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            return _gather(upstream, index, weight), None, values[..., None] * ops.take(upstream, index)
+            return _gather(upstream, cell, weight), None, image[..., None] * _corners(upstream, cell)
 
-        return ops.segment_sum(contributions, ops.reshape(index, (-1,)), num_segments=size), grad
+        contributions = ops.reshape(weight * image[..., None], (-1, 4))
+        n_cells = batch * (n_rows + 1) * (n_columns + 1)
+        cells = ops.segment_sum(contributions, ops.reshape(cell, (-1,)), num_segments=n_cells)
+        return _cells_adjoint(ops.reshape(cells, (batch, n_rows + 1, n_columns + 1, 4))), grad
 
-    return scatter(values, index, weight)
+    return scatter(image, cell, weight)
 
 
 def _split(position, n):
-    """Whole pixel (int32) and fraction of a position in pixels; positions far off the grid of n stay finite."""
-    position = ops.clip(position, -2.0, ops.cast(n + 1, position.dtype))
-    # Rounded towards zero, then down: Keras on JAX has floor in float32 only.
-    pixel = ops.cast(position, "int32")
-    pixel = pixel - ops.cast(ops.cast(pixel, position.dtype) > position, "int32")
-    return pixel, position - ops.cast(pixel, position.dtype)
+    """Cell (int32, from 0 to n) and place within it (from 0 to 1) of a position in pixels; cell i ends at pixel i.
+
+    Positions off the grid of n are moved to the border of dark pixels that surrounds it.
+    """
+    position = ops.clip(position, -1.0, ops.cast(n, position.dtype))
+    cell = ops.minimum(
+        ops.cast(position + 1, "int32"), n
+    )  # rounds towards zero: Keras on JAX has floor in float32 only
+    return cell, position - ops.cast(cell - 1, position.dtype)
 
 
 class LensingOperator:
@@ -68,23 +92,35 @@ class LensingOperator:
     """
 
     def __init__(self, beta_column, beta_row, n_rows, n_columns):
-        left, along = _split(beta_column, n_columns)
-        low, up = _split(beta_row, n_rows)
-        index, weight = [], []
-        for column, row, overlap in [
-            (left, low, (1 - along) * (1 - up)),
-            (left + 1, low, along * (1 - up)),
-            (left, low + 1, (1 - along) * up),
-            (left + 1, low + 1, along * up),
-        ]:
-            inside = (column >= 0) & (column < n_columns) & (row >= 0) & (row < n_rows)
-            weight.append(ops.where(inside, overlap, 0.0))  # a ray that leaves the source grid sees empty sky
-            index.append(ops.where(inside, row * n_columns + column, 0))
-        self.batch = ops.shape(beta_row)[0]
-        first_pixel = ops.reshape(ops.arange(self.batch, dtype="int32"), (-1, 1, 1, 1)) * (n_rows * n_columns)
-        self.index = ops.stack(index, -1) + first_pixel
-        self.weight = ops.stack(weight, -1)
-        self.n_rows, self.n_columns = n_rows, n_columns
+        column, along = _split(beta_column, n_columns)
+        row, up = _split(beta_row, n_rows)
+        self.shape = (ops.shape(beta_row)[0], n_rows, n_columns)
+        first_cell = ops.reshape(ops.arange(self.shape[0], dtype="int32"), (-1, 1, 1)) * (
+            (n_rows + 1) * (n_columns + 1)
+        )
+        self.cell = row * (n_columns + 1) + column + first_cell
+        self.corner_weight = ops.stack(
+            [(1 - along) * (1 - up), along * (1 - up), (1 - along) * up, along * up], axis=-1
+        )
+        self._column, self._row = column, row
+
+    def entries(self):
+        """The rows of L: index [batch, rows, columns, 4] into the flattened sources, and weight, 0 off the grid."""
+        batch, n_rows, n_columns = self.shape
+        column = ops.stack([self._column - 1, self._column] * 2, axis=-1)
+        row = ops.stack([self._row - 1] * 2 + [self._row] * 2, axis=-1)
+        inside = (column >= 0) & (column < n_columns) & (row >= 0) & (row < n_rows)
+        first_pixel = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1)) * (n_rows * n_columns)
+        index = ops.where(inside, row * n_columns + column, 0) + first_pixel
+        return index, ops.where(inside, self.corner_weight, 0.0)
+
+    @property
+    def index(self):
+        return self.entries()[0]
+
+    @property
+    def weight(self):
+        return self.entries()[1]
 
     @classmethod
     def from_lens(cls, lens, image_grid, source_grid):
@@ -96,10 +132,8 @@ class LensingOperator:
 
     def forward(self, source):
         """[batch, n_rows, n_columns] -> [batch, rows, columns]."""
-        return _gather(ops.reshape(source, (-1,)), self.index, self.weight)
+        return _gather(source, self.cell, self.corner_weight)
 
     def adjoint(self, image):
         """[batch, rows, columns] -> [batch, n_rows, n_columns]; scatters what `forward` gathers."""
-        size = self.batch * self.n_rows * self.n_columns
-        source = _scatter(image, self.index, self.weight, size)
-        return ops.reshape(source, (self.batch, self.n_rows, self.n_columns))
+        return _scatter(image, self.cell, self.corner_weight, self.shape)

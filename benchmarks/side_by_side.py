@@ -1,0 +1,91 @@
+"""What simulation.py and physics.py share: the systems that every package is given, who takes part, and the check."""
+
+import sys
+
+import numpy as np
+from timing import Worker
+
+from rim_tf.data.procedural import clumpy_spiral
+
+N_PIXELS, IMAGE_SCALE, SOURCE_SCALE, SIGMA = 192, 0.04, 3 / 192, 0.1
+_PSF_HALF = 13  # five standard deviations
+# Beyond the frame caustics renders light that it blurs in, and the others do not.
+_INSIDE = np.s_[:, _PSF_HALF + 1 : -_PSF_HALF - 1, _PSF_HALF + 1 : -_PSF_HALF - 1]
+
+
+def write_inputs(path, n, seed=1):
+    """`n` lenses and 192 x 192 sources, as peers_lensing.py reads them; each source ends before its grid does."""
+    rng = np.random.default_rng(seed)
+    phi, phi_shear = rng.uniform(0, 2 * np.pi, (2, n))
+    e, gamma = rng.uniform(0.02, 0.3, n), rng.uniform(0, 0.1, n)
+    lens = [
+        rng.uniform(0.8, 1.6, n),
+        e * np.cos(phi),
+        e * np.sin(phi),
+        *rng.normal(scale=0.1, size=(2, n)),
+        gamma * np.cos(phi_shear),
+        gamma * np.sin(phi_shear),
+    ]
+    i = (np.arange(2 * _PSF_HALF + 1) - _PSF_HALF) * IMAGE_SCALE
+    psf = np.exp(-(i[:, None] ** 2 + i**2) / (2 * SIGMA**2))
+    np.savez(
+        path,
+        lens=np.stack(lens, axis=1),
+        source=np.stack([clumpy_spiral(rng, N_PIXELS) for _ in range(n)]),
+        psf=psf / psf.sum(),
+        sigma=SIGMA,
+        image_scale=IMAGE_SCALE,
+        source_scale=SOURCE_SCALE,
+    )
+
+
+def lensing_workers(names, path, peers_python, threads):
+    """A `Worker` for each name in `peers_lensing.CONTENDERS`."""
+    workers = []
+    for name in names:
+        package = name.split()[0]
+        ours = package == "rim_tf"
+        workers.append(
+            Worker(
+                name,
+                sys.executable if ours else peers_python,
+                "peers_lensing.py",
+                name,
+                path,
+                packages=[package, *({"caustics": ["torch"], "herculens": ["jax"]}.get(package, []))],
+                threads=threads,
+                environment={"KERAS_BACKEND": "jax" if name == "rim_tf JAX" else "tensorflow"} if ours else None,
+            )
+        )
+    return workers
+
+
+def check(workers, cases, folder):
+    """Largest difference of every array from the first worker's, over that one's largest value; a list of rows.
+
+    Images are compared inside a margin of half the PSF, gradients in the source away from the outermost row.
+    """
+    rows = []
+    for case in cases:
+        reference = None
+        for worker in workers:
+            arrays = worker.arrays(case, folder / "output.npz")
+            if isinstance(arrays, str):
+                rows.append({"name": worker.name, "case": case, "status": arrays})
+                continue
+            reference = reference or arrays
+            difference = {key: _difference(arrays[key], reference[key]) for key in arrays}
+            rows.append({"name": worker.name, "case": case, "status": "ok", "difference": difference})
+    return rows
+
+
+def _difference(ours, theirs):
+    if ours.ndim == 3:
+        ours, theirs = ours[_INSIDE], theirs[_INSIDE]
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def worst_difference(checks, name):
+    """A word for the table: the largest difference of this worker in all cases that it could do."""
+    found = [max(row["difference"].values()) for row in checks if row["name"] == name and row["status"] == "ok"]
+    return f"{max(found):.0e}" if found else "-"

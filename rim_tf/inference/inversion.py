@@ -1,0 +1,144 @@
+"""Semi-linear inversion: the most probable source under a Gaussian prior, and the Bayesian evidence for the prior.
+
+Warren & Dye (2003), Suyu et al. (2006, MNRAS 371, 983). With d = A s + n, A = B L (Eq. 5), noise of covariance C_N
+and the prior exp(-lambda E_S), E_S = 1/2 s^T H s, the posterior of the source is Gaussian:
+
+    s_MP = (F + lambda H)^-1 D,   covariance (F + lambda H)^-1,   F = A^T C_N^-1 A,   D = A^T C_N^-1 d
+    2 log evidence = - chi2(s_MP) - lambda s_MP^T H s_MP - log det(F + lambda H) + log det(lambda H)
+                     - N_d log 2 pi - log det C_N                                              (Suyu's Eq. 19)
+
+A is the one of the network (`rim_tf.physics`), so that both methods can be compared on equal terms.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from rim_tf.errors import InputError
+from rim_tf.inference.exact_inversion import EXACT_PIXELS, ExactSolver
+from rim_tf.inference.linear_system import LinearSystem
+from rim_tf.inference.matrix_free import MatrixFreeSolver
+from rim_tf.inference.non_negative import non_negative_source
+from rim_tf.inference.regularisation import Regularisation, check_strength
+from rim_tf.reconstruction import SourceFit, share_outside, source_grid
+
+SOLVERS = ("auto", "exact", "matrix-free")
+# Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
+_AUTO_PIXELS = 64 * 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inversion(SourceFit):
+    """The most probable source of one lens under a Gaussian prior, in float64.
+
+    Attributes, beside those of `SourceFit`:
+      strength: lambda [1 / brightness^2].
+      log_evidence: log p(data | lambda, H, lens). Also for a non-negative source it is that of the Gaussian prior
+        without the constraint: the constrained model's evidence is another quantity, which no solver here computes.
+      log_evidence_error: its standard error; 0 where the solver is exact.
+      evidence_terms: `chi2`, `regularisation` (lambda s^T H s), `log_det_posterior` (F + lambda H), `log_det_prior`
+        (lambda H) and `noise_normalisation`, of which log_evidence is made, all of the unconstrained source;
+        `good_parameters` (N - lambda tr (F + lambda H)^-1 H: how many the data determine) and `rank` (of H).
+      standard_deviation: square root of the diagonal of the source's covariance, [n, m]; from `samples` alone, and
+        so None without them, where the solver is matrix-free. Of the unconstrained posterior.
+      samples: draws from the unconstrained posterior, [k, n, m].
+      solver: "exact" or "matrix-free".
+    """
+
+    strength: float
+    log_evidence: float
+    log_evidence_error: float
+    evidence_terms: dict
+    samples: np.ndarray
+    solver: str
+
+    def summary(self):
+        """Every number that describes the result, as plain Python values for JSON or a table."""
+        names = ("strength", "log_evidence", "log_evidence_error", "evidence_terms", "solver")
+        return super().summary() | {name: getattr(self, name) for name in names}
+
+
+def invert(
+    observation,
+    lens,
+    source_pixel_scale=None,
+    source_pixels=None,
+    regularisation="gradient",
+    boundary="zero",
+    strength=None,
+    solver="auto",
+    non_negative=False,
+    samples=0,
+    seed=0,
+):
+    """The most probable source of an observation by linear inversion, with its evidence.
+
+    Args:
+      observation: `Observation`; masked pixels have no weight.
+      lens: `LensParameters`.
+      source_pixel_scale, source_pixels: as `rim_tf.reconstruction.reconstruct`. Source pixels that no ray
+        reaches are set by the prior alone.
+      regularisation, boundary: the prior, as `rim_tf.inference.regularisation.regularisation_matrix`.
+      strength: lambda [1 / brightness^2]; None takes the one that maximises the evidence.
+      solver: "exact" (Cholesky factors of dense matrices: time grows as the cube of the source's pixels, memory as
+        the square), "matrix-free" (conjugate gradients; log det by stochastic Lanczos quadrature, with a standard
+        error), or "auto" (exact up to 64 x 64).
+      non_negative: the most probable source without negative pixels, at the same strength.
+      samples: how many draws from the posterior to return.
+      seed: of the samples, and of the matrix-free solver's probes.
+
+    Returns:
+      `Inversion`.
+
+    Raises:
+      InputError: an unknown regularisation, boundary or solver, a strength not above 0, a source grid that is none,
+        or one too large for the exact solver.
+    """
+    started = time.perf_counter()
+    pixels, pixel_scale = source_grid(observation, 1, source_pixel_scale, source_pixels)
+    strength = None if strength is None else check_strength(strength)
+    solver = _choose_solver(solver, pixels)
+    if int(samples) != samples or samples < 0:
+        raise InputError(f"samples is {samples!r}; it must be a whole number of at least 0.")
+    prior = Regularisation(regularisation, boundary, (pixels, pixels))
+    system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale)
+    solution = solve(system, prior, strength, solver, int(samples), seed)
+    source = solution.source
+    if non_negative:
+        source = non_negative_source(system, prior, solution.strength, start=source)
+    return Inversion(
+        source=source,
+        source_pixel_scale=pixel_scale,
+        model_image=system.forward(source),
+        strength=solution.strength,
+        log_evidence=solution.log_evidence,
+        log_evidence_error=solution.log_evidence_error,
+        evidence_terms=solution.evidence_terms,
+        standard_deviation=solution.standard_deviation,
+        samples=solution.samples,
+        solver=solver,
+        flux_outside=share_outside(observation, lens, pixels, pixel_scale),
+        observation=observation,
+        lens=lens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def solve(system, prior, strength=None, solver="exact", samples=0, seed=0):
+    """The `Solution` of a `LinearSystem` under a `Regularisation`; `invert` without an observation."""
+    solvers = {"exact": ExactSolver, "matrix-free": MatrixFreeSolver}
+    return solvers[solver](system, prior, seed).solve(strength, samples)
+
+
+def _choose_solver(solver, pixels):
+    if solver not in SOLVERS:
+        raise InputError(f"solver is {solver!r}; it must be one of {', '.join(SOLVERS)}.")
+    if solver == "exact" and pixels**2 > EXACT_PIXELS:
+        raise InputError(
+            f"A source of {pixels} x {pixels} pixels would take {3 * 8e-9 * pixels**4:.0f} GB of memory in the exact "
+            f'solver, whose limit is {int(EXACT_PIXELS**0.5)} x {int(EXACT_PIXELS**0.5)}; use solver "matrix-free".'
+        )
+    if solver == "auto":
+        return "exact" if pixels**2 <= _AUTO_PIXELS else "matrix-free"
+    return solver
