@@ -44,7 +44,7 @@ EXPERIMENTS = {
         batch_size=8,
         n_steps=10_000,
     ),
-    # The shipped weights, once they had learnt frames of 64 pixels, on larger ones too.
+    # The shipped weights are those of `small`, then of these two: on larger frames as well,
     "small-frames": TrainingConfig(
         rim=SMALL,
         mocks=SMALL_MOCKS,
@@ -56,9 +56,9 @@ EXPERIMENTS = {
         n_steps=2000,
         seed=2,
         larger_frames=(96, 128),
-        initial="small",
+        initial="runs/small/weights.json",
     ),
-    # And at last with the flux in the loss.
+    # and at last with the flux in the loss.
     "small-flux": TrainingConfig(
         rim=SMALL,
         mocks=SMALL_MOCKS,
@@ -70,7 +70,7 @@ EXPERIMENTS = {
         n_steps=700,
         seed=3,
         larger_frames=(96, 128),
-        initial="small",
+        initial="runs/small-frames/weights.json",
     ),
     "paper": TrainingConfig(
         rim=PAPER,

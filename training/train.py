@@ -16,7 +16,7 @@ from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, final_rms_percent
 from rim_tf.models.rim import RIM
-from rim_tf.pretrained import load_pretrained
+from rim_tf.pretrained import load_pretrained, save_trained
 from training.experiments import EXPERIMENTS
 
 # Validation draws from a stream that no training seed reaches.
@@ -157,7 +157,8 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
 
     `galaxies` and `lenses` are those of `training_stream`; the held-out galaxies are of the split "validation".
 
-    Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.weights.h5.
+    Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.json and
+    weights.weights.h5, which `load_pretrained` and `--initial` take.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
         shuffle=False,
         verbose=verbose,
     )
-    model.save_weights(out / "weights.weights.h5")
+    save_trained(model, out / "weights", {"training": json.loads(to_json(config)), "steps": config.n_steps})
     return model
 
 

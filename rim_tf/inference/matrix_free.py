@@ -10,6 +10,8 @@ exactly, so that the probes have only tr f(K) - tr f(K_V) left to say. The same 
 lenses or priors on one grid, the difference of the evidences is known better than either.
 """
 
+import functools
+
 import numpy as np
 import scipy.linalg
 
@@ -24,9 +26,13 @@ _BLOCK = 64
 # Lanczos runs end when the log evidence at its maximum moves by less than this between two looks.
 _LANCZOS_TOLERANCE = 0.1
 _LOOK_EVERY = 10
+# A look costs more the longer the run is, so looks come after this share of it.
+_LOOK_SHARE = 1 / 8
 _MOST_STEPS = 2000
 # Conjugate gradients end at this residual, relative to the right-hand side.
 _CG_TOLERANCE = 1e-9
+# Noise of 0.1 % of the peak makes the condition number 10^6, and takes about a thousand.
+_MOST_CG_STEPS = 10_000
 # From fewer samples no standard deviation is given.
 _FEWEST_SAMPLES = 2
 
@@ -85,11 +91,11 @@ class MatrixFreeSolver:
         Returns:
           The `EvidenceCurve` of all probes together; a list of those of each; how far the log evidence still moved.
         """
-        known_nodes, known_modes = self._known_spectrum()
+        known_nodes, known_modes = self.known_spectrum
         runs = Lanczos(self.operator, np.concatenate([self.b[None], self.probes]))
         before = np.inf
         while True:
-            runs.advance(_LOOK_EVERY)
+            runs.advance(max(_LOOK_EVERY, int(_LOOK_SHARE * runs.steps)))
             mean, curves = self._curves_so_far(runs.quadratures(), known_nodes, known_modes)
             value = mean.value(mean.best() if strength is None else np.log(strength))
             moved, before = abs(value - before), value
@@ -118,7 +124,8 @@ class MatrixFreeSolver:
         weights = np.concatenate([each.weights for each in curves]) / len(curves)
         return EvidenceCurve(fit_nodes, fit_weights, nodes, weights, n_null), curves
 
-    def _known_spectrum(self):
+    @functools.cached_property
+    def known_spectrum(self):
         """Eigenvalues and eigenvectors of K_V."""
         rows, columns = self.known
         K = np.empty((rows * columns, rows * columns))
@@ -129,6 +136,21 @@ class MatrixFreeSolver:
             unit[np.arange(len(unit)), i, j] = 1.0
             K[start:stop] = self.operator(unit)[:, :rows, :columns].reshape(len(unit), -1)
         return scipy.linalg.eigh((K + K.T) / 2, overwrite_a=True)
+
+    @functools.cached_property
+    def _rough_diagonal(self):
+        """About the diagonal of K [n, m]: that of F, the same for all modes on average, times that of H^-1."""
+        return self.scale**2 * _inner(self.probes, self.curvature(self.probes)).mean() / self.prior.size
+
+    def _precondition(self, r, strength):
+        """About (K + lambda)^-1 r, [k, n, m]: exact within the known modes, which hold nearly all of K, and diagonal
+        beyond them."""
+        rows, columns = self.known
+        nodes, modes = self.known_spectrum
+        z = r / (self._rough_diagonal + strength)
+        inner = r[:, :rows, :columns].reshape(len(r), -1) @ modes / (np.maximum(nodes, 0) + strength)
+        z[:, :rows, :columns] = (inner @ modes.T).reshape(len(r), rows, columns)
+        return z
 
     def _perturbations(self, samples, strength):
         """H^-1/2 times draws of a vector with the covariance F + lambda H, [samples, n, m].
@@ -157,20 +179,22 @@ class MatrixFreeSolver:
 
     def _solve_block(self, right, strength):
         x, r = np.zeros_like(right), right.copy()
-        p, rr = r.copy(), _inner(r, r)
-        goal = _CG_TOLERANCE**2 * rr
-        for _ in range(_MOST_STEPS):
+        z = self._precondition(r, strength)
+        p, rz, goal = z, _inner(r, z), _CG_TOLERANCE**2 * _inner(r, r)
+        active = goal > 0
+        for _ in range(_MOST_CG_STEPS):
+            if not active.any():
+                return x
             q = self.operator(p) + strength * p
-            active = rr > goal
-            step = np.where(active, rr / np.maximum(_inner(p, q), np.finfo(float).tiny), 0)[:, None, None]
+            step = np.where(active, rz / np.maximum(_inner(p, q), np.finfo(float).tiny), 0)[:, None, None]
             x += step * p
             r -= step * q
-            rr, old = np.where(active, _inner(r, r), rr), rr
-            if (rr <= goal).all():
-                return x
-            p = r + np.where(rr > goal, rr / np.maximum(old, np.finfo(float).tiny), 0)[:, None, None] * p
+            active &= _inner(r, r) > goal
+            z = self._precondition(r, strength)
+            rz, old = _inner(r, z), rz
+            p = z + np.where(active, rz / np.maximum(old, np.finfo(float).tiny), 0)[:, None, None] * p
         raise InputError(
-            f"Conjugate gradients did not converge in {_MOST_STEPS} steps at strength {strength:g}; raise the "
+            f"Conjugate gradients did not converge in {_MOST_CG_STEPS} steps at strength {strength:g}; raise the "
             "strength, or make the source grid coarser."
         )
 
@@ -222,5 +246,8 @@ def _normalised(vectors, norms):
 
 
 def _gauss(diagonal, beside):
-    nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside)
+    try:
+        nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside)
+    except scipy.linalg.LinAlgError:  # divide and conquer fails on some long runs with many copies; QR is slower
+        nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev")
     return nodes, vectors[0] ** 2

@@ -344,6 +344,16 @@ class TestMatrixFree:
         assert first.log_evidence != other.log_evidence
         assert abs(first.samples - other.samples).max() > 1e-3
 
+    def test_data_of_high_signal_to_noise_converge_to_the_exact_source(self):
+        # Noise of 0.05 % of the peak: without a preconditioner, 2000 steps of conjugate gradients are too few.
+        _, system, _ = observe(48, 64, noise=5e-4)
+        prior = Regularisation("gradient", "zero", (48, 48))
+        exact = ExactSolver(system, prior).solve(500.0)
+        found = MatrixFreeSolver(system, prior).solve(500.0)
+        deviation = exact.standard_deviation
+        assert abs((found.source - exact.source) / deviation).max() < 1e-3
+        assert abs(found.log_evidence - exact.log_evidence) < 3 * found.log_evidence_error + 0.2
+
 
 class TestUncertainty:
     @pytest.mark.parametrize("solver", [ExactSolver, MatrixFreeSolver])
@@ -424,7 +434,8 @@ class TestMask:
         unseen = ~system.curvature(np.eye(1024).reshape(-1, 32, 32)).any(axis=0)
         assert unseen.sum() > 300
         force = Regularisation("gradient", "zero", (32, 32)).apply(result.source)
-        assert_allclose(force[unseen], 0, atol=1e-7)
+        # lambda H s = D - F s, of which the second side is 0 there up to the tolerance of the solver.
+        assert_allclose(force[unseen], 0, atol=1e-7 * abs(system.gradient_at_zero).max() / 30)
         assert abs(result.source[unseen]).max() > 1e-4
 
 

@@ -129,6 +129,7 @@ def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
 def test_training_goes_on_from_weights_that_ship(tmp_path):
     config = dataclasses.replace(EXPERIMENTS["small-frames"], mocks=TINY.mocks, larger_frames=(32,), batch_size=2)
     config = dataclasses.replace(config, n_steps=2, steps_per_epoch=2, n_procedural=5, learning_rate=1e-9)
+    config = dataclasses.replace(config, initial="small")
     trained, shipped = train(config, tmp_path, verbose=0), load_pretrained("small")
     for a, b in zip(trained.get_weights(), shipped.get_weights(), strict=True):
         assert_allclose(a, b, atol=1e-7)
