@@ -14,6 +14,8 @@ _PUBLIC = {
     "Observation": "rim_tf.observation",
     "Reconstruction": "rim_tf.reconstruction",
     "reconstruct": "rim_tf.reconstruction",
+    "Inversion": "rim_tf.inference.inversion",
+    "invert": "rim_tf.inference.inversion",
     "RIM": "rim_tf.models.rim",
     "load_pretrained": "rim_tf.pretrained",
 }

@@ -423,3 +423,27 @@ def test_the_demo_shows_the_truth_and_can_be_run_again(tmp_path, monkeypatch):
     assert "compared_with_truth" in json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert run("demo").exit_code == 2
     assert run("demo", "--overwrite").exit_code == 0
+
+
+def test_linear_inversion_is_a_method(options, tmp_path):
+    from rim_tf.inference.inversion import invert
+    from rim_tf.io import read_lens, read_observation
+
+    result = reconstruct(options | {"--method": "inversion", "--regularisation": "curvature"})
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    observation = read_observation(options["image"], options["--noise"], 0.05)
+    expected = invert(observation, read_lens(options["--lens"]), regularisation="curvature")
+    assert summary["method"] == "inversion" and summary["weights"] is None
+    np.testing.assert_allclose(summary["log_evidence"], expected.log_evidence, rtol=1e-6)
+    with fits.open(tmp_path / "out" / "reconstruction.fits") as hdus:
+        np.testing.assert_allclose(hdus["SOURCE"].data, expected.source, atol=1e-5)
+        np.testing.assert_allclose(hdus["STDDEV"].data, expected.standard_deviation, rtol=1e-3)
+
+
+def test_settings_of_the_inversion_need_it(options, tmp_path):
+    result = reconstruct(options | {"--strength": 10}, "--non-negative")
+    assert result.exit_code == 2 and "--non-negative, --strength" in result.stderr and "--method" in result.stderr
+    assert not (tmp_path / "out").exists()
+    result = reconstruct(options | {"--method": "inversion", "--boundary": "periodic"})
+    assert result.exit_code == 2 and "boundary is 'periodic'" in result.stderr
