@@ -91,7 +91,7 @@ def test_agrees_with_other_packages(shared, package, quantity):
 @pytest.mark.parametrize("q", [0.03, 0.05, 0.2, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("phi", [0.0, 0.7, 2.5])
 def test_textbook_form(rng, q, phi):
-    # Keeton (2001), isothermal ellipsoid without a core, in the frame of its axes, which ours never enters.
+    # Keeton (2001), isothermal ellipsoid without a core, in the frame of its axes.
     lens = LensParameters.from_axis_ratio(1.2, q, phi, x_lens=0.1, y_lens=-0.3)
     x, y = positions(rng)
     dx, dy, f = x - lens.x_lens, y - lens.y_lens, math.sqrt(1 - q**2)

@@ -1,0 +1,62 @@
+"""Ablations change one thing each, are measured once, and all end up in the table."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rim_tf.config import SMALL
+from rim_tf.models.flops import count_flops
+from training import ablate
+from training.experiments import EXPERIMENTS
+
+
+def test_each_variant_differs_from_small_in_what_its_name_says():
+    base = dataclasses.replace(EXPERIMENTS["small"], n_steps=8, steps_per_epoch=2, seed=3)
+    assert ablate.variant_config("small", 8, 3) == base
+    configs = {name: ablate.variant_config(name, 8, 3) for name in ablate.VARIANTS}
+    for name, config in configs.items():
+        if name == "lens jitter in training":
+            assert config == dataclasses.replace(base, mocks=dataclasses.replace(base.mocks, lens_error=0.01))
+        else:
+            assert config == dataclasses.replace(base, rim=config.rim) and (config.rim != SMALL or name == "small")
+    assert (
+        "gradient" in configs["raw gradient"].rim.inputs and "preconditioned" not in configs["raw gradient"].rim.inputs
+    )
+    cost = {name: count_flops(config.rim, 64) for name, config in configs.items()}
+    assert cost["5 steps"] < cost["small"] < cost["15 steps"] and cost["small"] < cost["kernel 5"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Names of the variants that were trained; training and measuring are stood in for."""
+    trained = []
+    n = np.arange(1, 21)
+    figures = {"rms": n / 1000, "flux": n / 500, "chi2": np.ones(20), "noise": np.where(n % 2, 0.005, 0.05)}
+    monkeypatch.setattr(ablate, "train", lambda config, folder, galaxies, verbose: _Model(folder, trained))
+    monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n: figures)
+    monkeypatch.setattr(ablate, "seconds_per_lens", lambda names: {name: 0.1 for name in names})
+    return trained
+
+
+class _Model:
+    def __init__(self, folder, trained):
+        folder.mkdir(parents=True)
+        trained.append(folder.name)
+
+    def count_params(self):
+        return 7
+
+
+def test_a_variant_is_trained_once_and_is_in_the_table(measured, tmp_path):
+    options = ["--out", str(tmp_path), "--steps", "4", "--n", "20", "--only", "small", "--only", "5 steps"]
+    for _ in range(2):
+        done = CliRunner().invoke(ablate.main, options)
+        assert done.exit_code == 0, done.output
+    assert measured == ["small", "5-steps"]
+    assert "| small | 7 |" in done.stdout and "| 5 steps | 7 |" in done.stdout
+    found = json.loads((tmp_path / "ablations.json").read_text())["variants"]["small"]
+    assert found["exact"]["all"]["rms_percent_of_peak"]["median"] == pytest.approx(1.05)
+    assert (tmp_path / "ablations.png").stat().st_size > 5000
