@@ -234,6 +234,7 @@ def plot_flux(true_flux, flux_error):
     for method, error in flux_error.items():
         true = true_flux[: len(error)]
         style = dict(color=METHOD_COLOURS[method], markersize=3, alpha=0.5, markeredgewidth=0)
+        style["zorder"] = 3 if method == "rim" else 2  # the narrower cloud, on top
         above.plot(true, true * (1 + error), "o", label=METHOD_NAMES[method], **style)
         below.plot(true, 100 * error, "o", **style)
     ends = np.array([true_flux.min(), true_flux.max()])
