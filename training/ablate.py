@@ -112,17 +112,19 @@ def table(results, n_steps, n):
 
 
 def plot(results):
-    """RMS against cost, a matplotlib Figure."""
+    """RMS of each variant, the best at the top, with its arithmetic beside it: a matplotlib Figure."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    ranked = sorted(results.items(), key=lambda item: -item[1]["exact"]["all"]["rms_percent_of_peak"]["median"])
+    rms = [figures["exact"]["all"]["rms_percent_of_peak"]["median"] for _, figures in ranked]
+    errors = [100 * figures["rms_error_of_median"] for _, figures in ranked]
+    figure = Figure(figsize=(7, 0.6 + 0.35 * len(ranked)), layout="constrained")
     ax = figure.subplots()
-    for name, figures in results.items():
-        rms = figures["exact"]["all"]["rms_percent_of_peak"]["median"]
-        ax.errorbar(figures["gflop"], rms, 100 * figures["rms_error_of_median"], fmt="o")
-        ax.annotate(name, (figures["gflop"], rms), xytext=(6, 3), textcoords="offset points", fontsize=8)
-    ax.set(xscale="log", yscale="log", xlabel="GFLOP per reconstruction of 64 pixels", ylabel="median RMS [% of peak]")
-    ax.margins(x=0.25)
+    colours = ["tab:blue" if name == "small" else "0.7" for name, _ in ranked]
+    ax.barh([name for name, _ in ranked], rms, xerr=errors, color=colours, ecolor="0.3")
+    for i, (_, figures) in enumerate(ranked):
+        ax.text(0.01 * max(rms), i, f"{figures['gflop']:.1f} GFLOP", va="center", fontsize=8)
+    ax.set_xlabel("median RMS [% of peak]")
     return figure
 
 
