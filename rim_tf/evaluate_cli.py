@@ -15,7 +15,7 @@ from rim_tf.errors import InputError
 @click.option(
     "--n-inversion",
     type=click.IntRange(min=0),
-    help="Of them, the first so many are inverted too; it takes seconds for each.  [default: all]",
+    help="Of them, the first so many are inverted too; it takes up to seconds for each.  [default: all]",
 )
 @click.option(
     "--sources",

@@ -2,8 +2,9 @@
 
 python -m training.ablate --galaxies FOLDER --out runs/ablations
 
-Every variant has one change against `small`, the same seed, and so the same lenses in the same order. The budget is
-far below what the shipped weights had, so the differences say what helps early; who learns faster may not end better.
+Every variant has one change against `small` ("raw gradient" has two against it, and one against "no gradient step":
+what the gradient is multiplied by), the same seed, and so the same lenses in the same order. The budget is far below
+what the shipped weights had, so the differences say what helps early; who learns faster may not end better.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from rim_tf.config import SMALL
 from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.errors import InputError
 from rim_tf.models.flops import count_flops
 from rim_tf.models.rim import RIM
 from training.experiments import EXPERIMENTS
@@ -54,19 +56,26 @@ def variant_config(name, n_steps, seed):
 def measured_variant(name, n_steps, seed, galaxies, folder, n):
     """Train one variant, or take up its run, and measure it: a dictionary of plain numbers."""
     result = folder / "figures.json"
+    asked = {"steps": n_steps, "seed": seed, "galaxies": galaxies, "n": n}
     if result.exists():
-        return json.loads(result.read_text())
+        figures = json.loads(result.read_text())
+        if figures["asked"] != asked:
+            raise InputError(f"{result} is of {figures['asked']}, not of {asked}; choose another --out.")
+        return figures
     config = variant_config(name, n_steps, seed)
     model = train(config, folder, galaxies, verbose=0)
     stamps = source_galaxies(galaxies, "validation", 0 if galaxies else 100, _TEST_SEED)
     exact, jittered = (measure(model, stamps, mocks, n) for mocks in (EXACT, JITTERED))
     figures = {
+        "asked": asked,
         "weights": model.count_params(),
         "exact": report(exact),
         "jittered": report(jittered),
         "rms_error_of_median": float(np.std(_bootstrap_medians(exact["rms"]))),
     }
-    result.write_text(json.dumps(figures, indent=1))
+    partial = result.with_suffix(".incomplete")
+    partial.write_text(json.dumps(figures, indent=1))
+    partial.replace(result)
     return figures
 
 
@@ -131,7 +140,13 @@ def plot(results):
 @click.command()
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="runs/ablations", show_default=True)
-@click.option("--steps", type=click.IntRange(min=4), default=300, show_default=True, help="Training steps of each.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=4),
+    default=300,
+    show_default=True,
+    help="Training steps of each, a multiple of 4.",
+)
 @click.option("--n", default=200, show_default=True, help="Test lenses.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Variants; any number, else all.")
@@ -139,9 +154,12 @@ def main(galaxies, out, steps, n, seed, only):
     """Train and measure the variants of `small`; a run that was stopped goes on when it is given again."""
     names = only or list(VARIANTS)
     results = {}
-    for name in tqdm(names, unit=" variants"):
-        folder = out / name.replace(" ", "-")
-        results[name] = measured_variant(name, steps, seed, galaxies, folder, n)
+    try:
+        for name in tqdm(names, unit=" variants"):
+            results[name] = measured_variant(name, steps, seed, galaxies, out / name.replace(" ", "-"), n)
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
     for name, seconds in seconds_per_lens(names).items():
         gflop = count_flops(dataclasses.replace(SMALL, **VARIANTS[name]), EXACT.image_pixels) / 1e9
         results[name] |= {"seconds": seconds, "gflop": gflop}

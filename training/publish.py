@@ -3,6 +3,7 @@
 python -m training.publish runs/small small --galaxies FOLDER
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error, summarise
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
@@ -60,7 +62,8 @@ def report(measured):
 
 def restored(experiment, run):
     """The model of a run folder at its newest checkpoint, and how many steps that had been trained for."""
-    model = compiled_model(EXPERIMENTS[experiment])
+    # The checkpoint holds the weights, whatever they began from.
+    model = compiled_model(dataclasses.replace(EXPERIMENTS[experiment], initial=None))
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     newest = tf.train.latest_checkpoint(str(pathlib.Path(run) / "checkpoints"))
     if newest is None:
@@ -82,7 +85,10 @@ def restored(experiment, run):
 def main(run, experiment, galaxies, n, out, made_by):
     """Measure the newest checkpoint of RUN, a run of EXPERIMENT, and write its weights."""
     model, steps = restored(experiment, run)
-    stamps = source_galaxies(galaxies, "validation", 0, _TEST_SEED)
+    try:
+        stamps = source_galaxies(galaxies, "validation", 0, _TEST_SEED)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     figures = {}
     for name, mocks in TEST_SETS.items():
         figures[name] = report(measure(model, stamps, mocks, n))

@@ -61,9 +61,13 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
       shard, n_shards: as in `rim_tf.data.mocks.stream`.
     """
     given = {"first_batch": first_batch, "shard": shard, "n_shards": n_shards}
+    if lenses is not None and config.larger_frames:
+        raise InputError("A fixed set has frames of one size; give no --lenses to an experiment with larger_frames.")
     if lenses is not None:
         builder = _prepared_sets().open_set(lenses)
         return _prepared_sets().lens_stream(builder, "train", config.batch_size, config.seed, config.mocks, **given)
+    if config.larger_frames and n_shards > 1:
+        raise InputError("Frames of several sizes cannot be shared out over workers; leave larger_frames empty.")
     if config.larger_frames:
         return _frames_in_turn(config, galaxies, first_batch)
     builder = None
@@ -149,7 +153,9 @@ def _check_config(config, out):
         had, has = json.loads(path.read_text()), json.loads(to_json(config))
         if had | {"n_steps": None} != has | {"n_steps": None}:
             raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
-    path.write_text(to_json(config))
+    partial = path.with_name("config.json.incomplete")
+    partial.write_text(to_json(config))
+    partial.replace(path)
 
 
 def train(config, out, galaxies=None, lenses=None, verbose="auto"):
@@ -163,6 +169,10 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _check_config(config, out)
+    if config.n_steps % config.steps_per_epoch:
+        raise InputError(
+            f"n_steps is {config.n_steps}; it must be a multiple of the {config.steps_per_epoch} steps of an epoch."
+        )
     model = compiled_model(config)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     manager = tf.train.CheckpointManager(checkpoint, str(out / "checkpoints"), max_to_keep=2)
@@ -189,7 +199,8 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
         shuffle=False,
         verbose=verbose,
     )
-    save_trained(model, out / "weights", {"training": json.loads(to_json(config)), "steps": config.n_steps})
+    step_now = int(model.optimizer.iterations)
+    save_trained(model, out / "weights", {"training": json.loads(to_json(config)), "steps": step_now})
     return model
 
 
@@ -203,7 +214,11 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     "--lenses", type=click.Path(exists=True), help="Set made by `rim-tf dataset build`, to train on its lenses."
 )
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
-@click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 999_999),
+    help="Seed of the weights and of every draw, in place of the experiment's own.",
+)
 @click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
 @click.option("--initial", help="Weights to start from, a shipped name or NAME.json, in place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")

@@ -276,7 +276,7 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
 
     Args:
       stamps: `GalaxyStamps`, or an endless tf.data.Dataset that gives, for each batch from `first_batch` on, the
-        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`lens_streams.galaxy_pools`).
+        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`prepared_sets.galaxy_pools`).
       psfs: as in `observe`.
       shard, n_shards: this worker and how many there are, as in tf.distribute.InputContext. Of the batches from
         `first_batch` on, worker i has number i and every n_shards-th after it: together the workers see what one

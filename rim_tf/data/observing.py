@@ -17,8 +17,8 @@ _OVERSAMPLING = 5
 def observe(draws, systems, config, psfs=None):
     """Blur and noise added to noiseless systems: the inputs of `RIM.call`.
 
-    The noise rms is a fraction of the image's peak. Where a noise map is drawn, the variance is half that of the
-    background and, at the peak, half as much again from photons; those of the lens galaxy count as well.
+    The noise rms is a fraction of the image's peak. Where a noise map is drawn, the variance is half of that for the
+    background and, at the peak, as much as that for the photons; those of the lens galaxy count as well.
 
     Args:
       draws: `mocks.Draws`. systems: dictionary as `mocks.draw_accepted` returns it. config: `MockConfig`.

@@ -1,6 +1,7 @@
 """Prepared tfds sets, of galaxies and of simulated lenses: found, opened, and streamed into training.
 
-What streams here is the same for the same seed, on any machine, and can be taken up at any batch.
+What streams here is the same for the same seed and the same global seed of TensorFlow (`keras.utils.set_random_seed`,
+which training sets), on any machine, and can be taken up at any batch.
 """
 
 import pathlib
@@ -34,7 +35,8 @@ def find_galaxies(where, split, seed=0):
       split: "train" or "validation". seed: of procedural galaxies.
     """
     if where is None:
-        images = procedural_galaxies(N_PROCEDURAL[split], seed + 1_000_000 * SPLIT_SEEDS[split])
+        # Training draws below 10^6, validation above it, and `rim_tf.evaluation.study` from 2 10^6 on.
+        images = procedural_galaxies(N_PROCEDURAL[split], seed % 1_000_000 + 1_000_000 * SPLIT_SEEDS[split])
         ids = tuple(f"procedural:{split}:{i}" for i in range(len(images)))
         return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
     folder = pathlib.Path(where)
@@ -56,6 +58,8 @@ def galaxy_builder(where):
         return open_set(folder) if _prepared_within(folder) else None
     try:
         builder = tfds.builder(str(where))
+        if builder.builder_config is None:
+            raise ValueError("it has no configs, as sets of galaxies do")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise InputError(
             f"{where} is neither a folder nor the name of a tfds set of galaxies, as galaxy_zoo, great3 and "
@@ -106,7 +110,8 @@ def galaxy_pools(builder, split, pool, seed, first_pool=0, procedural=None):
       Endless tf.data.Dataset of (images [pool, k, k], half-light radii [pool]).
     """
     size = builders.check_split(builder, split)
-    n_drawn = 0 if procedural is None else round(pool * len(procedural) / (len(procedural) + size))
+    share = 0.0 if procedural is None else len(procedural) / (len(procedural) + size)
+    n_drawn = min(pool - 1, round(pool * share))
     parse = _parser(builder, ("image", "half_light_radius"))
 
     def draw(index, records):

@@ -185,7 +185,8 @@ def _figures_of(sample):
     for name, figure in FIGURES_OF_MERIT.items():
         if figure.column in sample:
             values = figure.factor * np.asarray(sample[figure.column], float)
-            values = values[np.isfinite(values)]
+            if figure.column in ("prior", "prior_sigmas"):  # NaN where there is no inversion; elsewhere NaN must show
+                values = values[np.isfinite(values)]
             beyond = figure.statistic is None
             figures[name] = (
                 metrics.percentage(np.abs(values) > 3) if beyond else metrics.bootstrap(values, figure.statistic)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 import uuid
 import warnings
 import zipfile
@@ -21,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf import __version__
-from rim_tf.config import LensParameters
+from rim_tf.config import LensParameters, to_json
 from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, load_directory
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
 from rim_tf.data.procedural import procedural_galaxies
@@ -40,6 +41,10 @@ CHUNK, INVERSIONS = 20, 4
 # numbers of a study; procedural galaxies have one seed only, out of reach of theirs.
 _STREAM = 2_000_000
 _N_PROCEDURAL = 1000
+# Seconds after which a half-written file is one of a process that was killed.
+_ABANDONED = 600
+# What reading a file raises that was cut short.
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 # What the sources of Figure 10 are shown with; `mocks` has the same on average.
 _UNUSUAL_NOISE, _UNUSUAL_PSF = 0.01, 0.05
 TEXT = "STRONG\nLENSING\n2026"
@@ -91,13 +96,17 @@ class Study:
     """
 
     def __init__(self, out, config, model, name="small"):
+        if config.mocks.lens_error:
+            raise InputError("A study is of lenses that are known; lens_error must be 0.")
         self.out, self.config, self.model = pathlib.Path(out), config, model
         self.settings = {"rim_tf": __version__, "weights": name, "weights_sha256": _digest(model)}
         self.settings |= json.loads(json.dumps(dataclasses.asdict(config)))
         _check_folder(self.out, self.settings)
         self.weights = self.settings["weights_sha256"]
         for left_over in self.out.glob("**/.*.incomplete*"):
-            left_over.unlink()  # of a run that was killed as it wrote
+            # Of a run that was killed as it wrote, and not of one that runs beside this one.
+            if time.time() - left_over.stat().st_mtime > _ABANDONED:
+                left_over.unlink()
         if not (self.out / "config.json").exists():
             # Where there are none it is said now, before anything is written; an older file may hold others.
             galaxies = self._galaxies = unseen_galaxies(config.sources, config.seed)
@@ -176,7 +185,7 @@ class Study:
         digits = {} if mnist is None else read_digits(mnist)
         path = _unusual_path(self.out, method, self.weights)
         names = ["text", *digits]
-        if path.exists() and (mnist is None or list(np.load(path)["names"]) == names):
+        if _length(path) and (mnist is None or list(_load(path)["names"]) == names):
             return
         mocks = self.config.mocks
         drawings = {"text": draw_text(TEXT, mocks.source_pixels)}
@@ -216,7 +225,7 @@ def read_study(out):
     out = pathlib.Path(out)
     if not (out / "config.json").is_file():
         raise InputError(f"{out} holds no study; name the --out of an earlier `rim-tf evaluate`.")
-    settings = json.loads((out / "config.json").read_text())
+    settings = _read_settings(out / "config.json")
     columns, kept, unusual = {}, {}, {}
     for method in METHODS:
         parts = _consecutive(out, method, settings["weights_sha256"])
@@ -224,7 +233,7 @@ def read_study(out):
             names = [name for name in parts[0] if not name.startswith("kept_")]
             columns[method] = {name: np.concatenate([part[name] for part in parts]) for name in names}
             kept[method] = _kept(parts, method)
-        if (path := _unusual_path(out, method, settings["weights_sha256"])).exists():
+        if _length(path := _unusual_path(out, method, settings["weights_sha256"])):
             unusual[method] = _load(path)
     if not columns:
         raise InputError(f"{out} holds no finished systems yet; run `rim-tf evaluate` without --report-only.")
@@ -424,10 +433,12 @@ def read_digits(path):
             images, labels = stored["images"], stored["labels"]
     except KeyError as error:
         raise InputError(f"{path} has not the arrays images and labels ({error.args[0]}).") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (TypeError, *_DAMAGED) as error:
         raise InputError(f"{path} cannot be read as a NumPy .npz archive ({error}).") from None
-    if images.ndim != 3 or len(images) != len(labels):
-        raise InputError(f"{path} has images of shape {images.shape}; wanted [N, k, k] and as many labels.")
+    if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{path} has images of shape {images.shape} and labels of shape {labels.shape}; wanted [N, k, k] and [N]."
+        )
     return {f"digit {label}": images[np.flatnonzero(labels == label)[0]] for label in np.unique(labels)[:10]}
 
 
@@ -446,6 +457,17 @@ def _unusual_system(number, source, mocks):
 # ------------------------------------------------------------------------------------------------- the folder
 
 
+def _read_settings(path):
+    """The config.json of a study."""
+    try:
+        settings = json.loads(path.read_text())
+        if "weights_sha256" not in settings:
+            raise ValueError("it has no weights_sha256")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not that of a study ({error}); choose another --out.") from None
+    return settings
+
+
 def _check_folder(out, settings):
     path = out / "config.json"
     if not path.exists():
@@ -454,10 +476,7 @@ def _check_folder(out, settings):
         if others:
             raise InputError(f"{out} holds other files ({', '.join(others[:3])}); choose an empty --out.")
         return
-    try:
-        old = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); choose another --out.") from None
+    old = _read_settings(path)
     # Weights may change: each have files of their own, beside the inversions that they share.
     fixed = [name for name in settings if not name.startswith("weights")]
     differing = [name for name in fixed if old.get(name) != settings[name]]
@@ -468,8 +487,8 @@ def _check_folder(out, settings):
 
 
 def _digest(model):
-    """SHA-256 of the weights, which a file's name may not tell apart."""
-    digest = hashlib.sha256()
+    """SHA-256 of the network, which a file's name may not tell apart: of its settings and its weights."""
+    digest = hashlib.sha256(to_json(model.config).encode())
     for array in model.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -483,9 +502,8 @@ def _report(progress, n):
 def _length(path):
     """Systems in a file; 0 where there is none, or one that is damaged and has to be made again."""
     try:
-        with np.load(path) as stored:
-            return len(stored["rms"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return len(_load(path)["rms"])
+    except (KeyError, *_DAMAGED):
         return 0
 
 
@@ -534,7 +552,9 @@ def _save(path, arrays):
     """An .npz file that is there when it is whole; never pickled."""
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.incomplete.npz")
     try:
-        np.savez_compressed(partial, allow_pickle=False, **arrays)
+        if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
+            raise TypeError("An array of objects would be pickled.")
+        np.savez_compressed(partial, **arrays)
         os.replace(partial, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -36,7 +36,7 @@ def evidence_terms(system, prior, strength, source, log_det_posterior, trace):
 
 
 def log_evidence(terms, ridge_term=0.0):
-    """Suyu et al. (2006), Eq. 19. `ridge_term` is ridge s^T s, below rounding error in all but odd units."""
+    """Suyu et al. (2006), Eq. 19. `ridge_term` is ridge s^T s, of no weight where the brightness is about 1."""
     quadratic = terms["chi2"] + terms["regularisation"] + ridge_term
     determinants = terms["log_det_posterior"] - terms["log_det_prior"]
     return -0.5 * (quadratic + determinants + terms["noise_normalisation"])

@@ -1,16 +1,17 @@
 """Linear inversion by Cholesky factors of F + lambda H, in float64."""
 
 import functools
+import warnings
 
 import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from rim_tf.errors import InputError
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.evidence import Solution, evidence_terms, log_evidence, log_evidence_slope
 from rim_tf.inference.matrix_free import MatrixFreeSolver
 
-# More source pixels would need over 6 GB, and two threads of OpenBLAS crashed in a factor of 16 000 rows.
+# More source pixels would need over 2 GB, and two threads of OpenBLAS crashed in a factor of 16 000 rows.
 EXACT_PIXELS = 96 * 96
 _MOST_STEPS = 20
 # About what an image pixel costs in F s without the matrix: with more source pixels, F is slower than its factors.
@@ -72,6 +73,13 @@ class ExactSolver:
             if slope**2 < 2 * self.tolerance * abs(bend):
                 break
             log_strength += float(np.clip(-slope / bend, -2, 2))
+        else:
+            warnings.warn(
+                f"The search for the strength of the largest evidence ended after {_MOST_STEPS} steps at "
+                f"{posterior.strength:g} without having converged; give a strength.",
+                InputWarning,
+                stacklevel=4,
+            )
         return posterior
 
     def _curvature_by_matrix(self, source):

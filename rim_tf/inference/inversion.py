@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+from rim_tf.config import SMALL
 from rim_tf.errors import InputError
 from rim_tf.inference.exact_inversion import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear_system import LinearSystem
@@ -77,8 +78,8 @@ def invert(
     Args:
       observation: `Observation`; masked pixels have no weight.
       lens: `LensParameters`.
-      source_pixel_scale, source_pixels: as `rim_tf.reconstruction.reconstruct`. Source pixels that no ray
-        reaches are set by the prior alone.
+      source_pixel_scale, source_pixels: as `rim_tf.reconstruction.reconstruct` with the shipped weights, so that
+        both give the same grid. Source pixels that no ray reaches are set by the prior alone.
       regularisation, boundary: the prior, as `rim_tf.inference.regularisation.regularisation_matrix`.
       strength: lambda [1 / brightness^2]; None takes the one that maximises the evidence.
       solver: "exact" (Cholesky factors of dense matrices: time grows as the cube of the source's pixels, memory as
@@ -96,33 +97,47 @@ def invert(
         or one too large for the exact solver.
     """
     started = time.perf_counter()
-    pixels, pixel_scale = source_grid(observation, 1, source_pixel_scale, source_pixels)
+    pixels, pixel_scale = source_grid(observation, SMALL.stride, source_pixel_scale, source_pixels)
     strength = None if strength is None else check_strength(strength)
     solver = _choose_solver(solver, pixels)
     if int(samples) != samples or samples < 0:
         raise InputError(f"samples is {samples!r}; it must be a whole number of at least 0.")
     prior = Regularisation(regularisation, boundary, (pixels, pixels))
-    system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale)
-    solution = solve(system, prior, strength, solver, int(samples), seed)
+    # In units of the image's peak: what is added to a singular H has the unit of brightness^-2.
+    unit = float(np.abs(observation.image[observation.mask]).max()) or 1.0
+    system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale).in_units_of(unit)
+    solution = solve(system, prior, None if strength is None else strength * unit**2, solver, int(samples), seed)
     source = solution.source
     if non_negative:
         source = non_negative_source(system, prior, solution.strength, start=source)
+    deviation = solution.standard_deviation
+    n_data = np.count_nonzero(system.weight)
     return Inversion(
-        source=source,
+        source=unit * source,
         source_pixel_scale=pixel_scale,
-        model_image=system.forward(source),
-        strength=solution.strength,
-        log_evidence=solution.log_evidence,
+        model_image=unit * system.forward(source),
+        strength=solution.strength / unit**2,
+        log_evidence=solution.log_evidence - n_data * np.log(unit),
         log_evidence_error=solution.log_evidence_error,
-        evidence_terms=solution.evidence_terms,
-        standard_deviation=solution.standard_deviation,
-        samples=solution.samples,
+        evidence_terms=_terms_in_units(solution.evidence_terms, unit, prior.size, n_data),
+        standard_deviation=None if deviation is None else unit * deviation,
+        samples=unit * solution.samples,
         solver=solver,
         flux_outside=share_outside(observation, lens, pixels, pixel_scale),
         observation=observation,
         lens=lens,
         seconds=time.perf_counter() - started,
     )
+
+
+def _terms_in_units(terms, unit, n_source, n_data):
+    """The evidence's terms for data in units of which `unit` were one; those without a unit stay."""
+    area = 2 * np.log(unit)
+    return terms | {
+        "log_det_posterior": terms["log_det_posterior"] - n_source * area,
+        "log_det_prior": terms["log_det_prior"] - n_source * area,
+        "noise_normalisation": terms["noise_normalisation"] + n_data * area,
+    }
 
 
 def solve(system, prior, strength=None, solver="exact", samples=0, seed=0):

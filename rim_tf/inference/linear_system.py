@@ -16,12 +16,14 @@ from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.psf import GaussianBlur
 
-# F by way of the dense B^T C_N^-1 B up to so many image pixels: 0.3 GB.
+# F by way of the dense B^T C_N^-1 B up to so many image pixels: 0.6 GB.
 _DENSE_IMAGE_PIXELS = 6200
 # Elements of the temporary arrays that F is built through: 0.13 GB.
 _BLOCK = 1 << 24
 # Rows of a Gaussian's matrix that are applied at once, and what share of its peak is below rounding error.
 _BAND, _NOTHING = 48, 1e-18
+# A source pixel whose light arrives by less than this share is not seen.
+_UNSEEN = 1e-9
 # Singular values of a stamp below this share of the largest are the rounding of float32, in which stamps come.
 _SEPARABLE = 1e-6
 
@@ -46,7 +48,8 @@ class LinearSystem:
         self.data, self.weight = np.asarray(data, np.float64), np.asarray(weight, np.float64)
         self.gradient_at_zero = self.adjoint(self.weight * self.data)
         """D = A^T C_N^-1 d, [n, m]."""
-        if not self.adjoint(self.weight).any():
+        # Tails of a Gaussian and the rounding of transforms see every pixel, a little.
+        if self.adjoint(self.weight).max(initial=0) <= _UNSEEN * self.weight.max():
             raise InputError(
                 "No unmasked pixel sees the source grid; check the lens, the mask, and the source grid's size."
             )
@@ -77,6 +80,10 @@ class LinearSystem:
         noise = observation.noise.astype(np.float64)
         return cls(lensing, blur, observation.image, np.where(observation.mask, noise**-2, 0.0), source_shape)
 
+    def in_units_of(self, unit):
+        """The same system with the brightness `unit` as one."""
+        return LinearSystem(self.lensing, self.blur, self.data / unit, self.weight * unit**2, self.source_shape)
+
     def forward(self, source):
         """A s = B L s, [..., n, m] -> [..., rows, columns] (Eq. 5)."""
         return self.blur.forward(_apply(self.lensing, source, self.data.shape))
@@ -101,10 +108,16 @@ class LinearSystem:
         used = self.weight[self.weight > 0]
         return float(used.size * np.log(2 * np.pi) - np.log(used).sum())
 
+    @property
+    def _has_short_way(self):
+        """Whether `SeparableBlur.normal_matrix` and what it goes through fit into memory."""
+        few = self.data.size <= _DENSE_IMAGE_PIXELS and max(self.data.shape) ** 3 <= _BLOCK
+        return few and isinstance(self.blur, SeparableBlur)
+
     @functools.cached_property
     def curvature_matrix(self):
         """F = A^T C_N^-1 A, dense, [n m, n m] in Fortran's order; symmetric but for rounding."""
-        if isinstance(self.blur, SeparableBlur) and self.data.size <= _DENSE_IMAGE_PIXELS:
+        if self._has_short_way:
             # L has four entries in a row, so that what costs is B^T C_N^-1 B, for which there is a short way.
             half = self.lensing_adjoint @ self.blur.normal_matrix(self.weight)
             return np.asfortranarray((self.lensing_adjoint @ np.ascontiguousarray(half.T)).T)

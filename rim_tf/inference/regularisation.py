@@ -17,6 +17,7 @@ from rim_tf.errors import InputError
 REGULARISATIONS = ("brightness", "gradient", "curvature")
 BOUNDARIES = ("zero", "suyu", "free")
 # Added to lambda H where H is singular [1 / brightness^2], so that the prior can be normalised; as in PyAutoLens.
+# It is small only beside data whose brightness is about 1, which is why `invert` works in units of the peak.
 _RIDGE = 1e-8
 # An eigenvalue of H below this share of its largest is zero but for rounding.
 _NULL = 1e-13

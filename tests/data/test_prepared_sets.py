@@ -66,6 +66,14 @@ def test_pools_hold_the_galaxies_of_the_set(galaxies):
     assert len({image for image, _ in seen[: len(known)]}) == len(known)  # each once before any comes again
 
 
+def test_a_small_set_among_many_procedural_galaxies_is_still_read(galaxies):
+    images = procedural_galaxies(4, seed=8)
+    many = GalaxyStamps(np.repeat(images, 100, axis=0), np.repeat([half_light_radius(image) for image in images], 100))
+    ((pool, _),) = taken(prepared_sets.galaxy_pools(galaxies, "train", 6, seed=1, procedural=many), 1)
+    drawn = {image.tobytes() for image in images}
+    assert sum(image.tobytes() not in drawn for image in pool) == 1
+
+
 def of_set(builder):
     galaxies = prepared_sets.builders.read_galaxies(builder, "train")
     return galaxies.images, galaxies.half_light_radius

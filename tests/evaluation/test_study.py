@@ -156,6 +156,12 @@ def test_other_settings_are_refused(config, model, tmp_path, changes):
     assert files_in(tmp_path) == before
 
 
+def test_the_same_weights_in_another_network_are_another_network(config, model, tmp_path):
+    other = RIM(dataclasses.replace(model.config, n_steps=model.config.n_steps + 1))
+    other.set_weights(model.get_weights())
+    assert Study(tmp_path, config, model).weights != Study(tmp_path, config, other).weights
+
+
 def test_other_weights_share_the_inversions_and_have_files_of_their_own(config, model, tmp_path):
     study = Study(tmp_path, config, model)
     study.run_rim(2)

@@ -439,6 +439,27 @@ class TestMask:
         assert abs(result.source[unseen]).max() > 1e-4
 
 
+class TestUnits:
+    @pytest.mark.parametrize("boundary", ["zero", "free"])
+    @pytest.mark.parametrize("solver", ["exact", "matrix-free"])
+    @pytest.mark.parametrize("unit", [1e-6, 1e5])
+    def test_a_source_in_other_units_is_the_same_source(self, boundary, solver, unit):
+        observation, _, _ = observe(16, 32)
+        scaled = dataclasses.replace(observation, image=observation.image * unit, noise=observation.noise * unit)
+        given = {"source_pixel_scale": 0.125, "source_pixels": 16, "boundary": boundary, "solver": solver, "samples": 2}
+        one, other = (invert(each, LENS, **given) for each in (observation, scaled))
+        assert_allclose(other.strength * unit**2, one.strength, rtol=1e-4)
+        assert_allclose(other.source / unit, one.source, atol=1e-4 * one.source.max())
+        assert_allclose(other.model_image / unit, one.model_image, atol=1e-4 * one.source.max())
+        assert_allclose(other.standard_deviation / unit, one.standard_deviation, rtol=1e-3)
+        assert_allclose(other.chi2, one.chi2, rtol=1e-4)
+        # The density of the data, per unit of brightness to the power of their number.
+        assert_allclose(other.log_evidence + observation.image.size * np.log(unit), one.log_evidence, atol=0.05)
+        terms = other.evidence_terms
+        total = sum(terms[name] for name in ("chi2", "regularisation", "log_det_posterior", "noise_normalisation"))
+        assert_allclose(-0.5 * (total - terms["log_det_prior"]), other.log_evidence, atol=0.05)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -462,12 +483,13 @@ class TestBadInput:
         with pytest.raises(InputError, match=message):
             invert(observation, LENS, **{"source_pixels": 8} | options)
 
-    def test_nothing_to_see(self):
+    @pytest.mark.parametrize("psf", [0.0, 0.08, np.full((3, 3), 1 / 9)], ids=["no PSF", "Gaussian", "stamp"])
+    def test_nothing_to_see(self, psf):
         observation, _, _ = observe(8, 10)
         corner = np.zeros((10, 10), bool)
         corner[0, 0] = True
         with pytest.raises(InputError, match="No unmasked pixel sees the source grid"):
-            invert(dataclasses.replace(observation, mask=corner, psf=0.0), LENS, 0.01, 8)
+            invert(dataclasses.replace(observation, mask=corner, psf=psf), LENS, 0.01, 8)
 
     def test_grid_with_one_axis(self):
         with pytest.raises(InputError, match="two sides"):

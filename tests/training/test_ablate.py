@@ -56,6 +56,8 @@ def test_a_variant_is_trained_once_and_is_in_the_table(measured, tmp_path):
         done = CliRunner().invoke(ablate.main, options)
         assert done.exit_code == 0, done.output
     assert measured == ["small", "5-steps"]
+    refused = CliRunner().invoke(ablate.main, [*options, "--seed", "2"])
+    assert refused.exit_code == 2 and "'seed': 2" in refused.stderr
     assert "| small | 7 |" in done.stdout and "| 5 steps | 7 |" in done.stdout
     found = json.loads((tmp_path / "ablations.json").read_text())["variants"]["small"]
     assert found["exact"]["all"]["rms_percent_of_peak"]["median"] == pytest.approx(1.05)

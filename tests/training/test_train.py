@@ -135,3 +135,20 @@ def test_training_goes_on_from_weights_that_ship(tmp_path):
         assert_allclose(a, b, atol=1e-7)
     with pytest.raises(InputError, match="another network"):
         train(dataclasses.replace(TINY, initial="small"), tmp_path / "other", verbose=0)
+
+
+@pytest.mark.parametrize(
+    "changes, given, message",
+    [
+        ({"n_steps": 5}, {}, "n_steps is 5; it must be a multiple of the 2 steps of an epoch"),
+        ({"larger_frames": (32,)}, {"lenses": "."}, "frames of one size"),
+    ],
+)
+def test_runs_that_would_not_be_what_they_say_are_refused(tmp_path, changes, given, message):
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(TINY, **changes), tmp_path, verbose=0, **given)
+
+
+def test_frames_of_several_sizes_are_not_shared_out():
+    with pytest.raises(InputError, match="cannot be shared out"):
+        training_stream(dataclasses.replace(TINY, larger_frames=(32,)), n_shards=2)
