@@ -33,40 +33,33 @@ class TrainingConfig:
 # Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
 SMALL_MOCKS = MockConfig(log_pixel_scale=(0.03, 0.1), noise_map_fraction=0.25, mask_fraction=0.25)
 
+_SMALL = TrainingConfig(
+    rim=SMALL,
+    mocks=SMALL_MOCKS,
+    loss="log_rms",
+    learning_rate=1e-3,
+    schedule="cosine",
+    clip_norm=1.0,
+    batch_size=8,
+    n_steps=10_000,
+)
+
 EXPERIMENTS = {
-    "small": TrainingConfig(
-        rim=SMALL,
-        mocks=SMALL_MOCKS,
-        loss="log_rms",
-        learning_rate=1e-3,
-        schedule="cosine",
-        clip_norm=1.0,
-        batch_size=8,
-        n_steps=10_000,
-    ),
+    "small": _SMALL,
     # The shipped weights are those of `small`, then of these two: on larger frames as well,
-    "small-frames": TrainingConfig(
-        rim=SMALL,
-        mocks=SMALL_MOCKS,
-        loss="log_rms",
+    "small-frames": dataclasses.replace(
+        _SMALL,
         learning_rate=2e-4,
-        schedule="cosine",
-        clip_norm=1.0,
-        batch_size=8,
         n_steps=2000,
         seed=2,
         larger_frames=(96, 128),
         initial="runs/small/weights.json",
     ),
     # and at last with the flux in the loss.
-    "small-flux": TrainingConfig(
-        rim=SMALL,
-        mocks=SMALL_MOCKS,
+    "small-flux": dataclasses.replace(
+        _SMALL,
         loss="log_rms_flux",
         learning_rate=1e-4,
-        schedule="cosine",
-        clip_norm=1.0,
-        batch_size=8,
         n_steps=700,
         seed=3,
         larger_frames=(96, 128),
