@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -126,7 +127,9 @@ def test_a_damaged_chunk_is_made_again_and_what_was_half_written_goes(config, mo
     Study(tmp_path, config, model).run_rim(2)
     (path,) = (tmp_path / "chunks").glob("rim-*.npz")
     path.write_bytes(path.read_bytes()[:1000])
-    path.with_name(".rim-00001.0123.incomplete.npz").write_bytes(b"PK")
+    left_over = path.with_name(".rim-00001.0123.incomplete.npz")
+    left_over.write_bytes(b"PK")
+    os.utime(left_over, (0, 0))  # long ago, by a process that was killed
     Study(tmp_path, config, model).run_rim(2)
     assert len(read_study(tmp_path)[1]["rim"]["rms"]) == 2
     assert files_in(tmp_path) == [f"chunks/{path.name}", "config.json"]
