@@ -116,6 +116,8 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace results tha
 @click.option("--boundary", help="Of the inversion: zero, suyu or free.  [default: zero]")
 @click.option("--strength", type=_positive, help="lambda of the inversion.  [default: of the highest evidence]")
 @click.option("--non-negative", is_flag=True, help="Let the inversion give no negative pixel.")
+@click.option("--solver", help="Of the inversion: exact, matrix-free or auto.  [default: auto]")
+@click.option("--samples", type=click.IntRange(min=2), help="Draws that give matrix-free inversion its errors.")
 @click.option("--truth", metavar="FITS", help="The true source on the same grid, to compare with.")
 @click.option("--out", type=_out, default="reconstruction", show_default=True, help="Folder of the results.")
 @_overwrite

@@ -441,6 +441,14 @@ def test_linear_inversion_is_a_method(options, tmp_path):
         np.testing.assert_allclose(hdus["STDDEV"].data, expected.standard_deviation, rtol=1e-3)
 
 
+def test_matrix_free_inversion_has_errors_where_samples_are_asked_for(options, tmp_path):
+    result = reconstruct(options | {"--method": "inversion", "--solver": "matrix-free", "--samples": 3})
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["solver"] == "matrix-free"
+    with fits.open(tmp_path / "out" / "reconstruction.fits") as hdus:
+        assert np.all(hdus["STDDEV"].data > 0)
+
+
 def test_settings_of_the_inversion_need_it(options, tmp_path):
     result = reconstruct(options | {"--strength": 10}, "--non-negative")
     assert result.exit_code == 2 and "--non-negative, --strength" in result.stderr and "--method" in result.stderr
