@@ -20,6 +20,7 @@ from tqdm import tqdm
 from rim_tf.config import SMALL
 from rim_tf.data.mocks import MockConfig, stream
 from rim_tf.errors import InputError
+from rim_tf.evaluation.metrics import bootstrap
 from rim_tf.models.flops import count_flops
 from rim_tf.models.rim import RIM
 from training.experiments import EXPERIMENTS
@@ -71,17 +72,12 @@ def measured_variant(name, n_steps, seed, galaxies, folder, n):
         "weights": model.count_params(),
         "exact": report(exact),
         "jittered": report(jittered),
-        "rms_error_of_median": float(np.std(_bootstrap_medians(exact["rms"]))),
+        "rms_error_of_median": bootstrap(exact["rms"], np.median, n_draws=200)["error"],
     }
     partial = result.with_suffix(".incomplete")
     partial.write_text(json.dumps(figures, indent=1))
     partial.replace(result)
     return figures
-
-
-def _bootstrap_medians(values, n=200):
-    chosen = np.random.default_rng(0).integers(0, len(values), (n, len(values)))
-    return np.median(values[chosen], axis=1)
 
 
 def seconds_per_lens(names, rounds=5):

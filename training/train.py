@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.config import to_json
-from rim_tf.data.galaxies import LOADERS, half_light_radius, load_directory
+from rim_tf.data.galaxies import half_light_radius, has_samples, load_directory
 from rim_tf.data.mocks import GalaxyStamps, stream
 from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError
@@ -31,15 +31,12 @@ def source_galaxies(where, split, n_procedural, seed):
     images = [procedural_galaxies(n_procedural, seed)] if n_procedural else []
     radii = [np.array([half_light_radius(image) for image in images[0]])] if n_procedural else []
     if where is not None:
-        real = load_directory(where).split(split) if _is_sample(where) else _prepared_sets().find_galaxies(where, split)
+        real = (
+            load_directory(where).split(split) if has_samples(where) else _prepared_sets().find_galaxies(where, split)
+        )
         images.append(real.images)
         radii.append(real.half_light_radius)
     return GalaxyStamps(np.concatenate(images), np.concatenate(radii))
-
-
-def _is_sample(where):
-    """Whether a folder holds the files of `rim_tf.data.galaxies.LOADERS`, which need no tfds."""
-    return any((pathlib.Path(where) / name).is_file() for name in LOADERS)
 
 
 def _prepared_sets():
@@ -71,7 +68,7 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
     if config.larger_frames:
         return _frames_in_turn(config, galaxies, first_batch)
     builder = None
-    if galaxies is not None and not _is_sample(galaxies):
+    if galaxies is not None and not has_samples(galaxies):
         builder = _prepared_sets().galaxy_builder(galaxies)
     if builder is None:
         stamps = source_galaxies(galaxies, "train", config.n_procedural, config.seed)

@@ -152,6 +152,11 @@ LOADERS = {
 }
 
 
+def has_samples(folder) -> bool:
+    """Whether a folder holds any of the files that `load_directory` reads."""
+    return any((pathlib.Path(folder) / name).is_file() for name in LOADERS)
+
+
 def load_directory(folder) -> GalaxySet:
     """Every set whose file lies in `folder` under its usual name, a key of LOADERS, one after the other."""
     folder = pathlib.Path(folder)

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from rim_tf.data import builders
-from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, load_directory
+from rim_tf.data.galaxies import GalaxySet, half_light_radius, has_samples, load_directory
 from rim_tf.data.mocks import MockConfig, image_systems, observing_draws
 from rim_tf.data.observing import observe
 from rim_tf.data.procedural import procedural_galaxies
@@ -40,7 +40,7 @@ def find_galaxies(where, split, seed=0):
         ids = tuple(f"procedural:{split}:{i}" for i in range(len(images)))
         return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
     folder = pathlib.Path(where)
-    if any((folder / name).is_file() for name in LOADERS):
+    if has_samples(folder):
         return load_directory(folder).split(split)
     builder = galaxy_builder(where)
     if builder is not None:

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from rim_tf import __version__
 from rim_tf.config import LensParameters, to_json
-from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, load_directory
+from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, has_samples, load_directory
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
 from rim_tf.data.procedural import procedural_galaxies
 from rim_tf.errors import InputError, InputWarning
@@ -255,7 +255,7 @@ def unseen_galaxies(where, seed=0):
         images = procedural_galaxies(_N_PROCEDURAL, _STREAM + seed)
         ids = tuple(f"procedural:{_STREAM + seed}:{i}" for i in range(len(images)))
         return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
-    if any((pathlib.Path(where) / name).is_file() for name in LOADERS):
+    if has_samples(where):
         found = load_directory(where).split("validation")  # needs nothing but the core of the package
     else:
         try:
