@@ -98,8 +98,8 @@ print("RESULT", json.dumps({
 
 def problem():
     """The arrays of the observation that all solve, made with a source of 192 x 192 clumpy pixels."""
-    from rim_tf.config import LensParameters
-    from rim_tf.inference.linear_system import LinearSystem
+    from rim_tf.inference.linear.system import LinearSystem
+    from rim_tf.lens import LensParameters
     from rim_tf.observation import Observation
 
     rng = np.random.default_rng(3)
@@ -132,10 +132,10 @@ def one_case(arrays, solver, pixels):
     import resource
     import time
 
-    from rim_tf.config import LensParameters
-    from rim_tf.inference.inversion import invert
+    from rim_tf.inference.linear.inversion import invert
+    from rim_tf.inference.rim import reconstruct
+    from rim_tf.lens import LensParameters
     from rim_tf.observation import Observation
-    from rim_tf.reconstruction import reconstruct
 
     def least(function):
         times = []

@@ -104,7 +104,7 @@ def rim_tf_simulate_batch(task):
     import tensorflow as tf
 
     from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
-    from rim_tf.data.procedural import procedural_galaxies
+    from rim_tf.data.sources.procedural import procedural_galaxies
 
     images = procedural_galaxies(32, 1)
     stamps = GalaxyStamps(images, np.full(len(images), 18.0))

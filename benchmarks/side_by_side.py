@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from timing import Worker
 
-from rim_tf.data.procedural import clumpy_spiral
+from rim_tf.data.sources.procedural import clumpy_spiral
 
 N_PIXELS, IMAGE_SCALE, SOURCE_SCALE, SIGMA = 192, 0.04, 3 / 192, 0.1
 _PSF_HALF = 13  # five standard deviations

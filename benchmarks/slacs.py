@@ -20,13 +20,13 @@ import numpy as np
 from astropy.io import fits
 from matplotlib.figure import Figure
 
-from rim_tf.config import LensParameters
-from rim_tf.evaluation.plots import draw_image, draw_residual
 from rim_tf.inference.lens_light import subtract_lens_light
 from rim_tf.inference.optimise import cropped, optimise_lens
+from rim_tf.inference.rim import reconstruct
 from rim_tf.io import read_observation, write_lens, write_reconstruction
-from rim_tf.pretrained import load_pretrained
-from rim_tf.reconstruction import reconstruct
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.plots import draw_image, draw_residual
 
 # Clear rings and arcs, not hidden by masks.
 CLEAR = (

@@ -7,17 +7,17 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "InputError": "rim_tf.errors",
     "InputWarning": "rim_tf.errors",
-    "LensParameters": "rim_tf.config",
+    "LensParameters": "rim_tf.lens",
     "RIMConfig": "rim_tf.config",
     "PAPER": "rim_tf.config",
     "SMALL": "rim_tf.config",
     "Observation": "rim_tf.observation",
-    "Reconstruction": "rim_tf.reconstruction",
-    "reconstruct": "rim_tf.reconstruction",
-    "Inversion": "rim_tf.inference.inversion",
-    "invert": "rim_tf.inference.inversion",
+    "Reconstruction": "rim_tf.results",
+    "reconstruct": "rim_tf.inference.rim",
+    "Inversion": "rim_tf.inference.linear.inversion",
+    "invert": "rim_tf.inference.linear.inversion",
     "RIM": "rim_tf.models.rim",
-    "load_pretrained": "rim_tf.pretrained",
+    "load_pretrained": "rim_tf.models.pretrained",
 }
 
 __all__ = sorted(_PUBLIC)

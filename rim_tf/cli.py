@@ -156,8 +156,8 @@ def simulate(out, overwrite, psf_sigma, psf, **arguments):
 @_overwrite
 def demo(out, overwrite):
     """Simulate a lens whose source the network never saw, reconstruct it, and compare with the truth."""
-    from rim_tf.config import LensParameters
     from rim_tf.io import write_lens
+    from rim_tf.lens import LensParameters
 
     _refuse_existing(out, RESULTS, overwrite)
     with tempfile.TemporaryDirectory() as folder:
@@ -204,8 +204,8 @@ def _reconstruct_into(
         observation = io.read_observation(image, _number_or_path(noise), _number_or_path(psf), mask, pixel_scale)
         truth = None if truth is None else io.read_image(truth)[0]
         _import_quietly()  # only now, so that a wrong file name is told at once
-        from rim_tf.pretrained import load_pretrained
-        from rim_tf.reconstruction import reconstruct
+        from rim_tf.inference.rim import reconstruct
+        from rim_tf.models.pretrained import load_pretrained
 
         model = load_pretrained(weights)
         extra, light = {}, None
@@ -224,7 +224,7 @@ def _reconstruct_into(
             lens = fit.lens
             io.write_lens(lens, folder / "fitted_lens.json")
         if method == "inversion":
-            from rim_tf.inference.inversion import invert
+            from rim_tf.inference.linear.inversion import invert
 
             result = invert(observation, lens, source_pixel_scale, source_pixels, **prior)
             weights = None
@@ -309,7 +309,7 @@ def _simulate_into(
         known_source = None if source is None else io.read_source(source, source_pixel_scale)
         psf = psf if isinstance(psf, float) else io.read_image(psf)[0]
         _import_quietly()
-        from rim_tf.simulation import draw_system, observe_system
+        from rim_tf.data.single import draw_system, observe_system
 
         lens, source, source_scale = draw_system(seed, pixels, pixel_scale, known_lens, known_source)
         observation, noiseless = observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf)

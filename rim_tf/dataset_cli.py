@@ -93,7 +93,7 @@ def _save(figure, out):
 
 def _import():
     try:
-        from rim_tf.data import fixed_sets
+        from rim_tf.data.sets import fixed as fixed_sets
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("rim_tf"):
             raise

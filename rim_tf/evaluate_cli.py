@@ -72,7 +72,7 @@ def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pix
     """What is missing of the study; the arguments are the command's options."""
     from rim_tf.data.mocks import MockConfig
     from rim_tf.evaluation.study import Study, StudyConfig, read_digits
-    from rim_tf.pretrained import load_pretrained
+    from rim_tf.models.pretrained import load_pretrained
 
     model = load_pretrained(weights)
     if mnist is not None:

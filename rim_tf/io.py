@@ -30,8 +30,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from rim_tf import __version__
-from rim_tf.config import LENS_PARAMETERS, LensParameters
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.lens import LENS_PARAMETERS, LensParameters
 from rim_tf.observation import Observation, check_pixel_scale
 
 # Two pixel scales are the same, and a pixel is square, within this fraction.
@@ -259,7 +259,7 @@ def _pixel_scale(header, primary, path):
 
 
 def read_lens(path):
-    """`LensParameters` from a JSON file with exactly the seven names of `rim_tf.config.LENS_PARAMETERS`.
+    """`LensParameters` from a JSON file with exactly the seven names of `rim_tf.lens.LENS_PARAMETERS`.
 
     Raises:
       InputError: no such file, no JSON, a name missing or misspelt, a value out of range or no number.
@@ -301,7 +301,7 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     linear WCS [arcsec] with (0, 0) at the centre of the field.
 
     Args:
-      reconstruction: `rim_tf.reconstruction.SourceFit`, by whatever method.
+      reconstruction: `rim_tf.results.SourceFit`, by whatever method.
       path: an existing file is replaced.
       weights: name of the weights, for the header.
       lens_light: what was subtracted from the image, [rows, columns].

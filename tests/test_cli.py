@@ -30,8 +30,8 @@ def run(*arguments):
 def weights(tmp_path_factory):
     """Weights of a network as shipped but small and untrained: what is tested is the way to it and back."""
     from rim_tf.config import SMALL
+    from rim_tf.models.pretrained import save_trained
     from rim_tf.models.rim import RIM
-    from rim_tf.pretrained import save_trained
 
     path = tmp_path_factory.mktemp("weights") / "tiny"
     save_trained(RIM(dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4))), path, {})
@@ -167,8 +167,8 @@ def test_warnings_are_lines_each_said_once(options, tmp_path, simulated):
 
 
 def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
-    from rim_tf.config import LensParameters
     from rim_tf.inference import lens_light, optimise
+    from rim_tf.lens import LensParameters
 
     def subtract(observation, lens):
         model = np.full(observation.shape, 0.01, np.float32)
@@ -244,7 +244,7 @@ def truncated_file(folder):
 
 
 def truncated_weights(folder):
-    from rim_tf import pretrained
+    from rim_tf.models import pretrained
 
     for suffix in (".json", ".weights.h5"):
         content = (pretrained.WEIGHTS / f"small{suffix}").read_bytes()
@@ -426,7 +426,7 @@ def test_the_demo_shows_the_truth_and_can_be_run_again(tmp_path, monkeypatch):
 
 
 def test_linear_inversion_is_a_method(options, tmp_path):
-    from rim_tf.inference.inversion import invert
+    from rim_tf.inference.linear.inversion import invert
     from rim_tf.io import read_lens, read_observation
 
     result = reconstruct(options | {"--method": "inversion", "--regularisation": "curvature"})

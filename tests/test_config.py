@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from rim_tf.config import LENS_PARAMETERS, PAPER, SMALL, LensParameters, RIMConfig, to_json
+from rim_tf.config import PAPER, SMALL, RIMConfig, to_json
 from rim_tf.errors import InputError
+from rim_tf.lens import LENS_PARAMETERS, LensParameters
 
 LENS = {"theta_E": 1.2, "e1": 0.1, "e2": -0.05, "x_lens": 0.0, "y_lens": 0.1, "gamma1": 0.02, "gamma2": 0.0}
 

@@ -22,8 +22,8 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     from rim_tf.config import SMALL
+    from rim_tf.models.pretrained import save_trained
     from rim_tf.models.rim import RIM
-    from rim_tf.pretrained import save_trained
 
     path = tmp_path_factory.mktemp("weights") / "tiny"
     save_trained(RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))), path, {})

@@ -17,7 +17,7 @@ from rim_tf.export import SIGNATURES, export_saved_model
 from rim_tf.grids import PixelGrid
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.reconstruction import network_inputs
+from rim_tf.systems import network_inputs
 
 LOADER = pathlib.Path(__file__).parent / "load_saved_model.py"
 

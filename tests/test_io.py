@@ -9,10 +9,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from rim_tf import io
-from rim_tf.config import LENS_PARAMETERS, LensParameters
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.lens import LENS_PARAMETERS, LensParameters
 from rim_tf.observation import Observation
-from rim_tf.reconstruction import Reconstruction
+from rim_tf.results import Reconstruction
 
 LENS = LensParameters(1.2, 0.1, -0.05, 0.02, -0.03, 0.04, 0.01)
 

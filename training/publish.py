@@ -15,9 +15,9 @@ from keras import ops
 from rim_tf.data.mocks import MockConfig, stream
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error, summarise
+from rim_tf.models.pretrained import WEIGHTS, save_trained
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.pretrained import WEIGHTS, save_trained
 from training.experiments import EXPERIMENTS
 from training.train import compiled_model, source_galaxies
 

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.config import to_json
-from rim_tf.data.galaxies import half_light_radius, has_samples, load_directory
 from rim_tf.data.mocks import GalaxyStamps, stream
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import half_light_radius, has_samples, load_directory
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, final_rms_percent
+from rim_tf.models.pretrained import load_pretrained, save_trained
 from rim_tf.models.rim import RIM
-from rim_tf.pretrained import load_pretrained, save_trained
 from training.experiments import EXPERIMENTS
 
 # Validation draws from a stream that no training seed reaches.
@@ -41,10 +41,10 @@ def source_galaxies(where, split, n_procedural, seed):
 
 def _prepared_sets():
     try:
-        from rim_tf.data import prepared_sets
+        from rim_tf.data import prepared
     except ModuleNotFoundError as error:
         raise InputError(f"This needs {error.name}; do: pip install 'rim_tf[datasets]'.") from error
-    return prepared_sets
+    return prepared
 
 
 def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, n_shards=1):
@@ -52,8 +52,8 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
 
     Args:
       config: `TrainingConfig`.
-      galaxies: None for procedural sources alone; a folder with files of `rim_tf.data.galaxies.LOADERS`, which are
-        held in memory; or the folder or tfds name of a prepared set, which is read from disk as it is needed.
+      galaxies: None for procedural sources alone; a folder with files of `rim_tf.data.sources.galaxies.LOADERS`, which
+        are held in memory; or the folder or tfds name of a prepared set, which is read from disk as it is needed.
       lenses: folder of a set that `rim-tf dataset build` made, in place of lenses drawn on the way.
       shard, n_shards: as in `rim_tf.data.mocks.stream`.
     """

@@ -3,10 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import LENS_PARAMETERS
 from rim_tf.data.mocks import Draws, draw_systems, observing_draws
 from rim_tf.data.observing import observe
 from rim_tf.grids import PixelGrid
+from rim_tf.lens import LENS_PARAMETERS
 from rim_tf.physics.psf import blur_operator
 
 _BATCH = 64

@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rim_tf.config import LensParameters
+from rim_tf import plots
 from rim_tf.errors import InputError
-from rim_tf.evaluation import metrics, plots, study
+from rim_tf.evaluation import metrics, study
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
-from rim_tf.reconstruction import Reconstruction
+from rim_tf.results import Reconstruction
 
 FIGURES = {
     "examples": "Examples, as the paper's Figure 3: of the first systems, those whose RMS error is at equal steps from "

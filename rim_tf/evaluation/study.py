@@ -22,16 +22,17 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf import __version__
-from rim_tf.config import LensParameters, to_json
-from rim_tf.data.galaxies import LOADERS, GalaxySet, half_light_radius, has_samples, load_directory
+from rim_tf.config import to_json
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.single import draw_system, observe_system
+from rim_tf.data.sources.galaxies import LOADERS, GalaxySet, half_light_radius, has_samples, load_directory
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import metrics
+from rim_tf.inference.rim import reconstruct
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.reconstruction import reconstruct
-from rim_tf.simulation import draw_system, observe_system
 
 METHODS = ("rim", "inversion")
 # Systems that are drawn together, and those whose results share a file: inverting takes long, and what a stopped run
@@ -245,7 +246,7 @@ def unseen_galaxies(where, seed=0):
 
     Args:
       where: None for procedural galaxies; or a folder or the name of a tfds set, of which the validation split is
-        taken, as `rim_tf.data.prepared_sets.find_galaxies` does.
+        taken, as `rim_tf.data.prepared.find_galaxies` does.
       seed: of procedural galaxies.
 
     Returns:
@@ -259,7 +260,7 @@ def unseen_galaxies(where, seed=0):
         found = load_directory(where).split("validation")  # needs nothing but the core of the package
     else:
         try:
-            from rim_tf.data.prepared_sets import find_galaxies
+            from rim_tf.data.prepared import find_galaxies
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{where} has none of {', '.join(LOADERS)}, and to read other galaxies needs {error.name}; "
@@ -296,7 +297,7 @@ def _silence():
 
 
 def _invert(system, config):
-    from rim_tf.inference.inversion import invert
+    from rim_tf.inference.linear.inversion import invert
 
     with _silence():
         return invert(
@@ -311,7 +312,7 @@ def _invert(system, config):
 
 def _roughness(sources, regularisation):
     """s^T H s of each source [n, m, m], [n]: lambda times it is what the linear prior goes by."""
-    from rim_tf.inference.regularisation import Regularisation
+    from rim_tf.inference.linear.regularisation import Regularisation
 
     prior = Regularisation(regularisation, "zero", sources.shape[1:])
     return np.array([np.vdot(source, prior.apply(source)) for source in sources.astype(float)])

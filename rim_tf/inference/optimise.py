@@ -14,13 +14,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from rim_tf.config import LensParameters
 from rim_tf.errors import InputError
+from rim_tf.inference.rim import reconstruct
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.likelihood import chi2, inverse_variance
-from rim_tf.pretrained import load_pretrained
-from rim_tf.reconstruction import Reconstruction, network_inputs, reconstruct, source_grid
+from rim_tf.results import Reconstruction
+from rim_tf.systems import network_inputs, source_grid
 
 # Strict bounds on |e| and |gamma|; a hair below those of LensParameters, which float32 must not overstep.
 _LARGEST_ELLIPTICITY, _LARGEST_SHEAR = 0.949, 0.999

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from rim_tf.data.galaxies import prepare_cosmos, prepare_galaxy_zoo, split_of
+from rim_tf.data.sources.galaxies import prepare_cosmos, prepare_galaxy_zoo, split_of
 from rim_tf.errors import InputError, InputWarning
 
 tfds = pytest.importorskip("tensorflow_datasets")

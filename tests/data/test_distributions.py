@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rim_tf.data.distributions import LABELS, draw_distributions, plot_distributions
-from rim_tf.data.galaxies import half_light_radius
 from rim_tf.data.mocks import GalaxyStamps, MockConfig
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import half_light_radius
+from rim_tf.data.sources.procedural import procedural_galaxies
 
 CONFIG = MockConfig(image_pixels=32, source_pixels=32, log_pixel_scale=(0.05, 0.1))
 

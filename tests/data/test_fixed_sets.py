@@ -14,15 +14,15 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from rim_tf.data.galaxies import GalaxySet, half_light_radius
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.dataset_cli import dataset
 from rim_tf.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("apache_beam")
-fixed_sets = pytest.importorskip("rim_tf.data.fixed_sets")
+fixed_sets = pytest.importorskip("rim_tf.data.sets.fixed")
 
 CONFIG = MockConfig(image_pixels=24, source_pixels=24, mask_fraction=0.5)
 # Four shards to train on, the last one not full, and one to validate on.

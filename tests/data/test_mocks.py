@@ -8,8 +8,8 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rim_tf.data import mocks, observing
-from rim_tf.data.galaxies import half_light_radius
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import half_light_radius
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel
 from rim_tf.grids import PixelGrid

@@ -202,7 +202,7 @@ def test_a_study_without_a_system_has_no_numbers(config, model, tmp_path):
 
 
 def test_procedural_test_galaxies_are_not_those_of_training():
-    from rim_tf.data.procedural import procedural_galaxies
+    from rim_tf.data.sources.procedural import procedural_galaxies
 
     tested = study.unseen_galaxies(None, 0)
     for seed in (0, 1, 1_000_000):  # training, its validation
@@ -211,7 +211,7 @@ def test_procedural_test_galaxies_are_not_those_of_training():
 
 
 def test_real_test_galaxies_are_the_validation_split(monkeypatch, tmp_path, rng):
-    from rim_tf.data.galaxies import LOADERS, GalaxySet, split_of
+    from rim_tf.data.sources.galaxies import LOADERS, GalaxySet, split_of
 
     ids = tuple(f"set:{i}" for i in range(60))
     found = GalaxySet(rng.random((60, 128, 128)).astype(np.float32), ids, np.full(60, 20.0))
@@ -226,7 +226,7 @@ def test_real_test_galaxies_are_the_validation_split(monkeypatch, tmp_path, rng)
 
 
 def test_galaxies_are_kept_with_the_study(config, model, monkeypatch, tmp_path):
-    from rim_tf.data.galaxies import GalaxySet
+    from rim_tf.data.sources.galaxies import GalaxySet
 
     galaxies = study.unseen_galaxies(None, 0)
     monkeypatch.setattr(study, "unseen_galaxies", lambda where, seed: galaxies)

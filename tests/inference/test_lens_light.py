@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.inference.lens_light import subtract_lens_light
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.psf import blur_operator
-from rim_tf.reconstruction import network_inputs
+from rim_tf.systems import network_inputs
 
 N, SCALE, NOISE, SKY = 100, 0.05, 0.01, 0.02
 LENS = LensParameters(1.1, 0.1, 0.05)

@@ -7,8 +7,8 @@ import pytest
 from keras import ops
 from numpy.testing import assert_allclose
 
-from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
-from rim_tf.data.procedural import clumpy_spiral
+from rim_tf.config import SOURCE_SCALE_RATIO
+from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.inference.optimise import (
@@ -18,11 +18,13 @@ from rim_tf.inference.optimise import (
     optimise_lens,
     to_unconstrained,
 )
+from rim_tf.inference.rim import reconstruct
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.pretrained import load_pretrained
-from rim_tf.reconstruction import network_inputs, reconstruct
+from rim_tf.systems import network_inputs
 
 FLAT = LensPrior(1e3, 1e3, 1e3)
 TRUTH = LensParameters(1.0, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)

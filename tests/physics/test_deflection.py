@@ -8,7 +8,7 @@ from gradients import array, grad, slopes, tensor
 from keras import ops
 from numpy.testing import assert_allclose
 
-from rim_tf.config import LensParameters
+from rim_tf.lens import LensParameters
 from rim_tf.physics.deflection import (
     convergence,
     critical_curve,

@@ -11,11 +11,11 @@ import tensorflow as tf
 from numpy.testing import assert_allclose
 
 from rim_tf.config import SMALL
-from rim_tf.data.galaxies import GalaxySet, half_light_radius
 from rim_tf.data.mocks import MockConfig
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
-from rim_tf.pretrained import load_pretrained, save_trained
+from rim_tf.models.pretrained import load_pretrained, save_trained
 from training.experiments import EXPERIMENTS
 from training.train import train, training_stream
 
@@ -92,7 +92,7 @@ def test_saved_weights_load_to_the_same_network(tmp_path):
 def test_a_fixed_set_and_a_prepared_set_of_galaxies_train_and_resume(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("apache_beam")
-    from rim_tf.data import fixed_sets
+    from rim_tf.data.sets import fixed as fixed_sets
 
     fixed_sets.build(TINY.mocks, 8, 3, tmp_path / "lenses", _few_galaxies(), 2, batch_size=4, say=lambda line: None)
     config = dataclasses.replace(TINY, schedule="exponential")  # which does not depend on the length of the run

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rim_tf.data.galaxies import QUALITIES, STAMP_SIZE, GalaxySet, split_of
+from rim_tf.data.sources.galaxies import QUALITIES, STAMP_SIZE, GalaxySet, split_of
 from rim_tf.errors import InputError, InputWarning
 
 # What the readers of FITS, images and archives raise at a file that is cut short or is something else.
@@ -57,7 +57,8 @@ class Candidate:
       id: its name in the set, "<set>:<name within it>", unique.
       file: what to call it where it cannot be read.
       read: reads the frame, the argument of `prepare`.
-      prepare: frame -> `Stamp` or None; a function of `rim_tf.data.galaxies`, so that processes can share the work.
+      prepare: frame -> `Stamp` or None; a function of `rim_tf.data.sources.galaxies`, so that processes can share the
+        work.
       pixel_scale: of the frame that `prepare` starts from [arcsec]; NaN where it is not known.
       band: filter, "" where it is not known.
       features: functions that give the further features of the builder, by name.

@@ -11,7 +11,7 @@ from astropy import wcs
 from astropy.io import fits
 
 from rim_tf.data.builders.base import UNREADABLE, Candidate, GalaxyBuilder, GalaxyConfig, read_picture
-from rim_tf.data.galaxies import prepare_cosmos, prepare_frame, unstretched
+from rim_tf.data.sources.galaxies import prepare_cosmos, prepare_frame, unstretched
 from rim_tf.errors import InputError
 
 _FITS, _PICTURES = (".fits", ".fit", ".fits.gz", ".fits.fz"), (".jpg", ".jpeg", ".png")

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from astropy.io import fits
 
 from rim_tf.data.builders.base import Candidate, GalaxyBuilder, GalaxyConfig
-from rim_tf.data.galaxies import prepare_cosmos
+from rim_tf.data.sources.galaxies import prepare_cosmos
 from rim_tf.errors import InputError
 
 _COLUMNS = ("IDENT", "MAG", "BAND", "GAL_FILENAME", "PSF_FILENAME", "GAL_HDU", "PSF_HDU", "PIXEL_SCALE")

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rim_tf.config import SMALL, SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.config import SMALL, SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.evaluation.plots import extent
+from rim_tf.inference.rim import reconstruct
+from rim_tf.lens import LensParameters
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
-from rim_tf.reconstruction import reconstruct
+from rim_tf.plots import extent
 
 LENS = LensParameters(0.7, 0.1, -0.05, 0.02, -0.03, 0.04, 0.01)
 

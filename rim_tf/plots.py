@@ -115,7 +115,7 @@ def plot_reconstruction(reconstruction, truth=None):
     caustic and the cut. Observed and model share one stretch, reconstruction and truth another.
 
     Args:
-      reconstruction: `rim_tf.reconstruction.SourceFit`.
+      reconstruction: `rim_tf.results.SourceFit`.
       truth: the true source on the grid of the reconstruction, [n, m].
 
     Returns:
@@ -128,7 +128,7 @@ def plot_reconstructions(reconstructions, truths=None, names=None):
     """Several reconstructions, one to a row, in the columns of `plot_reconstruction`.
 
     Args:
-      reconstructions: list of `rim_tf.reconstruction.SourceFit`.
+      reconstructions: list of `rim_tf.results.SourceFit`.
       truths: list of true sources, [n, m] each, or None.
       names: list of a name for each, or None.
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from rim_tf.errors import InputError
-from rim_tf.inference.evidence import EvidenceCurve, Solution, evidence_terms, log_evidence
+from rim_tf.inference.linear.evidence import EvidenceCurve, Solution, evidence_terms, log_evidence
 
 _PROBES = 16
 # Modes of H on each axis on which K is computed as a matrix.

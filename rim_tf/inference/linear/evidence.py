@@ -11,7 +11,7 @@ from rim_tf.errors import InputWarning
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """What a solver returns; the attributes are those of `rim_tf.inference.inversion.Inversion`."""
+    """What a solver returns; the attributes are those of `rim_tf.inference.linear.inversion.Inversion`."""
 
     source: np.ndarray
     strength: float

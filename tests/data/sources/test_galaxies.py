@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from rim_tf.data import galaxies
-from rim_tf.data.galaxies import half_light_radius, load_cosmos, load_directory, split_of
+from rim_tf.data.sources import galaxies
+from rim_tf.data.sources.galaxies import half_light_radius, load_cosmos, load_directory, split_of
 from rim_tf.errors import InputError, InputWarning
 
 REPOSITORY = pathlib.Path(__file__).parents[2]

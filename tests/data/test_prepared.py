@@ -8,16 +8,16 @@ import tensorflow as tf
 from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.data.galaxies import STAMP_SIZE, GalaxySet, half_light_radius
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, stream
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import STAMP_SIZE, GalaxySet, half_light_radius
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.physics.imaging import imaging_operator
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("apache_beam")
-fixed_sets = pytest.importorskip("rim_tf.data.fixed_sets")
-prepared_sets = pytest.importorskip("rim_tf.data.prepared_sets")
+fixed_sets = pytest.importorskip("rim_tf.data.sets.fixed")
+prepared_sets = pytest.importorskip("rim_tf.data.prepared")
 
 CONFIG = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
 

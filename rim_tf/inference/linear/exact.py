@@ -8,8 +8,8 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference.evidence import Solution, evidence_terms, log_evidence, log_evidence_slope
-from rim_tf.inference.matrix_free import MatrixFreeSolver
+from rim_tf.inference.linear.evidence import Solution, evidence_terms, log_evidence, log_evidence_slope
+from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
 
 # More source pixels would need over 2 GB, and two threads of OpenBLAS crashed in a factor of 16 000 rows.
 EXACT_PIXELS = 96 * 96

@@ -8,15 +8,13 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
-from rim_tf.config import LensParameters
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference.evidence import log_evidence_slope
-from rim_tf.inference.exact_inversion import ExactSolver
-from rim_tf.inference.inversion import invert
-from rim_tf.inference.linear_system import LinearSystem, SeparableBlur, StampBlur
-from rim_tf.inference.matrix_free import MatrixFreeSolver
-from rim_tf.inference.non_negative import TOLERANCE, non_negative_source
-from rim_tf.inference.regularisation import (
+from rim_tf.inference.linear.evidence import log_evidence_slope
+from rim_tf.inference.linear.exact import ExactSolver
+from rim_tf.inference.linear.inversion import invert
+from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
+from rim_tf.inference.linear.non_negative import TOLERANCE, non_negative_source
+from rim_tf.inference.linear.regularisation import (
     BOUNDARIES,
     REGULARISATIONS,
     Regularisation,
@@ -24,6 +22,8 @@ from rim_tf.inference.regularisation import (
     regularisation_matrix,
     sigmas_between,
 )
+from rim_tf.inference.linear.system import LinearSystem, SeparableBlur, StampBlur
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 
@@ -196,8 +196,8 @@ def test_curvature_matrix(kind, in_blocks, rng, monkeypatch):
     weight = np.where(rng.uniform(size=shape) > 0.3, rng.uniform(size=shape), 0)
     system = LinearSystem(lensing, blur, rng.normal(size=shape), weight, (5, 6))
     if in_blocks:
-        monkeypatch.setattr("rim_tf.inference.linear_system._DENSE_IMAGE_PIXELS", 0)
-        monkeypatch.setattr("rim_tf.inference.linear_system._BLOCK", 7 * 108)
+        monkeypatch.setattr("rim_tf.inference.linear.system._DENSE_IMAGE_PIXELS", 0)
+        monkeypatch.setattr("rim_tf.inference.linear.system._BLOCK", 7 * 108)
     A = dense(system)
     assert_allclose(system.curvature_matrix, A.T @ (weight.reshape(-1, 1) * A), rtol=1e-10, atol=1e-12)
 

@@ -3,15 +3,16 @@
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import SOURCE_SCALE_RATIO, LensParameters
+from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.data import mocks
-from rim_tf.data.galaxies import half_light_radius
-from rim_tf.data.procedural import clumpy_spiral
+from rim_tf.data.sources.galaxies import half_light_radius
+from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.reconstruction import network_inputs
+from rim_tf.systems import network_inputs
 
 # Training draws its galaxies from SeedSequence(its seed); every sequence here begins with this number instead.
 _STREAM = 2019

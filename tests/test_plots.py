@@ -5,10 +5,10 @@ import pytest
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 
-from rim_tf.config import LensParameters
-from rim_tf.evaluation import plots
+from rim_tf import plots
+from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
-from rim_tf.reconstruction import Reconstruction
+from rim_tf.results import Reconstruction
 
 # Round and without shear: the critical curve is a circle of radius 0.8 about the lens.
 LENS = LensParameters(0.8, x_lens=0.4, y_lens=-0.2)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from rim_tf import __version__
 from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
-from rim_tf.data.prepared_sets import RECIPE, SPLIT_SEEDS, find_galaxies, open_set
+from rim_tf.data.prepared import RECIPE, SPLIT_SEEDS, find_galaxies, open_set
 from rim_tf.errors import InputError
 
 NAME = "lenses"

@@ -5,8 +5,8 @@ import pytest
 
 from rim_tf.config import SMALL
 from rim_tf.errors import InputError
+from rim_tf.models.pretrained import load_pretrained, save_trained
 from rim_tf.models.rim import RIM
-from rim_tf.pretrained import load_pretrained, save_trained
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from rim_tf.data import builders
-from rim_tf.data.galaxies import GalaxySet, half_light_radius, has_samples, load_directory
 from rim_tf.data.mocks import MockConfig, image_systems, observing_draws
 from rim_tf.data.observing import observe
-from rim_tf.data.procedural import procedural_galaxies
+from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius, has_samples, load_directory
+from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 
 # Which numbers a split has is part of the seed, so that no two splits share any.
@@ -30,8 +30,8 @@ def find_galaxies(where, split, seed=0):
     """The `GalaxySet` of one split from wherever the user's galaxies are.
 
     Args:
-      where: None for procedural galaxies; a folder with the files of `rim_tf.data.galaxies.LOADERS`, with a prepared
-        set of galaxies, or with FITS, JPEG or PNG files of galaxies; or the tfds name of a set that has been prepared.
+      where: None for procedural galaxies; a folder with the files of `rim_tf.data.sources.galaxies.LOADERS`, with a
+        prepared set of galaxies, or with FITS, JPEG or PNG files of galaxies; or the tfds name of a prepared set.
       split: "train" or "validation". seed: of procedural galaxies.
     """
     if where is None:

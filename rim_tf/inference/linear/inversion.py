@@ -15,14 +15,15 @@ import time
 
 import numpy as np
 
-from rim_tf.config import SMALL
+from rim_tf.config import SMALL, to_json
 from rim_tf.errors import InputError
-from rim_tf.inference.exact_inversion import EXACT_PIXELS, ExactSolver
-from rim_tf.inference.linear_system import LinearSystem
-from rim_tf.inference.matrix_free import MatrixFreeSolver
-from rim_tf.inference.non_negative import non_negative_source
-from rim_tf.inference.regularisation import Regularisation, check_strength
-from rim_tf.reconstruction import SourceFit, share_outside, source_grid
+from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
+from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
+from rim_tf.inference.linear.non_negative import non_negative_source
+from rim_tf.inference.linear.regularisation import Regularisation, check_strength
+from rim_tf.inference.linear.system import LinearSystem
+from rim_tf.results import SourceFit
+from rim_tf.systems import share_outside, source_grid
 
 SOLVERS = ("auto", "exact", "matrix-free")
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
@@ -78,9 +79,9 @@ def invert(
     Args:
       observation: `Observation`; masked pixels have no weight.
       lens: `LensParameters`.
-      source_pixel_scale, source_pixels: as `rim_tf.reconstruction.reconstruct` with the shipped weights, so that
+      source_pixel_scale, source_pixels: as `rim_tf.inference.rim.reconstruct` with the shipped weights, so that
         both give the same grid. Source pixels that no ray reaches are set by the prior alone.
-      regularisation, boundary: the prior, as `rim_tf.inference.regularisation.regularisation_matrix`.
+      regularisation, boundary: the prior, as `rim_tf.inference.linear.regularisation.regularisation_matrix`.
       strength: lambda [1 / brightness^2]; None takes the one that maximises the evidence.
       solver: "exact" (Cholesky factors of dense matrices: time grows as the cube of the source's pixels, memory as
         the square), "matrix-free" (conjugate gradients; log det by stochastic Lanczos quadrature, with a standard
@@ -157,3 +158,23 @@ def _choose_solver(solver, pixels):
     if solver == "auto":
         return "exact" if pixels**2 <= _AUTO_PIXELS else "matrix-free"
     return solver
+
+
+class InversionSolver:
+    """Linear inversion as one of the `rim_tf.inference.methods`.
+
+    Args:
+      settings: `InversionSettings`.
+
+    Attributes:
+      fingerprint: the settings as text.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.fingerprint = to_json(settings)
+
+    def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
+        settings = dataclasses.asdict(self.settings)
+        pairs = zip(observations, lenses, strict=True)
+        return [invert(each, lens, source_pixel_scale, source_pixels, **settings) for each, lens in pairs]

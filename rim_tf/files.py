@@ -1,0 +1,120 @@
+"""Files that are whole or not there, JSON without NaN, and what reading a damaged file raises.
+
+A file is written under another name beside its own, and takes its own name when it is complete: whoever looks, at any
+moment, finds the old file or the new one. What a killed process leaves under the other name is removed by `sweep`.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import time
+import uuid
+import zipfile
+import zlib
+
+import numpy as np
+
+from rim_tf.errors import InputError
+
+# What reading a file raises that was cut short, overwritten or is something else.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNFINISHED = "incomplete"
+# Seconds after which an unfinished file is one of a process that was killed, and not of one that runs now.
+_ABANDONED = 600
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """A path to write to in the place of `path`, which takes that name where the block ends well.
+
+    Its suffix is that of `path`, since libraries go by it. Where the block fails the unfinished file is removed.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
+    path = pathlib.Path(path)
+    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.{_UNFINISHED}{path.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def sweep(folder):
+    """Remove the unfinished files of killed processes in `folder` and below, and none of a process that still runs."""
+    for left_over in pathlib.Path(folder).glob(f"**/.*.{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # another process may be sweeping too
+            if time.time() - left_over.stat().st_mtime > _ABANDONED:
+                left_over.unlink()
+
+
+def write_bytes(path, content):
+    """`content` as the file `path`."""
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def write_text(path, text):
+    """`text` as the file `path`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path, values, indent=2):
+    """Plain Python values, NumPy's numbers and arrays as JSON; NaN and infinity, which JSON has not, become null."""
+    write_text(path, json.dumps(finite(values), indent=indent, allow_nan=False) + "\n")
+
+
+def finite(values):
+    """`values` with arrays as lists, NumPy's numbers as Python's, and None for what is no finite number."""
+    if isinstance(values, dict):
+        return {str(key): finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple, np.ndarray)):
+        return [finite(value) for value in values]
+    if isinstance(values, np.generic):
+        values = values.item()
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def read_json(path):
+    """The values in a JSON file.
+
+    Raises:
+      InputError: no such file, not readable, not JSON, or a name that stands twice in one object.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON that can be read: {error}.") from None
+
+
+def _without_repeats(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated!r} stands twice in one object")
+    return values
+
+
+def save_arrays(path, arrays):
+    """An .npz file of NumPy arrays by name, none of objects, which would be pickled."""
+    if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
+        raise TypeError("An array of objects would be pickled.")
+    with written_whole(path) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
+
+
+def load_arrays(path):
+    """All arrays of an .npz file by name; raises one of DAMAGED where it is damaged."""
+    with np.load(path) as stored:
+        return dict(stored)
