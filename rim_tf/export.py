@@ -9,35 +9,29 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.errors import InputError
-from rim_tf.physics.imaging import imaging_operator
-from rim_tf.physics.likelihood import chi2, inverse_variance
+from rim_tf.physics.imaging import imaging_problem
+from rim_tf.physics.mass.model import SIE_SHEAR
+from rim_tf.systems import GAUSSIAN_PSF, IMAGING
 
-_IMAGE = (None, None, None)
-# Axis 0 of every input is the batch: model servers batch nothing else.
-_SHAPES = {
-    "image": _IMAGE,
-    "noise_rms": _IMAGE,
-    "mask": _IMAGE,
-    "lens": (None, 7),
-    "pixel_scale": (None,),
-    "source_pixel_scale": (None,),
-}
-# Signature -> shape of its psf: one stamp for each system, or one Gaussian sigma [arcsec].
-SIGNATURES = {"serving_default": _IMAGE, "gaussian_psf": (None,)}
+# Signature -> its inputs: the PSF is a stamp for each system, or a Gaussian sigma.
+SIGNATURES = {"serving_default": IMAGING, "gaussian_psf": IMAGING | {"psf": GAUSSIAN_PSF}}
 
 
-def export_saved_model(model, path):
+def export_saved_model(model, path, mass=SIE_SHEAR):
     """Write `model` as a SavedModel directory with the signatures SIGNATURES.
 
-    Their inputs are those of `RIM.call`, with batch and image size free; `mask` may be of any batch, 1 where a pixel
-    is to be used. Their outputs: source [batch, n, m], with n and m the image's sides rounded up to the network's
-    stride; model_image [batch, rows, columns] (Eq. 5); chi2_per_pixel [batch].
+    Their inputs are those of `rim_tf.systems.IMAGING`, with batch and image size free. Their outputs: source
+    [batch, n, m], with n and m the image's sides rounded up to the network's stride; model_image
+    [batch, rows, columns] (Eq. 5); chi2_per_pixel [batch].
 
     Args:
-      model: a built `RIM`. path: a directory that does not exist yet; it appears complete or not at all.
+      model: a built `RIM`.
+      path: a directory that does not exist yet; it appears complete or not at all.
+      mass: `MassModel`, to which the columns of the input `lens` belong.
 
     Raises:
-      InputError: `path` exists, or cannot be written. RuntimeError: the Keras backend is not TensorFlow.
+      InputError: `path` exists, or cannot be written.
+      RuntimeError: the Keras backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(f"A SavedModel needs the tensorflow backend of Keras, not {keras.backend.backend()!r}.")
@@ -46,8 +40,8 @@ def export_saved_model(model, path):
         raise InputError(f"{path} exists already; give a directory that does not, or remove it.")
     archive = keras.export.ExportArchive()
     archive.track(model)
-    for name, psf_shape in SIGNATURES.items():
-        archive.add_endpoint(name, _signature(model), [_specification(psf_shape)])
+    for name, tensors in SIGNATURES.items():
+        archive.add_endpoint(name, _signature(model, mass), [_specification(tensors, mass)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -57,25 +51,23 @@ def export_saved_model(model, path):
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
 
 
-def _specification(psf_shape):
-    specification = {
-        name: tf.TensorSpec(shape, tf.bool if name == "mask" else tf.float32, name=name)
-        for name, shape in _SHAPES.items()
+def _specification(tensors, mass):
+    """Every axis is free but that of the lens's parameters."""
+    return {
+        name: tf.TensorSpec([mass.size if axis == "parameters" else None for axis in each.axes], each.dtype, name=name)
+        for name, each in tensors.items()
     }
-    return specification | {"psf": tf.TensorSpec(psf_shape, tf.float32, name="psf")}
 
 
-def _signature(model):
+def _signature(model, mass):
     def reconstruct(inputs):
-        source = model(inputs)[:, -1]
-        model_image = imaging_operator(inputs, ops.shape(source)[1:]).forward(source)
-        weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
-        data = ops.where(inputs["mask"], inputs["image"], 0.0)
-        n_used = ops.sum(ops.cast(inputs["mask"], "float32"), axis=(1, 2))
+        problem = imaging_problem(inputs, model.source_shape(ops.shape(inputs["image"])[1:]), mass)
+        source = model.solve(problem)[:, -1]
+        model_image = problem.model_image(source)
         return {
             "source": source,
             "model_image": model_image,
-            "chi2_per_pixel": chi2(data, model_image, weight) / ops.maximum(n_used, 1.0),
+            "chi2_per_pixel": problem.chi2_per_pixel(model_image),
         }
 
     return reconstruct

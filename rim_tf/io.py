@@ -331,7 +331,7 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
         | _psf_card(observation.psf)
         | {
             "SRCSCALE": (reconstruction.source_pixel_scale, "[arcsec] pixel of SOURCE"),
-            "CHI2PIX": (reconstruction.chi2, "chi^2 per unmasked pixel"),
+            "CHI2PIX": (reconstruction.chi2_per_pixel, "chi^2 per unmasked pixel"),
             "FLUX": (reconstruction.flux, "flux of SOURCE [unit of the image arcsec^2]"),
             "MAGNIF": (reconstruction.magnification, "flux of MODEL over flux of SOURCE"),
             "FLUXOUT": (reconstruction.flux_outside, "share of flux from beyond the source grid"),

@@ -1,19 +1,18 @@
 """Pictures of reconstructions: arrays and an Axes in, the Axes out; whole figures at the end.
 
 Axes are in arcsec with (0, 0) at the field's centre and row 0 at the bottom, so that curves of
-`rim_tf.physics.deflection` can be drawn over the pixels as they are. Figures are built without pyplot: no
+`rim_tf.critical` can be drawn over the pixels as they are. Figures are built without pyplot: no
 global state, no window, nothing to close.
 """
 
 import matplotlib
 import numpy as np
-from keras import ops
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rim_tf.physics.deflection import critical_curve, cut, ray_trace
+from rim_tf.critical import caustics, critical_curves, cuts
 
 BRIGHTNESS = matplotlib.colormaps["inferno"].with_extremes(bad="0.55")
 SIGMAS = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.55")
@@ -80,30 +79,25 @@ def draw_residual(axes, residual, pixel_scale):
     return axes
 
 
-def draw_critical_curve(axes, lens, color="white"):
-    """The tangential critical curve of `LensParameters`, on an image-plane panel."""
-    theta_x, theta_y = critical_curve(_tensor(lens))
-    return _draw_curve(axes, theta_x, theta_y, color, "-", "critical curve")
+def draw_critical_curves(axes, lens, color="white"):
+    """The critical curves of a lens, on an image-plane panel."""
+    return _draw_curves(axes, critical_curves(lens), color, "-", "critical curve")
 
 
 def draw_caustics(axes, lens):
-    """The tangential caustic (solid) and the cut (dashed) of `LensParameters`, on a source-plane panel."""
-    parameters = _tensor(lens)
-    _draw_curve(axes, *ray_trace(*critical_curve(parameters), parameters), "white", "-", "caustic")
-    return _draw_curve(axes, *cut(parameters), "white", "--", "cut")
+    """The caustics (solid) and the cuts (dashed) of a lens, on a source-plane panel."""
+    _draw_curves(axes, caustics(lens), "white", "-", "caustic")
+    return _draw_curves(axes, cuts(lens), "white", "--", "cut")
 
 
-def _tensor(lens):
-    return ops.convert_to_tensor(np.asarray([lens.as_tuple()], np.float32))
-
-
-def _draw_curve(axes, x, y, color, style, label):
+def _draw_curves(axes, curves, color, style, label):
     # The panel shows its pixels, whatever part of the curve lies beyond them.
     limits = axes.get_xlim(), axes.get_ylim()
     # A dark rim keeps the line visible on bright pixels; under dashes it would fill the gaps.
     rim = [Stroke(linewidth=1.6, foreground="black", alpha=0.5), Normal()] if style == "-" else None
-    x, y = ops.convert_to_numpy(x)[0], ops.convert_to_numpy(y)[0]
-    axes.plot(x, y, style, color=color, linewidth=0.8, path_effects=rim, label=label)
+    for i, (x, y) in enumerate(curves):
+        name = label if i == 0 else None  # one line of the legend is enough
+        axes.plot(x, y, style, color=color, linewidth=0.8, path_effects=rim, label=name)
     axes.set(xlim=limits[0], ylim=limits[1])
     return axes
 
@@ -150,7 +144,7 @@ def _title(reconstruction):
     """One line of what characterises a reconstruction."""
     observation, lens = reconstruction.observation, reconstruction.lens
     text = (
-        rf"$\chi^2$/pixel {reconstruction.chi2:.2f}     magnification {reconstruction.magnification:.1f}     "
+        rf"$\chi^2$/pixel {reconstruction.chi2_per_pixel:.2f}     magnification {reconstruction.magnification:.1f}     "
         rf"$\theta_E$ {lens.theta_E:.3f}$''$     "
     )
     if isinstance(observation.psf, float):
@@ -175,7 +169,7 @@ def _draw_row(figure, reconstruction, truth):
     draw_image(panels[1], reconstruction.model_image, scale, image_norm).set_title("model")
     draw_residual(panels[2], reconstruction.residual, scale).set_title("residual")
     for axes in panels[:3]:
-        draw_critical_curve(axes, lens, "black" if axes is panels[2] else "white")
+        draw_critical_curves(axes, lens, "black" if axes is panels[2] else "white")
     sources = [reconstruction.source] if truth is None else [reconstruction.source, truth]
     for axes, source, title in zip(panels[3:], sources, ("reconstruction", "truth"), strict=False):
         draw_image(axes, source, reconstruction.source_pixel_scale, source_norm).set_title(title)

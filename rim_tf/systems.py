@@ -1,24 +1,65 @@
-"""Observations and their lenses as one batch, and the source grids that they get."""
+"""Observations and their lenses as one batch: the named specification of its tensors, and how batches are made up.
 
-import warnings
+NumPy alone, so that clients of a model server can make batches without a machine-learning framework.
+"""
+
+import dataclasses
 
 import numpy as np
-from keras import ops
 
 from rim_tf.config import SOURCE_SCALE_RATIO
-from rim_tf.errors import InputError, InputWarning
-from rim_tf.grids import PixelGrid
+from rim_tf.errors import InputError
 from rim_tf.observation import check_pixel_scale
-from rim_tf.physics.deflection import ray_trace
 
-# Warn where more than this share of an image's flux comes from outside the source grid.
-_FLUX_OUTSIDE = 0.02
 # Systems in one call of the network, which bounds the memory.
-_BATCH = 16
+_MOST_AT_ONCE = 16
 
 
-def source_grid(observation, stride, pixel_scale, pixels):
-    """(pixels on a side, pixel scale [arcsec]) of the source grid that `reconstruct` gives one observation."""
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One of the tensors that describe a batch.
+
+    Attributes:
+      axes: names of its axes; the batch is the first, as model servers batch nothing else.
+      what: with its unit.
+      dtype: of NumPy.
+    """
+
+    axes: tuple[str, ...]
+    what: str
+    dtype: str = "float32"
+
+
+_IMAGE = ("batch", "rows", "columns")
+# What every model and signature of images takes.
+IMAGING = {
+    "image": Tensor(_IMAGE, "surface brightness, any unit"),
+    "noise_rms": Tensor(_IMAGE, "its standard deviation, above 0 where the mask is true"),
+    "mask": Tensor(_IMAGE, "true where a pixel is to be used", "bool"),
+    "psf": Tensor(("batch", "stamp rows", "stamp columns"), "stamps of odd sides and unit sum"),
+    "lens": Tensor(("batch", "parameters"), "in the order of the mass model's columns [arcsec where lengths]"),
+    "pixel_scale": Tensor(("batch",), "of the image [arcsec]"),
+    "source_pixel_scale": Tensor(("batch",), "of the source [arcsec]"),
+}
+# In place of a stamp.
+GAUSSIAN_PSF = Tensor(("batch",), "sigma of a Gaussian PSF [arcsec]")
+
+
+def source_grid(observation, stride, pixel_scale=None, pixels=None):
+    """The source grid of one observation.
+
+    Args:
+      observation: `Observation`.
+      stride: the grid's sides are multiples of it.
+      pixel_scale: [arcsec]; by default SOURCE_SCALE_RATIO times the image's, as in training.
+      pixels: on a side; by default as many as the image's longer side. Rounded up to a multiple of the stride.
+
+    Returns:
+      Pixels on a side, and pixel scale [arcsec].
+
+    Raises:
+      InputError: a grid that is none.
+    """
     if pixel_scale is None:
         pixel_scale = SOURCE_SCALE_RATIO * observation.pixel_scale
     pixel_scale = check_pixel_scale(pixel_scale, "source_pixel_scale")
@@ -29,28 +70,41 @@ def source_grid(observation, stride, pixel_scale, pixels):
     return -(-int(pixels) // stride) * stride, pixel_scale
 
 
-def batches(observations, grids):
-    """Lists of indices that can share one call: equal image and source shapes, the same kind of PSF."""
+def batches(observations, lenses, grids):
+    """Lists of indices that can share one call: equal shapes of image and source, kind of PSF and mass model.
+
+    Args:
+      observations: list of `Observation`.
+      lenses: as long a list of lenses.
+      grids: what `source_grid` returned for each.
+    """
     groups = {}
-    for i, (each, (pixels, _)) in enumerate(zip(observations, grids, strict=True)):
-        groups.setdefault((each.shape, pixels, isinstance(each.psf, float)), []).append(i)
+    for i, (each, lens, (pixels, _)) in enumerate(zip(observations, lenses, grids, strict=True)):
+        groups.setdefault((each.shape, pixels, isinstance(each.psf, float), lens.mass), []).append(i)
     for members in groups.values():
-        for start in range(0, len(members), _BATCH):
-            yield members[start : start + _BATCH]
+        for start in range(0, len(members), _MOST_AT_ONCE):
+            yield members[start : start + _MOST_AT_ONCE]
 
 
-def network_inputs(observations, lenses, source_pixel_scales):
-    """The dictionary that `RIM.call` takes, as float32 tensors, for observations of one shape and kind of PSF."""
+def batch_of(observations, lenses, source_pixel_scales, dtype="float32"):
+    """The dictionary of arrays that IMAGING describes.
+
+    Args:
+      observations: list of `Observation` of one shape and kind of PSF.
+      lenses: as long a list of lenses of one mass model.
+      source_pixel_scales: as long a list [arcsec].
+      dtype: of all but the mask.
+    """
     arrays = {
         "image": [each.image for each in observations],
         "noise_rms": [each.noise for each in observations],
+        "mask": [each.mask for each in observations],
         "psf": _stack_psfs([each.psf for each in observations]),
         "lens": [lens.as_tuple() for lens in lenses],
         "pixel_scale": [each.pixel_scale for each in observations],
         "source_pixel_scale": list(source_pixel_scales),
     }
-    inputs = {name: ops.convert_to_tensor(np.asarray(value, np.float32)) for name, value in arrays.items()}
-    return inputs | {"mask": ops.convert_to_tensor(np.stack([each.mask for each in observations]))}
+    return {name: np.asarray(value, bool if name == "mask" else dtype) for name, value in arrays.items()}
 
 
 def _stack_psfs(psfs):
@@ -60,24 +114,3 @@ def _stack_psfs(psfs):
     largest = np.max([psf.shape for psf in psfs], axis=0)
     margins = [(largest - psf.shape) // 2 for psf in psfs]  # whole, as all sides are odd
     return [np.pad(psf, [(m, m) for m in margin]) for psf, margin in zip(psfs, margins, strict=True)]
-
-
-def share_outside(observation, lens, pixels, pixel_scale):
-    """Share of the flux in pixels 3 sigma above the noise whose rays miss the source grid; warns above 2 %."""
-    grid = PixelGrid(*observation.shape, pixel_scale=np.float32(observation.pixel_scale))
-    parameters = ops.convert_to_tensor(np.asarray([lens.as_tuple()], np.float32))
-    beta_x, beta_y = (ops.convert_to_numpy(beta)[0] for beta in ray_trace(*grid.coordinates(), parameters))
-    bright = observation.mask & (observation.image > 3 * observation.noise)
-    half_width = pixels * pixel_scale / 2
-    outside = np.maximum(np.abs(beta_x), np.abs(beta_y)) > half_width
-    total = observation.image[bright].sum()
-    share = float(observation.image[bright & outside].sum() / total) if total > 0 else 0.0
-    if share > _FLUX_OUTSIDE:
-        warnings.warn(
-            f"{100 * share:.0f} % of the image's flux comes from outside the source grid, which is "
-            f"{2 * half_width:.2f} arcsec wide; make it wider (source_pixels, source_pixel_scale), mask what is not "
-            "the lensed source, or check the lens parameters.",
-            InputWarning,
-            stacklevel=5,
-        )
-    return share

@@ -11,9 +11,26 @@ from rim_tf.config import PAPER, SMALL
 from rim_tf.grids import PixelGrid
 from rim_tf.models.layers import ConvGRUCell, RIMCell
 from rim_tf.models.rim import RIM
+from rim_tf.physics.imaging import Imaging
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.operators import Compose
 from rim_tf.physics.psf import GaussianBlur, StampBlur
+
+# A lens of each mass profile, flat, round and in between, [1, columns]; the shear with something to shear.
+PROFILES = {
+    "sie": {
+        "round": [1.1, 0.0, 0.0, 0.0, 0.0],
+        "general": [1.3, 0.25, -0.1, 0.1, -0.2],
+        "flat": [0.9, 0.46, 0.48, -0.1, 0.0],
+    },
+    "shear": {"general": [0.06, -0.04], "none": [0.0, 0.0]},
+    "power_law": {
+        "round": [1.1, 2.2, 0.0, 0.0, 0.0, 0.0],
+        "shallow": [1.3, 1.6, 0.25, -0.1, 0.1, -0.2],
+        "isothermal": [1.3, 2.0, 0.25, -0.1, 0.1, -0.2],
+        "steep and flat": [0.9, 2.4, 0.46, 0.48, -0.1, 0.0],
+    },
+}
 
 # Two systems: one round and centred, one not, close enough to the edge that some rays leave the source grid.
 LENSES = np.array([[0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1.2, 0.2, -0.15, 0.1, -0.05, 0.05, -0.08]])
@@ -54,6 +71,7 @@ OPERATORS = {
     "gaussian blur, one of width 0": lambda dtype="float64": (gaussian(dtype, (0.0, 0.3)), IMAGE, IMAGE),
     "stamp blur": lambda dtype="float64": (stamp(dtype), IMAGE, IMAGE),
     "stamp blur, larger than the frame": lambda dtype="float64": (stamp(dtype, 21, 17), IMAGE, IMAGE),
+    "camera": lambda dtype="float64": (Imaging(tensor(stamps(3, 5), dtype), image_grid(dtype)), IMAGE, IMAGE),
     "gaussian blur of lensing": lambda dtype="float64": (
         Compose(gaussian(dtype), lensing(dtype)),
         SOURCE,
@@ -103,6 +121,11 @@ def observation(psf="gaussian", batch=2, rows=12, columns=12, seed=7):
     }
     inputs = {name: value.astype("float32") for name, value in inputs.items()}
     return inputs | {"mask": rng.uniform(size=ring.shape) > 0.1}
+
+
+def doubled(inputs):
+    """The same systems in float64, for the physics."""
+    return {name: tensor(v) if v.dtype == "float32" else tensor(v, "bool") for name, v in inputs.items()}
 
 
 def smaller(config, **changes):

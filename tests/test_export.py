@@ -17,7 +17,7 @@ from rim_tf.export import SIGNATURES, export_saved_model
 from rim_tf.grids import PixelGrid
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.systems import network_inputs
+from rim_tf.systems import batch_of
 
 LOADER = pathlib.Path(__file__).parent / "load_saved_model.py"
 
@@ -31,7 +31,7 @@ def batch(psfs, shape, rng):
         for i in range(n)
     ]
     lenses = [rim_tf.LensParameters(0.5 + 0.05 * i, 0.1, -0.05, 0.02, 0.01, 0.03, 0.02) for i in range(n)]
-    inputs = network_inputs(observations, lenses, [0.02] * n)
+    inputs = batch_of(observations, lenses, [0.02] * n)
     x, y = (coordinate.numpy() for coordinate in PixelGrid(40, 40, 0.02).coordinates())
     source = tf.constant(np.exp(-((x - 0.05) ** 2 + (y + 0.02) ** 2) / (2 * 0.08**2)), tf.float32)
     image = imaging_operator(inputs, (40, 40)).forward(tf.repeat(source, n, axis=0))

@@ -289,7 +289,7 @@ def test_what_is_written_is_enough_to_start_again(tmp_path, rng, psf):
         hdus.verify("exception")
         header = hdus[0].header
         assert [header[name.upper()] for name in LENS_PARAMETERS] == list(LENS.as_tuple())
-        assert (header["SRCSCALE"], header["WEIGHTS"], header["CHI2PIX"]) == (0.02, "small", result.chi2)
+        assert (header["SRCSCALE"], header["WEIGHTS"], header["CHI2PIX"]) == (0.02, "small", result.chi2_per_pixel)
         np.testing.assert_array_equal(hdus["SOURCE"].data, result.source)
         np.testing.assert_array_equal(hdus["MODEL"].data, result.model_image)
         np.testing.assert_allclose(hdus["RESIDUAL"].data, result.residual, rtol=1e-6)

@@ -55,7 +55,7 @@ def test_pixels_lie_where_the_grid_has_them(axes):
 def test_the_critical_curve_lies_on_the_ring_of_a_round_lens(axes):
     plots.draw_image(axes, np.zeros((30, 30)), 0.1, Normalize())
     limits = axes.get_xlim(), axes.get_ylim()
-    plots.draw_critical_curve(axes, LENS)
+    plots.draw_critical_curves(axes, LENS)
     x, y = axes.lines[0].get_data()
     np.testing.assert_allclose(np.hypot(x - 0.4, y + 0.2), 0.8, rtol=1e-5)
     assert (axes.get_xlim(), axes.get_ylim()) == limits

@@ -12,7 +12,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
-from rim_tf.systems import network_inputs
+from rim_tf.systems import batch_of
 
 # Training draws its galaxies from SeedSequence(its seed); every sequence here begins with this number instead.
 _STREAM = 2019
@@ -71,7 +71,7 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
     """
     # Whatever is wrong with the PSF is said here, before anything is blurred by it.
     blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
-    inputs = network_inputs([blank], [lens], [source_scale])
+    inputs = batch_of([blank], [lens], [source_scale])
     noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
     peak = float(noiseless.max())
     if peak <= 0:

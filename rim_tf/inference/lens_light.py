@@ -62,7 +62,7 @@ def subtract_lens_light(observation, lens):
 
     Args:
       observation: `Observation` with the lens galaxy in it.
-      lens: `LensParameters`; only theta_E and the centre are used, and need be right to some 10 % of theta_E.
+      lens: any; only theta_E and the centre are used, and need be right to some 10 % of theta_E.
 
     Returns:
       `LensLightFit`.

@@ -8,27 +8,23 @@ through it.
 
 import dataclasses
 import math
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from rim_tf.errors import InputError
+from rim_tf.config import RIMSettings
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.rim import reconstruct
-from rim_tf.lens import LensParameters
+from rim_tf.lens import Lens, lens_of
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
-from rim_tf.physics.imaging import imaging_operator
-from rim_tf.physics.likelihood import chi2, inverse_variance
+from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
-from rim_tf.systems import network_inputs, source_grid
+from rim_tf.systems import batch_of, source_grid
 
-# Strict bounds on |e| and |gamma|; a hair below those of LensParameters, which float32 must not overstep.
-_LARGEST_ELLIPTICITY, _LARGEST_SHEAR = 0.949, 0.999
-# First step of the optimiser in each parameter: log theta_E, e, position [theta_E], shear. Each is about what
-# a human would try; Adam's steps are of this size whatever the size of the gradient.
-_STEPS = (0.01, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01)
 # Of the starts at several position angles.
 _LEAST_ELLIPTICITY = 0.05
 # The starts are told apart by a RIM cut short to this many of its steps, with this many steps of the lens.
@@ -53,6 +49,8 @@ class LensPrior:
     """Of gamma1 and of gamma2."""
     offset: float = 0.1
     """Of x_lens and y_lens about the start [theta_E]."""
+    slope: float = 0.2
+    """Of the slope of a power law about 2, as galaxies that lens have it (Auger et al. 2010)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +58,13 @@ class LensFit:
     """The best lens that an optimisation met, and how it got there.
 
     Attributes:
-      lens: `LensParameters`.
-      history: a dictionary for each step: "stage" ("starts" or "refine"), "chi2" per unmasked pixel of the
-        best member of the batch, and "lens", its parameters as a tuple.
+      lens: of the same mass model as the start.
+      history: a dictionary for each step: "stage" ("starts" or "refine"), "chi2_per_pixel" of the best member of the
+        batch, and "lens", its parameters as a tuple.
       reconstruction: `Reconstruction` with `lens`.
     """
 
-    lens: LensParameters
+    lens: Lens
     history: list
     reconstruction: Reconstruction
 
@@ -89,38 +87,10 @@ def cropped(observation, half_width):
     )
 
 
-def to_unconstrained(lens):
-    """The inverse of `from_unconstrained`: [batch, 7] -> [batch, 7]."""
-    e1, e2 = _disc_to_plane(lens[:, 1], lens[:, 2], _LARGEST_ELLIPTICITY)
-    gamma1, gamma2 = _disc_to_plane(lens[:, 5], lens[:, 6], _LARGEST_SHEAR)
-    return ops.stack([ops.log(lens[:, 0]), e1, e2, lens[:, 3], lens[:, 4], gamma1, gamma2], axis=1)
-
-
-def from_unconstrained(u):
-    """Any seven real numbers -> a lens with theta_E > 0, |e| < 0.95, |gamma| < 1: [batch, 7] -> [batch, 7].
-
-    log theta_E; e = r u / sqrt(1 + |u|^2) takes the plane to the disc of radius r, so that a small u is r u
-    and the round lens is a point like any other; likewise the shear.
-    """
-    e1, e2 = _plane_to_disc(u[:, 1], u[:, 2], _LARGEST_ELLIPTICITY)
-    gamma1, gamma2 = _plane_to_disc(u[:, 5], u[:, 6], _LARGEST_SHEAR)
-    return ops.stack([ops.exp(u[:, 0]), e1, e2, u[:, 3], u[:, 4], gamma1, gamma2], axis=1)
-
-
-def _plane_to_disc(u, v, radius):
-    scale = radius / ops.sqrt(1 + u**2 + v**2)
-    return u * scale, v * scale
-
-
-def _disc_to_plane(a, b, radius):
-    scale = 1 / ops.sqrt(ops.maximum(radius**2 - a**2 - b**2, 1e-6))
-    return a * scale, b * scale
-
-
 def optimise_lens(
     observation,
     lens,
-    model="small",
+    model=RIMSettings.weights,
     n_steps=100,
     n_angles=8,
     target_chi2=None,
@@ -135,7 +105,8 @@ def optimise_lens(
     Args:
       observation: `Observation` without lens light. Time grows with its area: cut it to some 2.3 theta_E on
         each side of the centre first (`cropped`).
-      lens: `LensParameters`, a start: theta_E good to some 10 %, the centre to some hundredths of an arcsec.
+      lens: `LensParameters` or `CompositeLens`, a start: theta_E good to some 10 %, the centre to some hundredths of an
+        arcsec.
       model: a `RIM`, or the name of shipped weights.
       n_steps: most steps of the refinement; it stops before when nothing improves.
       n_angles: position angles to start from; 1 keeps that of `lens`, and its shear.
@@ -164,22 +135,28 @@ def optimise_lens(
         starts = trial.best_lens[np.argsort(trial.best)[:_SURVIVORS]]
     descent = _Descent(objective, model, starts)
     descent.run(history, "refine", n_steps, target_chi2)
-    found = LensParameters(*map(float, descent.best_lens[np.argmin(descent.best)]))
-    results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in (lens, found)]
+    found = lens_of(lens.mass, descent.best_lens[np.argmin(descent.best)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # of a lens that was only tried
+        results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in (lens, found)]
     best = min(results, key=objective.of_reconstruction)
     return LensFit(lens=best.lens, history=history, reconstruction=best)
 
 
 def _turned(lens, n_angles):
-    """The lens at n_angles position angles, the first its own, without shear, [n_angles, 7].
+    """The lens at n_angles position angles, the first its own, without shear, [n_angles, columns].
 
-    A round one is made elliptical, or they would all be the same start.
+    All components turn together. A round one is made elliptical, or they would all be the same start.
     """
     starts = np.tile(np.asarray(lens.as_tuple(), np.float32), (n_angles, 1))
-    two_phi = math.atan2(lens.e2, lens.e1) + 2 * np.pi * np.arange(n_angles) / n_angles
-    modulus = max(math.hypot(lens.e1, lens.e2), _LEAST_ELLIPTICITY)
-    starts[:, 1], starts[:, 2] = modulus * np.cos(two_phi), modulus * np.sin(two_phi)
-    starts[:, 5:] = 0.0
+    turns = 2 * np.pi * np.arange(n_angles) / n_angles
+    for column, indices in lens.mass.columns:
+        if column.names == ("e1", "e2"):
+            e1, e2 = (starts[0, i] for i in indices)
+            modulus, two_phi = max(math.hypot(e1, e2), _LEAST_ELLIPTICITY), math.atan2(e2, e1) + turns
+            starts[:, indices[0]], starts[:, indices[1]] = modulus * np.cos(two_phi), modulus * np.sin(two_phi)
+        elif column.names == ("gamma1", "gamma2"):
+            starts[:, indices] = 0.0
     return starts
 
 
@@ -201,20 +178,32 @@ class _Objective:
     def inputs(self, model, batch):
         """What `RIM.call` takes, for `batch` lenses, without the lens; and the shape of the source grid."""
         pixels, scale = source_grid(self.observation, model.config.stride, None, self.source_pixels)
-        inputs = network_inputs([self.observation] * batch, [self.start] * batch, [scale] * batch)
-        return {name: value for name, value in inputs.items() if name != "lens"}, (pixels, pixels)
+        inputs = batch_of([self.observation] * batch, [self.start] * batch, [scale] * batch)
+        inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items() if name != "lens"}
+        return inputs, (pixels, pixels)
 
     def penalty(self, lens):
-        """Minus the log of the prior, [batch]."""
-        e2, gamma2 = lens[:, 1] ** 2 + lens[:, 2] ** 2, lens[:, 5] ** 2 + lens[:, 6] ** 2
-        offset2 = (lens[:, 3] - self.start.x_lens) ** 2 + (lens[:, 4] - self.start.y_lens) ** 2
-        widths = self.prior.ellipticity, self.prior.shear, self.prior.offset * self.start.theta_E
-        return 0.5 * sum(value / width**2 for value, width in zip((e2, gamma2, offset2), widths, strict=True))
+        """Minus the log of the prior, [batch], as a density in the lens and not in its unbounded coordinates."""
+        prior, start = self.prior, self.start.as_tuple()
+        offset = prior.offset * self.start.theta_E
+        # Name of a column -> width of its prior, and whether it is about the start.
+        widths = {"e1": prior.ellipticity, "e2": prior.ellipticity, "gamma1": prior.shear, "gamma2": prior.shear}
+        about_start = {"x_lens": offset, "y_lens": offset}
+        total = 0.0
+        for column, indices in self.start.mass.columns:
+            for name, i in zip(column.names, indices, strict=True):
+                if name in widths:
+                    total = total + (lens[:, i] / widths[name]) ** 2
+                elif name in about_start:
+                    total = total + ((lens[:, i] - start[i]) / about_start[name]) ** 2
+                elif name == "slope":
+                    total = total + ((lens[:, i] - 2) / prior.slope) ** 2
+        return 0.5 * total
 
     def of_reconstruction(self, reconstruction):
-        """The same for a `Reconstruction`."""
+        """The same for a `Reconstruction`, with its misfit."""
         lens = np.asarray([reconstruction.lens.as_tuple()])
-        return 0.5 * reconstruction.chi2 * self.n_used + float(self.penalty(lens)[0])
+        return 0.5 * reconstruction.chi2_per_pixel * self.n_used + float(self.penalty(lens)[0])
 
 
 class _Descent:
@@ -224,9 +213,11 @@ class _Descent:
         self.objective = objective
         batch = len(starts)
         inputs, source_shape = objective.inputs(model, batch)
-        origin = to_unconstrained(ops.convert_to_tensor(starts))
-        theta_E = objective.start.theta_E
-        unit = tf.constant([_STEPS[0], *_STEPS[1:3], *(theta_E * s for s in _STEPS[3:5]), *_STEPS[5:]])
+        mass, theta_E = objective.start.mass, objective.start.theta_E
+        origin = mass.to_real(ops.convert_to_tensor(starts))
+        # A first step is what a human would try; Adam's are of this size whatever the size of the gradient.
+        steps = [c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices]
+        unit = tf.constant(steps, tf.float32)
         position = keras.Variable(np.zeros_like(starts), name="position")  # in steps from the origin
         optimiser = keras.optimizers.Adam(1.0, beta_1=0.8, beta_2=0.95)  # tens of steps, not thousands
         optimiser.build([position])
@@ -234,12 +225,9 @@ class _Descent:
         @tf.function
         def step(inputs):
             with tf.GradientTape() as tape:
-                lens = from_unconstrained(origin + unit * position)
-                problem = inputs | {"lens": lens}
-                source = model(problem, source_shape=source_shape)[:, -1]
-                model_image = imaging_operator(problem, source_shape).forward(source)
-                weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
-                misfit = chi2(inputs["image"], model_image, weight)
+                lens = mass.from_real(origin + unit * position)
+                problem = imaging_problem(inputs | {"lens": lens}, source_shape, mass)
+                misfit = problem.chi2(problem.model_image(model.solve(problem)[:, -1]))
                 value = 0.5 * misfit + objective.penalty(lens)
             gradient = tape.gradient(value, position.value)
             optimiser.apply([gradient], [position])
@@ -263,7 +251,7 @@ class _Descent:
             self.best_position = np.where(better[:, None], position, self.best_position)
             k = int(np.argmin(value))
             per_pixel = float(misfit[k]) / self.objective.n_used
-            history.append({"stage": stage, "chi2": per_pixel, "lens": tuple(map(float, lens[k]))})
+            history.append({"stage": stage, "chi2_per_pixel": per_pixel, "lens": tuple(map(float, lens[k]))})
             if target_chi2 is not None and per_pixel <= target_chi2:
                 break
             if self.best.min() < goal - _GAIN:

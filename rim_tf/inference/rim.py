@@ -3,61 +3,66 @@
 import functools
 import hashlib
 import time
+import warnings
 
 import numpy as np
 from keras import ops
 
-from rim_tf.config import to_json
-from rim_tf.errors import InputError
-from rim_tf.lens import LensParameters
+from rim_tf.config import RIMSettings, to_json
+from rim_tf.errors import InputError, InputWarning
+from rim_tf.lens import Lens
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
-from rim_tf.physics.imaging import imaging_operator
+from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
-from rim_tf.systems import batches, network_inputs, share_outside, source_grid
+from rim_tf.systems import batch_of, batches, source_grid
 
 
-def reconstruct(observation, lens, model="small", source_pixel_scale=None, source_pixels=None):
+def reconstruct(observation, lens, model=RIMSettings.weights, source_pixel_scale=None, source_pixels=None):
     """The unlensed source of an observation, or of a list of them in as few calls of the network as possible.
 
     Args:
       observation: `Observation`, or a list of them with any noise maps, PSFs, masks, shapes and pixel scales.
-      lens: `LensParameters`, or as long a list of them.
+      lens: `LensParameters` or `CompositeLens`, or as long a list of them.
       model: a `RIM`, or the name of shipped weights.
       source_pixel_scale: [arcsec]; by default SOURCE_SCALE_RATIO times the image's, as in training.
       source_pixels: pixels on a side of the source grid; by default as many as the image's longer side. Rounded
         up to a multiple of the network's stride.
 
     Returns:
-      `Reconstruction`, or a list of them in the order of the observations.
+      `Reconstruction`, or a list of them in the order of the observations. What looks wrong with one is an
+      InputWarning.
 
     Raises:
       InputError: lists of different lengths, or a source grid that is none.
     """
     if isinstance(observation, Observation):
         return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels)[0]
-    if isinstance(lens, LensParameters) or len(lens) != len(observation):
-        n_lenses = 1 if isinstance(lens, LensParameters) else len(lens)
+    if isinstance(lens, Lens) or len(lens) != len(observation):
+        n_lenses = 1 if isinstance(lens, Lens) else len(lens)
         raise InputError(f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each.")
     model = load_pretrained(model) if isinstance(model, str) else model
     grids = [source_grid(each, model.config.stride, source_pixel_scale, source_pixels) for each in observation]
     results = [None] * len(observation)
-    for members in batches(observation, grids):
-        batch = _reconstruct_batch(
-            [observation[i] for i in members], [lens[i] for i in members], [grids[i] for i in members], model
-        )
-        for i, result in zip(members, batch, strict=True):
+    for members in batches(observation, lens, grids):
+        chosen = [[given[i] for i in members] for given in (observation, lens, grids)]
+        for i, result in zip(members, _reconstruct_batch(*chosen, model), strict=True):
             results[i] = result
+    for result in results:
+        for doubt in result.doubts():
+            warnings.warn(doubt, InputWarning, stacklevel=2)
     return results
 
 
 def _reconstruct_batch(observations, lenses, grids, model):
     started = time.perf_counter()
-    shape = (grids[0][0], grids[0][0])
-    inputs = network_inputs(observations, lenses, [scale for _, scale in grids])
-    iterates = model(inputs, source_shape=shape)
-    model_images = imaging_operator(inputs, shape).forward(iterates[:, -1])
-    iterates, model_images = ops.convert_to_numpy(iterates), ops.convert_to_numpy(model_images)
+    pixels = grids[0][0]
+    inputs = batch_of(observations, lenses, [scale for _, scale in grids])
+    problem = imaging_problem(inputs, (pixels, pixels), lenses[0].mass)
+    iterates = model.solve(problem)
+    model_images = problem.model_image(iterates[:, -1])
+    figures = [problem.chi2_per_pixel(model_images), problem.flux_outside()]
+    iterates, model_images, chi2, flux_outside = map(ops.convert_to_numpy, (iterates, model_images, *figures))
     seconds = (time.perf_counter() - started) / len(observations)
     return [
         Reconstruction(
@@ -67,8 +72,9 @@ def _reconstruct_batch(observations, lenses, grids, model):
             iterates=iterates[i],
             observation=observations[i],
             lens=lenses[i],
+            chi2_per_pixel=float(chi2[i]),
+            flux_outside=float(flux_outside[i]),
             seconds=seconds,
-            flux_outside=share_outside(observations[i], lenses[i], *grids[i]),
         )
         for i in range(len(observations))
     ]

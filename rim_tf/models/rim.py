@@ -7,11 +7,9 @@ from keras import ops
 
 from rim_tf.config import RIMConfig
 from rim_tf.models.layers import LINKS, RIMCell
-from rim_tf.physics.imaging import imaging_operator
-from rim_tf.physics.likelihood import inverse_variance, score
+from rim_tf.physics.imaging import imaging_problem
+from rim_tf.physics.mass.model import SIE_SHEAR
 
-# Half an image pixel of coverage: the preconditioner trusts a source pixel seen by less only in part.
-_DAMPING = 0.5
 # Slopes of the link below this make the source deaf to its latent; the gradient step does not divide by them.
 _LEAST_SLOPE = 0.05
 
@@ -77,56 +75,6 @@ INPUTS = {
 }
 
 
-class Problem:
-    """The physics of a batch of systems, in internal units: A = B L, data, weights, and what follows from them.
-
-    Args:
-      inputs: the dictionary that `RIM.call` takes.
-      source_shape: rows and columns of the source grid.
-      flux_scale: as in RIMConfig.
-    """
-
-    def __init__(self, inputs, source_shape, flux_scale):
-        image = inputs["image"]
-        self.operator = imaging_operator(inputs, source_shape)
-        weight = inverse_variance(inputs["noise_rms"], inputs["mask"])
-        data = ops.where(inputs["mask"], image, 0.0)  # what lies under the mask may be NaN
-        self.scale = image_peak(data, weight) if flux_scale == "image" else ops.ones_like(image[:, 0, 0])
-        scale = self.scale[:, None, None]
-        self.data = data / scale
-        self.weight = weight * scale**2
-        n_used = ops.sum(ops.cast(inputs["mask"], image.dtype), axis=(1, 2))
-        mean_weight = ops.sum(self.weight, axis=(1, 2)) / ops.maximum(n_used, 1.0)
-        self.noise_level = 1 / ops.sqrt(mean_weight)
-        coverage = self.operator.adjoint(self.weight)
-        # A has no negative entry and its rows sum to at most 1, so A^T C_N^-1 A is below diag(A^T C_N^-1 1):
-        # the step of SIRT, which converges for every lens, PSF, mask and noise map.
-        self.curvature_bound = coverage + _DAMPING * mean_weight[:, None, None]
-        self.log_coverage = ops.log1p(coverage / mean_weight[:, None, None])
-
-    def score(self, source):
-        """Eq. 7 in internal units."""
-        return score(self.operator, source, self.data, self.weight)
-
-    def backprojection(self):
-        """Each source pixel the weighted mean of the image pixels that see it: flux-normalised, not an adjoint."""
-        return self.operator.adjoint(self.weight * self.data) / self.curvature_bound
-
-
-def image_peak(image, weight):
-    """Twice the largest weighted mean over 3 x 3 pixels, [batch]: near the peak of the source, whatever the noise.
-
-    Only pixels that count as much as a tenth of the best are looked at, so that one bad pixel sets no scale.
-    """
-    kernel = ops.ones((3, 3, 1, 1), dtype=image.dtype)
-    total = ops.conv(weight[..., None], kernel, padding="same")
-    flux = ops.conv((weight * image)[..., None], kernel, padding="same")
-    trusted = total > 0.1 * ops.max(total, axis=(1, 2, 3), keepdims=True)
-    mean = ops.where(trusted, flux / ops.where(trusted, total, 1.0), 0.0)
-    peak = 2 * ops.max(mean, axis=(1, 2, 3))
-    return ops.where(peak > 0, peak, 1.0)
-
-
 @keras.saving.register_keras_serializable("rim_tf")
 class RIM(keras.Model):
     """Reconstructs the sources of lensed images, given their lenses (Section 2.1).
@@ -151,35 +99,42 @@ class RIM(keras.Model):
         self.cell.build((None, None, None, len(config.inputs)))
         self.built = True
 
-    def call(self, inputs, source_shape=None):
-        """Every iterate of the source, in the data's units of surface brightness, [batch, n_steps, n, n].
+    def call(self, inputs, source_shape=None, mass=SIE_SHEAR):
+        """Every iterate of the sources of a batch of images, in the images' units, [batch, n_steps, n, m].
 
         Args:
-          inputs: a dictionary of tensors for a batch of systems:
-            image, noise_rms [batch, rows, columns]: surface brightness and its standard deviation;
-            mask [batch, rows, columns]: of any type, not zero where a pixel is to be used;
-            psf: [batch] Gaussian sigma [arcsec], or [batch, k, k] stamps, k odd, each with unit sum;
-            lens [batch, 7]: as in `rim_tf.physics.deflection`;
-            pixel_scale, source_pixel_scale [batch]: [arcsec].
+          inputs: dictionary of tensors, as `rim_tf.systems.IMAGING` describes them; `mask` of any type.
           source_shape: rows and columns of the source grid, multiples of the stride; without it those of the
             image, rounded up to such multiples.
+          mass: `MassModel`, to which the columns of inputs["lens"] belong.
         """
-        inputs = inputs | {"mask": ops.cast(inputs["mask"], "bool")}
         if source_shape is None:
-            source_shape = [self._multiple(n) for n in ops.shape(inputs["image"])[1:]]
-        problem = Problem(inputs, source_shape, self.config.flux_scale)
-        state = self.cell.initial_state(ops.shape(inputs["image"])[0], *source_shape)
+            source_shape = self.source_shape(ops.shape(inputs["image"])[1:])
+        return self.solve(imaging_problem(inputs, source_shape, mass))
+
+    def solve(self, problem):
+        """Every iterate of the sources of a `Problem`, whatever instrument it is of, in the units of its data.
+
+        Args:
+          problem: `rim_tf.physics.problem.Problem`, its source grid of multiples of the stride.
+
+        Returns:
+          [batch, n_steps, n, m].
+        """
+        scale = problem.peak() if self.config.flux_scale == "image" else ops.ones_like(problem.mean_weight)
+        inner = problem.in_units_of(scale)
         iterates = unroll(
-            lambda latent, gradient, state: self._update(problem, latent, gradient, state),
-            lambda latent: problem.score(self.link.source(latent)),
-            self.link.latent(self._start(problem)),
-            state,
+            lambda latent, gradient, state: self._update(inner, latent, gradient, state),
+            lambda latent: inner.score(self.link.source(latent)),
+            self.link.latent(self._start(inner)),
+            self.cell.initial_state(*inner.lensing.shape),
             self.config.n_steps,
         )
-        return self.link.source(iterates) * problem.scale[:, None, None, None]
+        return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
-    def _multiple(self, n):
-        return -(-n // self.config.stride) * self.config.stride
+    def source_shape(self, image_shape):
+        """The smallest source grid for an image of `image_shape`, in multiples of the stride."""
+        return [-(-n // self.config.stride) * self.config.stride for n in image_shape]
 
     def _start(self, problem):
         if self.config.start == "backprojection":

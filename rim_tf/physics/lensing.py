@@ -6,7 +6,7 @@ They are worked out once for each system and used at every step of the RIM.
 
 from keras import ops
 
-from rim_tf.physics.deflection import ray_trace
+from rim_tf.physics.mass.model import SIE_SHEAR
 
 
 def _cells(source):
@@ -103,6 +103,7 @@ class LensingOperator:
             [(1 - along) * (1 - up), along * (1 - up), (1 - along) * up, along * up], axis=-1
         )
         self._column, self._row = column, row
+        self._landing = beta_column, beta_row
 
     def entries(self):
         """The rows of L: index [batch, rows, columns, 4] into the flattened sources, and weight, 0 off the grid."""
@@ -123,12 +124,26 @@ class LensingOperator:
         return self.entries()[1]
 
     @classmethod
-    def from_lens(cls, lens, image_grid, source_grid):
-        """L of an isothermal ellipsoid with shear, `lens` [batch, 7], between two `PixelGrid`s (Eq. 4)."""
+    def from_lens(cls, lens, image_grid, source_grid, mass=SIE_SHEAR):
+        """L of a lens between two `PixelGrid`s (Eq. 4).
+
+        Args:
+          lens: parameters, [batch, columns of `mass`].
+          image_grid: of the image plane.
+          source_grid: of the source plane.
+          mass: `MassModel`.
+        """
         theta_x, theta_y = image_grid.coordinates()
         ones = ops.ones_like(lens[:, 0])[:, None, None]  # a grid that all systems share has batch 1
-        beta_x, beta_y = ray_trace(theta_x * ones, theta_y * ones, lens)
+        beta_x, beta_y = mass.ray_trace(theta_x * ones, theta_y * ones, lens)
         return cls(*source_grid.pixel_of(beta_x, beta_y), source_grid.rows, source_grid.columns)
+
+    @property
+    def outside(self):
+        """Whether a ray lands beyond the outer edge of the source grid, boolean [batch, rows, columns]."""
+        column, row = self._landing
+        half_width, half_height = (ops.cast(n, column.dtype) / 2 for n in self.shape[:0:-1])
+        return (ops.abs(column + 0.5 - half_width) > half_width) | (ops.abs(row + 0.5 - half_height) > half_height)
 
     def forward(self, source):
         """[batch, n_rows, n_columns] -> [batch, rows, columns]."""

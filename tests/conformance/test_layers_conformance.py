@@ -16,8 +16,8 @@ from numpy.testing import assert_allclose
 from registry import IMAGE, LAYERS, LENSES, OPERATORS, SOURCE, image_grid, source_grid, stamps
 
 import rim_tf.models
-import rim_tf.models.rim
 import rim_tf.physics
+import rim_tf.physics.likelihood
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.likelihood import score
 from rim_tf.physics.operators import Compose
@@ -97,7 +97,7 @@ def test_mixed_precision_is_close_to_single(name, monkeypatch):
         seen.update(keras.backend.standardize_dtype(x.dtype) for x in (source, data, weight, result))
         return result
 
-    monkeypatch.setattr(rim_tf.models.rim, "score", listening)
+    monkeypatch.setattr(rim_tf.physics.likelihood, "score", listening)
     layer, arguments = case.build(dtype="mixed_float16"), case.arguments()
     half, single = outputs(layer(*arguments)), outputs(case.build()(*arguments))
     assert {v.dtype for v in layer.trainable_variables} == {"float32"}

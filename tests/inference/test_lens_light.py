@@ -15,7 +15,7 @@ from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.psf import blur_operator
-from rim_tf.systems import network_inputs
+from rim_tf.systems import batch_of
 
 N, SCALE, NOISE, SKY = 100, 0.05, 0.01, 0.02
 LENS = LensParameters(1.1, 0.1, 0.05)
@@ -50,7 +50,7 @@ def system(index, with_arcs=True, psf_is_a_stamp=True):
     """The observation, its arcs alone without noise, and its lens galaxy alone with the sky."""
     psf = stamp() if psf_is_a_stamp else 0.06
     empty = Observation(np.zeros((N, N)), NOISE, psf, pixel_scale=SCALE)
-    inputs = network_inputs([empty], [LENS], [SOURCE_SCALE_RATIO * SCALE])
+    inputs = batch_of([empty], [LENS], [SOURCE_SCALE_RATIO * SCALE])
     grid = PixelGrid(N, N, np.float32(SOURCE_SCALE_RATIO * SCALE))
     x, y = (ops.convert_to_numpy(each) for each in grid.coordinates())
     source = 0.5 * np.exp(-((x - 0.08) ** 2 + (y + 0.05) ** 2) / (2 * 0.08**2)) * with_arcs

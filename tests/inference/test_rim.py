@@ -77,7 +77,7 @@ def test_a_list_gives_what_one_by_one_gives(rng, model):
         assert result.source_pixel_scale == alone.source_pixel_scale
         np.testing.assert_allclose(result.source, alone.source, atol=2e-5 * alone.source.max())
         np.testing.assert_allclose(result.model_image, alone.model_image, atol=2e-5 * alone.model_image.max())
-        assert result.chi2 == pytest.approx(alone.chi2, rel=1e-4)
+        assert result.chi2_per_pixel == pytest.approx(alone.chi2_per_pixel, rel=1e-4)
 
 
 def test_what_is_masked_is_not_seen(rng, model):
@@ -93,7 +93,7 @@ def test_what_is_masked_is_not_seen(rng, model):
 def test_the_numbers_mean_what_they_say(rng, model):
     result = reconstruct(observe(rng, holes=True), LENS, model)
     residual = (result.observation.image - result.model_image)[result.observation.mask] / 0.05
-    assert result.chi2 == pytest.approx(np.mean(residual**2), rel=1e-5)
+    assert result.chi2_per_pixel == pytest.approx(np.mean(residual**2), rel=1e-5)
     assert result.flux == pytest.approx(result.source.sum() * result.source_pixel_scale**2, rel=1e-5)
     assert result.magnification == pytest.approx(result.model_image.sum() * 0.08**2 / result.flux, rel=1e-5)
     summary = result.summary()

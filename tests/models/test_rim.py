@@ -5,15 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from gradients import BACKEND, array, dense, grad, slopes, tensor
+from gradients import BACKEND, array, grad, slopes, tensor
 from keras import ops
 from numpy.testing import assert_allclose
-from registry import SMALL_PAPER, SMALL_SMALL, observation, smaller, stirred
+from registry import SMALL_PAPER, SMALL_SMALL, doubled, observation, smaller, stirred
 
 from rim_tf.config import PAPER, PRESETS, SMALL, RIMConfig
 from rim_tf.models.losses import IterateLoss, rms_over_peak
-from rim_tf.models.rim import INPUTS, RIM, Problem, image_peak, unroll
-from rim_tf.physics.likelihood import log_likelihood
+from rim_tf.models.rim import INPUTS, RIM, unroll
 
 NETWORKS = {"paper": SMALL_PAPER, "small": SMALL_SMALL}
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -27,11 +26,6 @@ def models():
 
 def tensors(inputs):
     return {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-
-
-def doubled(inputs):
-    """The same system in float64, for the physics."""
-    return {name: tensor(v) if v.dtype == "float32" else tensor(v, "bool") for name, v in inputs.items()}
 
 
 # --- the recursion ---------------------------------------------------------------------------------------
@@ -64,47 +58,6 @@ def test_unroll_hands_the_state_on_and_the_newest_estimate_in():
     iterates = unroll(counting, lambda x: 10 * x, tensor([[[1.0]]]), 5, 3)
     assert_allclose(array(iterates).ravel(), [2, 4, 8])
     assert seen == [(1, 10, 5), (2, 20, 6), (4, 40, 7)]
-
-
-# --- the physics of a batch ------------------------------------------------------------------------------
-
-
-@every_psf
-def test_score_of_the_problem_is_the_slope_of_its_log_likelihood(psf, rng):
-    problem = Problem(doubled(observation(psf)), (6, 8), "image")
-    source = tensor(rng.uniform(size=(2, 6, 8)))
-
-    def total(source):
-        return ops.sum(log_likelihood(problem.data, problem.operator.forward(source), problem.weight))
-
-    assert_allclose(array(problem.score(source)), array(grad(total)(source)), rtol=1e-9, atol=1e-9)
-
-
-@every_psf
-def test_preconditioned_step_never_overshoots(psf):
-    # A^T C_N^-1 A <= diag(curvature_bound): preconditioned, its largest eigenvalue is at most 1.
-    problem = Problem(doubled(observation(psf)), (6, 8), "unit")
-    A = dense(problem.operator.forward, (2, 6, 8))
-    half = 1 / np.sqrt(array(problem.curvature_bound).ravel())
-    eigenvalues = np.linalg.eigvalsh(half[:, None] * (A.T * array(problem.weight).ravel()) @ A * half)
-    assert 0.5 < eigenvalues.max() <= 1
-
-
-def test_backprojection_of_a_uniform_sky_is_uniform_but_for_the_damping():
-    inputs = observation()
-    inputs["image"] = np.full_like(inputs["image"], 3.0)
-    problem = Problem(doubled(inputs), (6, 6), "unit")
-    coverage = np.expm1(array(problem.log_coverage))  # in image pixels of mean weight
-    assert coverage.max() > 1
-    assert_allclose(array(problem.backprojection()), 3 * coverage / (coverage + 0.5), rtol=1e-9, atol=1e-12)
-
-
-def test_peak_ignores_masked_and_noisy_pixels():
-    image = np.ones((1, 9, 9))
-    image[0, 4, 4], image[0, 8, 8] = 1e9, 1e9
-    weight = np.ones((1, 9, 9))
-    weight[0, 4, 4], weight[0, 8, 8] = 0, 1e-30
-    assert_allclose(array(image_peak(tensor(image, "float32"), tensor(weight, "float32"))), 2, rtol=1e-5)
 
 
 # --- what a reconstruction must do -----------------------------------------------------------------------

@@ -12,18 +12,21 @@ A is the one of the network (`rim_tf.physics`), so that both methods can be comp
 
 import dataclasses
 import time
+import warnings
 
 import numpy as np
+from keras import ops
 
 from rim_tf.config import SMALL, to_json
-from rim_tf.errors import InputError
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
 from rim_tf.inference.linear.non_negative import non_negative_source
 from rim_tf.inference.linear.regularisation import Regularisation, check_strength
 from rim_tf.inference.linear.system import LinearSystem
+from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import SourceFit
-from rim_tf.systems import share_outside, source_grid
+from rim_tf.systems import batch_of, source_grid
 
 SOLVERS = ("auto", "exact", "matrix-free")
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
@@ -106,14 +109,15 @@ def invert(
     prior = Regularisation(regularisation, boundary, (pixels, pixels))
     # In units of the image's peak: what is added to a singular H has the unit of brightness^-2.
     unit = float(np.abs(observation.image[observation.mask]).max()) or 1.0
-    system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale).in_units_of(unit)
+    problem = _problem(observation, lens, pixels, pixel_scale)
+    system = LinearSystem.from_problem(problem, observation).in_units_of(unit)
     solution = solve(system, prior, None if strength is None else strength * unit**2, solver, int(samples), seed)
     source = solution.source
     if non_negative:
         source = non_negative_source(system, prior, solution.strength, start=source)
     deviation = solution.standard_deviation
     n_data = np.count_nonzero(system.weight)
-    return Inversion(
+    result = Inversion(
         source=unit * source,
         source_pixel_scale=pixel_scale,
         model_image=unit * system.forward(source),
@@ -124,11 +128,22 @@ def invert(
         standard_deviation=None if deviation is None else unit * deviation,
         samples=unit * solution.samples,
         solver=solver,
-        flux_outside=share_outside(observation, lens, pixels, pixel_scale),
+        chi2_per_pixel=system.chi2(source) / n_data,
+        flux_outside=float(ops.convert_to_numpy(problem.flux_outside())[0]),
         observation=observation,
         lens=lens,
         seconds=time.perf_counter() - started,
     )
+    for doubt in result.doubts():
+        warnings.warn(doubt, InputWarning, stacklevel=2)
+    return result
+
+
+def _problem(observation, lens, pixels, pixel_scale):
+    """The `Problem` of one observation in float64."""
+    inputs = batch_of([observation], [lens], [pixel_scale], "float64")
+    inputs = {name: ops.convert_to_tensor(array, dtype=array.dtype.name) for name, array in inputs.items()}
+    return imaging_problem(inputs, (pixels, pixels), lens.mass)
 
 
 def _terms_in_units(terms, unit, n_source, n_data):

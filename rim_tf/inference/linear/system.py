@@ -12,9 +12,6 @@ import scipy.sparse as sp
 from keras import ops
 
 from rim_tf.errors import InputError
-from rim_tf.grids import PixelGrid
-from rim_tf.physics.lensing import LensingOperator
-from rim_tf.physics.psf import GaussianBlur
 
 # F by way of the dense B^T C_N^-1 B up to so many image pixels: 0.6 GB.
 _DENSE_IMAGE_PIXELS = 6200
@@ -55,12 +52,14 @@ class LinearSystem:
             )
 
     @classmethod
-    def from_observation(cls, observation, lens, source_shape, source_pixel_scale):
-        """The system of an `Observation` seen through `LensParameters`."""
-        image_grid = PixelGrid(*observation.shape, np.float64(observation.pixel_scale))
-        source_grid = PixelGrid(*source_shape, np.float64(source_pixel_scale))
-        parameters = ops.convert_to_tensor(np.asarray([lens.as_tuple()]), dtype="float64")
-        operator = LensingOperator.from_lens(parameters, image_grid, source_grid)
+    def from_problem(cls, problem, observation):
+        """The system of one observation.
+
+        Args:
+          problem: `Problem` of it alone, in float64.
+          observation: `Observation`.
+        """
+        operator, (_, *source_shape) = problem.lensing, problem.lensing.shape
         index = ops.convert_to_numpy(operator.index).reshape(-1)
         weight = ops.convert_to_numpy(operator.weight).reshape(-1)
         pixels = observation.image.size
@@ -70,15 +69,15 @@ class LinearSystem:
         lensing.sum_duplicates()  # corners off the grid all point to pixel 0, with weight 0
         lensing.eliminate_zeros()
         if isinstance(observation.psf, float):
-            gaussian = GaussianBlur(ops.convert_to_tensor([observation.psf], dtype="float64"), image_grid)
+            gaussian = problem.instrument.blur
             blur = SeparableBlur(
                 *(ops.convert_to_numpy(along)[0] for along in (gaussian.along_rows, gaussian.along_columns))
             )
         else:
             blur = SeparableBlur.from_stamp(observation.psf, observation.shape)
             blur = blur or StampBlur(observation.psf, observation.shape)
-        noise = observation.noise.astype(np.float64)
-        return cls(lensing, blur, observation.image, np.where(observation.mask, noise**-2, 0.0), source_shape)
+        data, weight = (ops.convert_to_numpy(each)[0] for each in (problem.data, problem.weight))
+        return cls(lensing, blur, data, weight, source_shape)
 
     def in_units_of(self, unit):
         """The same system with the brightness `unit` as one."""

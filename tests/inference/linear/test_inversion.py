@@ -155,7 +155,7 @@ class TestReference:
         assert_allclose(result.source.ravel(), reference["suyu_fixed_s"], atol=1e-5)
         error = abs(result.log_evidence - reference["suyu_fixed_log_evidence"])
         assert error < 3 * result.log_evidence_error + 1e-2
-        assert_allclose(result.chi2 * 64**2, reference["suyu_fixed_chi2"], rtol=1e-5)
+        assert_allclose(result.chi2_per_pixel * 64**2, reference["suyu_fixed_chi2"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "stamp", "separable stamp", "large separable stamp"])
@@ -402,7 +402,7 @@ def test_non_negative_option_changes_the_source_alone():
     plain, positive = (invert(observation, LENS, 0.125, 16, strength=50.0, non_negative=each) for each in (False, True))
     assert plain.source.min() < 0 <= positive.source.min()
     assert positive.log_evidence == plain.log_evidence
-    assert positive.chi2 > plain.chi2
+    assert positive.chi2_per_pixel > plain.chi2_per_pixel
 
 
 class TestMask:
@@ -452,7 +452,7 @@ class TestUnits:
         assert_allclose(other.source / unit, one.source, atol=1e-4 * one.source.max())
         assert_allclose(other.model_image / unit, one.model_image, atol=1e-4 * one.source.max())
         assert_allclose(other.standard_deviation / unit, one.standard_deviation, rtol=1e-3)
-        assert_allclose(other.chi2, one.chi2, rtol=1e-4)
+        assert_allclose(other.chi2_per_pixel, one.chi2_per_pixel, rtol=1e-4)
         # The density of the data, per unit of brightness to the power of their number.
         assert_allclose(other.log_evidence + observation.image.size * np.log(unit), one.log_evidence, atol=0.05)
         terms = other.evidence_terms
@@ -503,5 +503,5 @@ def test_defaults_are_those_of_the_network():
     assert_allclose(result.source_pixel_scale, observation.pixel_scale * (3 / 192) / 0.04)
     assert result.solver == "exact"
     assert result.source.dtype == np.float64
-    assert_allclose(result.chi2, np.mean(result.residual**2))
+    assert_allclose(result.chi2_per_pixel, np.mean(result.residual**2))
     assert result.samples.shape == (0, 12, 12)

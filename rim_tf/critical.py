@@ -1,0 +1,102 @@
+"""Critical curves, caustics and cuts of any lens, as lists of closed curves (x, y) [arcsec].
+
+det A, the inverse of the magnification, is contoured at 0 on a grid, and each point of the contour is then moved onto
+the curve by Newton's method. No closed form is needed, and any number of components may be at work.
+"""
+
+import functools
+
+import contourpy
+import numpy as np
+from keras import ops
+
+# Half the width of the grid, in the sum of the components' Einstein radii, and its points on a side.
+# An even number, so that no point is at a centre that the grid is laid about, where det A has no value.
+_REACH, _POINTS = 2.5, 140
+# Newton steps from the contour of a grid to the curve, and the distance over which det A is differenced [arcsec].
+_NEWTON_STEPS, _STEP = 5, 1e-5
+# A contour that does not end on a curve to this in det A was none: it ran around a singular centre.
+_ON_CURVE = 1e-6
+_ANGLES = 361
+
+
+@functools.lru_cache(maxsize=64)
+def critical_curves(lens):
+    """Where the magnification is infinite, in the image plane.
+
+    Args:
+      lens: `LensParameters` or `CompositeLens`.
+
+    Returns:
+      List of (theta_x, theta_y), arrays [n] each, the longest curve first.
+    """
+    x, y = _grid(lens)
+    contours = contourpy.contour_generator(x, y, _det(lens, x, y)).lines(0.0)
+    curves = [_on_curve(lens, *line.T) for line in contours]
+    curves = [curve for curve in curves if np.abs(_det_at(lens, *curve)).max() < _ON_CURVE]
+    return sorted(curves, key=lambda curve: -len(curve[0]))
+
+
+def caustics(lens):
+    """The critical curves in the source plane: a list of (beta_x, beta_y), arrays [n] each, as `critical_curves`."""
+    return [_ray_trace(lens, *curve) for curve in critical_curves(lens)]
+
+
+def cuts(lens):
+    """The images of singular centres in the source plane: a list of (beta_x, beta_y), arrays [n] each.
+
+    A source within a cut has one image more. An isothermal component has a cut in place of a radial caustic.
+    """
+    curves, angle, first = [], np.linspace(0, 2 * np.pi, _ANGLES), 0
+    for profile in lens.mass.profiles:
+        parameters = lens.as_tuple()[first : first + len(profile.names)]
+        first += len(profile.names)
+        radius = profile.cut_radius(*parameters)
+        if radius is not None:
+            named = dict(zip(profile.names, parameters, strict=True))
+            x, y = named["x_lens"] + radius * np.cos(angle), named["y_lens"] + radius * np.sin(angle)
+            curves.append(_ray_trace(lens, x, y))
+    return curves
+
+
+def _grid(lens):
+    """x [n] and y [n] of a grid that holds all critical curves."""
+    named = lens.named()
+    reach = _REACH * sum(value for name, value in named.items() if name.startswith("theta_E"))
+    sides = []
+    for centre in ("x_lens", "y_lens"):
+        values = [value for name, value in named.items() if name.startswith(centre)]
+        sides.append(np.linspace(min(values) - reach, max(values) + reach, _POINTS))
+    return sides
+
+
+def _on_curve(lens, x, y):
+    """The points of a contour, moved along the gradient of det A to where it is 0."""
+    for _ in range(_NEWTON_STEPS):
+        around_x = np.stack([x, x + _STEP, x - _STEP, x, x])
+        around_y = np.stack([y, y, y, y + _STEP, y - _STEP])
+        det, right, left, above, below = _det_at(lens, around_x.ravel(), around_y.ravel()).reshape(5, -1)
+        in_x, in_y = (right - left) / (2 * _STEP), (above - below) / (2 * _STEP)
+        steepness = in_x**2 + in_y**2
+        step = det / np.where(steepness > 0, steepness, np.inf)
+        x, y = x - step * in_x, y - step * in_y
+    return x, y
+
+
+def _det(lens, x, y):
+    """det A on the grid of x and y, [len(y), len(x)]."""
+    return _det_at(lens, *(each.ravel() for each in np.meshgrid(x, y))).reshape(len(y), len(x))
+
+
+def _det_at(lens, x, y):
+    return ops.convert_to_numpy(lens.mass.inverse_magnification(*_tensors(lens, x, y)))[0]
+
+
+def _ray_trace(lens, x, y):
+    return tuple(ops.convert_to_numpy(beta)[0] for beta in lens.mass.ray_trace(*_tensors(lens, x, y)))
+
+
+def _tensors(lens, *positions):
+    # The step of the differences needs float64; JAX gives float32 to those who have not asked for more.
+    arrays = [np.asarray([each]) for each in (*positions, lens.as_tuple())]
+    return [ops.convert_to_tensor(array, dtype="float64") for array in arrays]

@@ -1,0 +1,157 @@
+"""What holds of every mass profile: calculus ties deflection, convergence, shear and potential together."""
+
+import math
+
+import numpy as np
+import pytest
+from gradients import array, grad, slopes, tensor
+from keras import ops
+from numpy.testing import assert_allclose
+from registry import PROFILES
+
+from rim_tf.physics.mass import profile as profile_module
+from rim_tf.physics.mass.columns import Real
+from rim_tf.physics.mass.model import MassModel
+from rim_tf.physics.mass.profile import Profile
+
+CASES = [(name, which) for name, lenses in PROFILES.items() for which in lenses]
+every_lens = pytest.mark.parametrize(("name", "which"), CASES, ids=[f"{name}, {which}" for name, which in CASES])
+
+
+def case(name, which):
+    return MassModel((name,)), np.array([PROFILES[name][which]])
+
+
+def functions(mass):
+    return {
+        "alpha_x": lambda *at: mass.deflection(*at)[0],
+        "alpha_y": lambda *at: mass.deflection(*at)[1],
+        "kappa": mass.convergence,
+        "gamma1": lambda *at: mass.shear(*at)[0],
+        "gamma2": lambda *at: mass.shear(*at)[1],
+        "psi": mass.potential,
+        "det A": mass.inverse_magnification,
+    }
+
+
+def positions(rng, n=40):
+    """Scattered over the field, none closer to a lens than a hundredth of an arcsecond."""
+    r, phi = np.exp(rng.uniform(np.log(0.05), np.log(3.0), (1, n))), rng.uniform(0, 2 * np.pi, (1, n))
+    return r * np.cos(phi) + 0.013, r * np.sin(phi) - 0.027
+
+
+def jacobian(function, x, y, lens):
+    """Its slopes in theta_x and theta_y at each position, since no ray sees another."""
+    in_x, in_y = grad(lambda x, y: ops.sum(function(x, y, lens)), (0, 1))(x, y)
+    return array(in_x), array(in_y)
+
+
+def test_every_profile_has_an_instance():
+    assert set(PROFILES) == set(profile_module.PROFILES)
+
+
+@every_lens
+def test_slopes_of_the_deflection_are_convergence_and_shear(name, which, rng):
+    mass, lens = case(name, which)
+    at = [tensor(a) for a in (*positions(rng), lens)]
+    alpha = functions(mass)
+    (xx, xy), (yx, yy) = (jacobian(alpha[each], *at) for each in ("alpha_x", "alpha_y"))
+    gamma1, gamma2 = map(array, mass.shear(*at))
+    close = {"rtol": 1e-9, "atol": 1e-10}
+    assert_allclose(xy, yx, **close)  # no curl
+    assert_allclose(xx + yy, 2 * array(mass.convergence(*at)), **close)
+    assert_allclose(xx - yy, 2 * gamma1, **close)
+    assert_allclose(xy, gamma2, **close)
+    det = (1 - xx) * (1 - yy) - xy * yx
+    assert_allclose(array(mass.inverse_magnification(*at)), det, rtol=1e-9, atol=1e-10)
+
+
+@every_lens
+def test_deflection_is_the_gradient_of_the_potential(name, which, rng):
+    mass, lens = case(name, which)
+    at = [tensor(a) for a in (*positions(rng), lens)]
+    for ours, expected in zip(mass.deflection(*at), jacobian(mass.potential, *at), strict=True):
+        assert_allclose(expected, array(ours), rtol=1e-10, atol=1e-12)
+
+
+@every_lens
+def test_gradients_are_finite_differences(name, which, rng):
+    mass, lens = case(name, which)
+    x, y = positions(rng)
+    at, h = [tensor(a) for a in (x, y, lens)], 1e-6
+    for what, function in functions(mass).items():
+        weight = rng.normal(size=x.shape)
+
+        def total(x, y, lens, function=function, weight=weight):
+            return ops.sum(tensor(weight) * function(x, y, lens))
+
+        def difference(dx, dy, function=function, weight=weight):  # of all rays at once
+            above, below = (function(at[0] + i * dx, at[1] + i * dy, at[2]) for i in (1, -1))
+            return weight * (array(above) - array(below)) / (2 * h)
+
+        in_lens = slopes(lambda lens, total=total: total(at[0], at[1], lens), lens, h)
+        expected = [difference(h, 0), difference(0, h), in_lens]
+        for ours, theirs in zip(grad(total, (0, 1, 2))(*at), expected, strict=True):
+            atol = 1e-8 * max(np.abs(theirs).max(), 1.0)
+            assert_allclose(array(ours), theirs, rtol=2e-6, atol=atol, err_msg=what)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_lens
+def test_exact_centre_is_finite(name, which, dtype):
+    mass, lens = case(name, which)
+    centre = lens[0, -2:] if name != "shear" else [0.3, -0.1]
+    away = np.array([[0.0, 1e-12, 1e-9, 1e-7, 2e-7, 1e-5, 0.01, 0.0]])
+    x, y = away + centre[0], 0.5 * away[:, ::-1] + centre[1]
+    x[:, -1], y[:, -1] = centre
+    at = [tensor(a, dtype) for a in (x, y, lens)]
+    for what, function in functions(mass).items():
+        assert np.all(np.isfinite(array(function(*at)))), what
+        for slope in grad(lambda x, y, lens, f=function: ops.sum(f(x, y, lens)), (0, 1, 2))(*at):
+            assert np.all(np.isfinite(array(slope))) and array(slope).dtype == dtype, what
+
+
+@every_lens
+def test_float32_agrees_with_float64(name, which):
+    mass, lens = case(name, which)
+    x, y = np.meshgrid(np.linspace(-3, 3, 48), np.linspace(-3, 3, 48))
+    for what in ("alpha_x", "alpha_y", "psi"):
+        single, double = (
+            array(functions(mass)[what](*(tensor(a, dtype) for a in (x[None], y[None], lens))))
+            for dtype in ("float32", "float64")
+        )
+        assert single.dtype == "float32"
+        assert_allclose(single, double, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_each_system_has_its_own_lens(name, rng):
+    lenses = np.array(list(PROFILES[name].values()))
+    x, y = (np.broadcast_to(a, (len(lenses), a.shape[1])) for a in positions(rng))
+    mass = MassModel((name,))
+    together = array(ops.stack(mass.deflection(tensor(x), tensor(y), tensor(lenses))))
+    for i in range(len(lenses)):
+        alone = array(ops.stack(mass.deflection(*(tensor(a[i : i + 1]) for a in (x, y, lenses)))))
+        assert_allclose(together[:, i], alone[:, 0], rtol=1e-13, atol=1e-15)
+
+
+def test_what_a_profile_leaves_out_comes_from_its_deflection(rng):
+    """A profile in ten lines, of which only the deflection is written: a uniform sheet with a twist of shear."""
+
+    class Sheet(Profile):
+        name, columns = "sheet for a test", (Real("kappa"), Real("gamma"))
+
+        def deflection(self, theta_x, theta_y, kappa, gamma):
+            return (kappa + gamma) * theta_x, (kappa - gamma) * theta_y
+
+    try:
+        mass = MassModel(("sheet for a test", "shear"))
+        assert mass.names == ("kappa", "gamma", "gamma1", "gamma2")
+        at = [tensor(a) for a in (*positions(rng), [[0.3, 0.1, 0.02, 0.05]])]
+        assert_allclose(array(mass.convergence(*at)), 0.3, rtol=1e-9)
+        gamma1, gamma2 = map(array, mass.shear(*at))
+        assert_allclose(gamma1, 0.12, rtol=1e-8)
+        assert_allclose(gamma2, 0.05, rtol=1e-8)
+        assert_allclose(array(mass.inverse_magnification(*at)), 0.7**2 - math.hypot(0.12, 0.05) ** 2, rtol=1e-8)
+    finally:
+        del profile_module.PROFILES["sheet for a test"]
