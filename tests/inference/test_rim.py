@@ -6,14 +6,17 @@ import pytest
 from matplotlib.figure import Figure
 
 from rim_tf.config import SMALL, SOURCE_SCALE_RATIO
+from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.rim import reconstruct
-from rim_tf.lens import LensParameters
+from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.plots import extent
 
 LENS = LensParameters(0.7, 0.1, -0.05, 0.02, -0.03, 0.04, 0.01)
+# The network here is untrained, so no image is explained.
+pytestmark = pytest.mark.filterwarnings("ignore:chi.2 per pixel")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_arcs_that_leave_the_source_plane_are_warned_of(rng, model):
         result = reconstruct(observation, dataclasses.replace(LENS, theta_E=0.05), model)
     assert 0.5 < result.flux_outside <= 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*outside the source grid")
         assert reconstruct(observation, LENS, model, source_pixel_scale=0.1).flux_outside == 0
 
 
@@ -139,3 +142,35 @@ def test_a_result_plots_and_saves_itself(tmp_path, rng, model):
     assert isinstance(result.plot(truth=result.source), Figure)
     result.save(tmp_path / "result.fits")
     assert (tmp_path / "result.fits").stat().st_size > 0
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.03, 1.1])
+def test_a_wrong_lens_is_said_aloud_and_the_true_one_is_not(factor):
+    """theta_E wrong by 1 % on a bright lens, and more: a wrong number without a word is worse than a crash."""
+    lens, source, scale = draw_system(28, 64, 0.08, LensParameters(1.25, 0.1, -0.12, 0.03, -0.04, 0.03, 0.02))
+    observation, _ = observe_system(28, lens, source, scale, 64, 0.08, 0.005, 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reconstruct(observation, lens).doubts() == []
+    with pytest.warns(InputWarning, match="chi.2 per pixel is .* the lens parameters are wrong"):
+        reconstruct(observation, dataclasses.replace(lens, theta_E=factor * lens.theta_E))
+
+
+def test_noise_that_is_no_standard_deviation_is_said_aloud(rng, model):
+    observation = observe(rng, noise=0.05)
+    for noise in (0.05**2, 1 / 0.05**2):
+        with pytest.warns(InputWarning, match="noise is given too"):
+            reconstruct(dataclasses.replace(observation, noise=noise), LENS, model)
+
+
+def test_a_power_law_lens_is_reconstructed_beside_others(rng, model):
+    observation = observe(rng)
+    composite = CompositeLens(
+        Component("power_law", **{name: value for name, value in LENS.to_dict().items() if name[0] != "g"}),
+        Component("shear", gamma1=LENS.gamma1, gamma2=LENS.gamma2),
+    )
+    steep = CompositeLens(Component("power_law", theta_E=0.7, slope=2.3))
+    same, isothermal, other = reconstruct([observation] * 3, [LENS, composite, steep], model)
+    np.testing.assert_allclose(isothermal.source, same.source, atol=2e-4 * same.source.max())
+    assert isothermal.lens == composite and other.lens == steep
+    assert np.abs(other.source - same.source).max() > 0.01 * same.source.max()
