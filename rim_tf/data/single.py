@@ -72,7 +72,9 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
     # Whatever is wrong with the PSF is said here, before anything is blurred by it.
     blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
     inputs = batch_of([blank], [lens], [source_scale])
-    noiseless = np.asarray(imaging_operator(inputs, source.shape).forward(source[None].astype(np.float32))[0])
+    noiseless = np.asarray(
+        imaging_operator(inputs, source.shape, lens.mass).forward(source[None].astype(np.float32))[0]
+    )
     peak = float(noiseless.max())
     if peak <= 0:
         raise InputError("None of the source's light reaches the image; check the lens and the source's pixel scale.")
