@@ -4,8 +4,10 @@ L comes from `rim_tf.physics.lensing` and the Gaussian B from `rim_tf.physics.ps
 network sees; SciPy's sparse products and transforms then apply them faster than TensorFlow's gathers do.
 """
 
+import contextlib
 import functools
 
+import keras
 import numpy as np
 import scipy.fft
 import scipy.sparse as sp
@@ -28,12 +30,26 @@ _UNSEEN = 1e-9
 _SEPARABLE = 1e-6
 
 
+@contextlib.contextmanager
+def _double_precision():
+    """JAX has no float64 unless told to, and gives float32 in its place without a word."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    try:
+        from jax import enable_x64
+    except ImportError:  # before JAX 0.8
+        from jax.experimental import enable_x64
+    with enable_x64(True):
+        yield
+
+
 class LinearSystem:
     """The linear inversion problem of one lens, without its prior.
 
     Args:
       lensing: L, SciPy CSR [rows * columns, n * m].
-      blur: `SeparableBlur` or `StampBlur` of [rows, columns].
+      blur: `SeparableBlur` or `FourierBlur` of [rows, columns].
       data: [rows, columns].
       weight: inverse variance of each pixel, 0 where masked, [rows, columns].
       source_shape: (n, m).
@@ -55,6 +71,7 @@ class LinearSystem:
             )
 
     @classmethod
+    @_double_precision()
     def from_observation(cls, observation, lens, source_shape, source_pixel_scale):
         """The system of an `Observation` seen through `LensParameters`."""
         image_grid = PixelGrid(*observation.shape, np.float64(observation.pixel_scale))
@@ -76,7 +93,7 @@ class LinearSystem:
             )
         else:
             blur = SeparableBlur.from_stamp(observation.psf, observation.shape)
-            blur = blur or StampBlur(observation.psf, observation.shape)
+            blur = blur or FourierBlur(observation.psf, observation.shape)
         noise = observation.noise.astype(np.float64)
         return cls(lensing, blur, observation.image, np.where(observation.mask, noise**-2, 0.0), source_shape)
 
@@ -163,7 +180,7 @@ class SeparableBlur:
         if len(size) > 1 and size[1] > _SEPARABLE * size[0]:
             return None
         root = np.sqrt(size[0]) * np.sign(left[:, 0].sum())
-        return cls(_toeplitz(root * left[:, 0], shape[0]), _toeplitz(root * right[0], shape[1]))
+        return cls(_convolution_matrix(root * left[:, 0], shape[0]), _convolution_matrix(root * right[0], shape[1]))
 
     def forward(self, image):
         """[..., rows, columns] -> the same."""
@@ -185,7 +202,7 @@ class SeparableBlur:
         return product.reshape(rows, rows, columns, columns).transpose(0, 2, 1, 3).reshape(weight.size, weight.size)
 
 
-def _toeplitz(profile, n):
+def _convolution_matrix(profile, n):
     """[n, n] matrix of the convolution with a profile of odd length, cut off at the frame."""
     half = len(profile) // 2
     return sum(profile[half + k] * np.eye(n, k=-k) for k in range(-half, half + 1) if abs(k) < n)
@@ -212,8 +229,8 @@ def _bands(matrix):
     return bands
 
 
-class StampBlur:
-    """Convolution with a stamp by Fourier transforms, zero beyond the frame; as `rim_tf.physics.psf.StampBlur`.
+class FourierBlur:
+    """Convolution with any stamp by Fourier transforms, zero beyond the frame, as `rim_tf.physics.psf.StampBlur`.
 
     Args:
       psf: [k, l], odd sides.
