@@ -5,6 +5,8 @@ import json
 
 # The paper's source pixel over its image pixel: (3 / 192) / 0.04 (Section 2.3).
 SOURCE_SCALE_RATIO = 3.0 / 192 / 0.04
+# Sides of a source grid are multiples of this unless a network asks for another: the stride of the presets.
+SOURCE_MULTIPLE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +18,7 @@ class RIMConfig:
 
     n_steps: int = 10
     kernel: int = 11
-    stride: int = 2
+    stride: int = SOURCE_MULTIPLE
     features: int = 32
     """Channels of the embedding and of the upsampling layer."""
     hidden: tuple[int, int] = (128, 128)
@@ -65,12 +67,16 @@ class RIMSettings:
     weights: str = _setting("small", "Name of shipped weights, or a path NAME.json.")
 
 
+REGULARISATIONS = ("brightness", "gradient", "curvature")
+BOUNDARIES = ("zero", "suyu", "free")
+
+
 @dataclasses.dataclass(frozen=True)
 class InversionSettings:
     """How a source is reconstructed by linear inversion; `rim_tf.inference.linear.inversion.invert` says more."""
 
-    regularisation: str = _setting("gradient", "The prior.", choices=("brightness", "gradient", "curvature"))
-    boundary: str = _setting("zero", "What the prior finds beyond the grid.", choices=("zero", "suyu", "free"))
+    regularisation: str = _setting("gradient", "The prior.", choices=REGULARISATIONS)
+    boundary: str = _setting("zero", "What the prior finds beyond the grid.", choices=BOUNDARIES)
     strength: float | None = _setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
     non_negative: bool = _setting(False, "Let no pixel be negative.")
     solver: str = _setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))

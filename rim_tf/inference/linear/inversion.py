@@ -11,26 +11,29 @@ A is the one of the network (`rim_tf.physics`), so that both methods can be comp
 """
 
 import dataclasses
+import difflib
+import math
+import numbers
+import os
 import time
 import warnings
 
 import numpy as np
-from keras import ops
 
-from rim_tf.config import SMALL, to_json
+from rim_tf.config import SOURCE_MULTIPLE, InversionSettings, to_json
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
 from rim_tf.inference.linear.non_negative import non_negative_source
-from rim_tf.inference.linear.regularisation import Regularisation, check_strength
+from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.linear.system import LinearSystem
-from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import SourceFit
-from rim_tf.systems import batch_of, source_grid
+from rim_tf.systems import source_grid
 
-SOLVERS = ("auto", "exact", "matrix-free")
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
 _AUTO_PIXELS = 64 * 64
+# What the matrix-free solver takes for each pixel of source and image: blocks of 64 right-hand sides, a few at once.
+_BYTES_PER_PIXEL = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,27 +67,20 @@ class Inversion(SourceFit):
         return super().summary() | {name: getattr(self, name) for name in names}
 
 
-def invert(
-    observation,
-    lens,
-    source_pixel_scale=None,
-    source_pixels=None,
-    regularisation="gradient",
-    boundary="zero",
-    strength=None,
-    solver="auto",
-    non_negative=False,
-    samples=0,
-    seed=0,
-):
+def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **settings):
     """The most probable source of an observation by linear inversion, with its evidence.
 
     Args:
       observation: `Observation`; masked pixels have no weight.
       lens: `LensParameters`.
-      source_pixel_scale, source_pixels: as `rim_tf.inference.rim.reconstruct` with the shipped weights, so that
+      source_pixel_scale: [arcsec]; by default as `rim_tf.inference.rim.reconstruct` with the shipped weights, so that
         both give the same grid. Source pixels that no ray reaches are set by the prior alone.
-      regularisation, boundary: the prior, as `rim_tf.inference.linear.regularisation.regularisation_matrix`.
+      source_pixels: on a side of the source grid; by default likewise.
+      **settings: those of `rim_tf.config.InversionSettings`, by name, which has their defaults.
+
+    Settings:
+      regularisation: "brightness", "gradient" or "curvature", the prior (`regularisation.Regularisation`).
+      boundary: "zero", "suyu" or "free", what the prior finds beyond the grid.
       strength: lambda [1 / brightness^2]; None takes the one that maximises the evidence.
       solver: "exact" (Cholesky factors of dense matrices: time grows as the cube of the source's pixels, memory as
         the square), "matrix-free" (conjugate gradients; log det by stochastic Lanczos quadrature, with a standard
@@ -97,23 +93,23 @@ def invert(
       `Inversion`.
 
     Raises:
-      InputError: an unknown regularisation, boundary or solver, a strength not above 0, a source grid that is none,
-        or one too large for the exact solver.
+      InputError: a setting that there is not, an unknown regularisation, boundary or solver, a strength not above 0,
+        a source grid that is none, or one too large for the exact solver or for the machine's memory.
     """
     started = time.perf_counter()
-    pixels, pixel_scale = source_grid(observation, SMALL.stride, source_pixel_scale, source_pixels)
-    strength = None if strength is None else check_strength(strength)
-    solver = _choose_solver(solver, pixels)
-    if int(samples) != samples or samples < 0:
-        raise InputError(f"samples is {samples!r}; it must be a whole number of at least 0.")
-    prior = Regularisation(regularisation, boundary, (pixels, pixels))
+    settings = _checked(settings)
+    pixels, pixel_scale = source_grid(observation, SOURCE_MULTIPLE, source_pixel_scale, source_pixels)
+    name = _choose_solver(settings.solver, pixels)
+    _check_memory(pixels, observation.shape)
+    prior = Regularisation(settings.regularisation, settings.boundary, (pixels, pixels))
     # In units of the image's peak: what is added to a singular H has the unit of brightness^-2.
     unit = float(np.abs(observation.image[observation.mask]).max()) or 1.0
-    problem = _problem(observation, lens, pixels, pixel_scale)
-    system = LinearSystem.from_problem(problem, observation).in_units_of(unit)
-    solution = solve(system, prior, None if strength is None else strength * unit**2, solver, int(samples), seed)
+    system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale).in_units_of(unit)
+    solver = {"exact": ExactSolver, "matrix-free": MatrixFreeSolver}[name](system, prior, int(settings.seed))
+    strength = None if settings.strength is None else settings.strength * unit**2
+    solution = solver.solve(strength, int(settings.samples))
     source = solution.source
-    if non_negative:
+    if settings.non_negative:
         source = non_negative_source(system, prior, solution.strength, start=source)
     deviation = solution.standard_deviation
     n_data = np.count_nonzero(system.weight)
@@ -127,9 +123,9 @@ def invert(
         evidence_terms=_terms_in_units(solution.evidence_terms, unit, prior.size, n_data),
         standard_deviation=None if deviation is None else unit * deviation,
         samples=unit * solution.samples,
-        solver=solver,
+        solver=name,
         chi2_per_pixel=system.chi2(source) / n_data,
-        flux_outside=float(ops.convert_to_numpy(problem.flux_outside())[0]),
+        flux_outside=system.flux_outside,
         observation=observation,
         lens=lens,
         seconds=time.perf_counter() - started,
@@ -137,13 +133,6 @@ def invert(
     for doubt in result.doubts():
         warnings.warn(doubt, InputWarning, stacklevel=2)
     return result
-
-
-def _problem(observation, lens, pixels, pixel_scale):
-    """The `Problem` of one observation in float64."""
-    inputs = batch_of([observation], [lens], [pixel_scale], "float64")
-    inputs = {name: ops.convert_to_tensor(array, dtype=array.dtype.name) for name, array in inputs.items()}
-    return imaging_problem(inputs, (pixels, pixels), lens.mass)
 
 
 def _terms_in_units(terms, unit, n_source, n_data):
@@ -156,15 +145,34 @@ def _terms_in_units(terms, unit, n_source, n_data):
     }
 
 
-def solve(system, prior, strength=None, solver="exact", samples=0, seed=0):
-    """The `Solution` of a `LinearSystem` under a `Regularisation`; `invert` without an observation."""
-    solvers = {"exact": ExactSolver, "matrix-free": MatrixFreeSolver}
-    return solvers[solver](system, prior, seed).solve(strength, samples)
+def _checked(given):
+    """The `InversionSettings` of keyword arguments; InputError where one is unknown or is not what its field allows."""
+    fields = {field.name: field for field in dataclasses.fields(InversionSettings)}
+    for name in given:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}."
+            raise InputError(f"Linear inversion has no setting {name!r}; {meant}")
+    for name, value in given.items():
+        wanted = _wanted(value, fields[name].metadata)
+        if wanted is not None:
+            raise InputError(f"{name} is {value!r}; it must be {wanted}.")
+    return InversionSettings(**given)
+
+
+def _wanted(value, limits):
+    """What a setting must be, where `value` is not that; None where it is."""
+    number = isinstance(value, numbers.Real) and math.isfinite(value)
+    if "choices" in limits and value not in limits["choices"]:
+        return f"one of {', '.join(limits['choices'])}"
+    if "least" in limits and not (number and value == int(value) >= limits["least"]):
+        return f"a whole number of at least {limits['least']}"
+    if "above" in limits and not (value is None or (number and value > limits["above"])):
+        return f"a number above {limits['above']}, or None"
+    return None
 
 
 def _choose_solver(solver, pixels):
-    if solver not in SOLVERS:
-        raise InputError(f"solver is {solver!r}; it must be one of {', '.join(SOLVERS)}.")
     if solver == "exact" and pixels**2 > EXACT_PIXELS:
         raise InputError(
             f"A source of {pixels} x {pixels} pixels would take {3 * 8e-9 * pixels**4:.0f} GB of memory in the exact "
@@ -173,6 +181,17 @@ def _choose_solver(solver, pixels):
     if solver == "auto":
         return "exact" if pixels**2 <= _AUTO_PIXELS else "matrix-free"
     return solver
+
+
+def _check_memory(pixels, image_shape):
+    needed = _BYTES_PER_PIXEL * (pixels**2 + math.prod(image_shape)) / 1e9
+    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if needed > there_is:
+        raise InputError(
+            f"A source of {pixels} x {pixels} and an image of {' x '.join(map(str, image_shape))} pixels would take "
+            f"{needed:.0f} GB of memory, and this machine has {there_is:.0f}; make the source grid coarser, or cut the "
+            "image."
+        )
 
 
 class InversionSolver:

@@ -12,10 +12,9 @@ import math
 import numpy as np
 import scipy.sparse as sp
 
+from rim_tf.config import BOUNDARIES, REGULARISATIONS
 from rim_tf.errors import InputError
 
-REGULARISATIONS = ("brightness", "gradient", "curvature")
-BOUNDARIES = ("zero", "suyu", "free")
 # Added to lambda H where H is singular [1 / brightness^2], so that the prior can be normalised; as in PyAutoLens.
 # It is small only beside data whose brightness is about 1, which is why `invert` works in units of the peak.
 _RIDGE = 1e-8
@@ -25,8 +24,10 @@ _NULL = 1e-13
 _STAND_IN = 1e-6
 
 
-def regularisation_matrix(kind="gradient", boundary="zero", shape=(64, 64)):
-    """H in E_S = 1/2 s^T H s, for s flattened row by row.
+class Regularisation:
+    """H in E_S = 1/2 s^T H s, its spectrum and its powers, for sources [..., rows, columns].
+
+    The prior's precision is lambda H + ridge, ridge being 0 wherever H is regular.
 
     Args:
       kind: "brightness", sum of s^2; "gradient", sum of the squared differences of neighbours; "curvature", sum of
@@ -37,73 +38,8 @@ def regularisation_matrix(kind="gradient", boundary="zero", shape=(64, 64)):
         Brightness has no differences, hence one form.
       shape: rows and columns of the source grid, each at least 4.
 
-    Returns:
-      SciPy CSR matrix, symmetric, [rows columns, rows columns], without unit.
-
     Raises:
       InputError: an unknown kind or boundary, or a shape that is none.
-    """
-    return Regularisation(kind, boundary, shape).matrix
-
-
-def log_prior(source, strength, regularisation="gradient", boundary="zero"):
-    """What the linear model's prior says of a source, in sigmas (the paper's Section 3).
-
-    Under the prior lambda s^T H s follows chi^2 with as many degrees of freedom as H has rank, N: its mean is N and
-    its standard deviation sqrt(2 N). The paper compares two sources otherwise: a log-prior 85 lower is "about 13
-    sigma worse", which is sqrt(2 * 85); `sigmas_between` gives that figure.
-
-    Args:
-      source: [n, m].
-      strength: lambda [1 / brightness^2].
-
-    Returns:
-      Dictionary of floats: `quadratic` = lambda s^T H s, `expected` = the rank N of H, `standard_deviation` =
-      sqrt(2 N), `sigmas` = (quadratic - expected) / standard_deviation, `log_prior` = -quadratic / 2, and
-      `log_density`, the same with its normalisation.
-
-    Raises:
-      InputError: as `regularisation_matrix`; a strength that is not a number above 0.
-    """
-    source = np.asarray(source, np.float64)
-    prior = Regularisation(regularisation, boundary, source.shape)
-    strength = check_strength(strength)
-    quadratic = float(strength * np.vdot(source, prior.apply(source)))
-    deviation = math.sqrt(2 * prior.rank)
-    log_det = prior.log_det(strength) - prior.size * math.log(2 * math.pi)
-    return {
-        "quadratic": quadratic,
-        "expected": float(prior.rank),
-        "standard_deviation": deviation,
-        "sigmas": (quadratic - prior.rank) / deviation,
-        "log_prior": -quadratic / 2,
-        "log_density": (log_det - quadratic - prior.ridge * float(np.vdot(source, source))) / 2,
-    }
-
-
-def sigmas_between(first, second, strength, regularisation="gradient", boundary="zero"):
-    """sqrt(2 |log-prior difference|) of two sources [n, m]: the number of sigmas the paper quotes (85 -> 13)."""
-    quadratic = [log_prior(source, strength, regularisation, boundary)["quadratic"] for source in (first, second)]
-    return math.sqrt(abs(quadratic[0] - quadratic[1]))
-
-
-def check_strength(strength):
-    """`strength` as a float, where it is a finite number above 0; InputError otherwise."""
-    try:
-        value = float(strength)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"strength is {strength!r}; it must be a number above 0, or None for the most probable one.")
-    return value
-
-
-class Regularisation:
-    """H, its spectrum and its powers, for sources [..., rows, columns].
-
-    The prior's precision is lambda H + ridge, ridge being 0 wherever H is regular.
-
-    Args: as `regularisation_matrix`.
     """
 
     def __init__(self, kind, boundary, shape):
@@ -128,7 +64,7 @@ class Regularisation:
 
     @functools.cached_property
     def matrix(self):
-        """H as SciPy CSR, [size, size]."""
+        """H as SciPy CSR for sources flattened row by row, symmetric, [size, size], without unit."""
         rows, columns = self._squares
         return sp.csr_matrix(sp.kron(rows, sp.eye(self.shape[1])) + sp.kron(sp.eye(self.shape[0]), columns))
 

@@ -4,14 +4,18 @@ L comes from `rim_tf.physics.lensing` and the Gaussian B from `rim_tf.physics.ps
 network sees; SciPy's sparse products and transforms then apply them faster than TensorFlow's gathers do.
 """
 
+import contextlib
 import functools
 
+import keras
 import numpy as np
 import scipy.fft
 import scipy.sparse as sp
 from keras import ops
 
 from rim_tf.errors import InputError
+from rim_tf.physics.imaging import imaging_problem
+from rim_tf.systems import batch_of
 
 # F by way of the dense B^T C_N^-1 B up to so many image pixels: 0.6 GB.
 _DENSE_IMAGE_PIXELS = 6200
@@ -25,21 +29,37 @@ _UNSEEN = 1e-9
 _SEPARABLE = 1e-6
 
 
+@contextlib.contextmanager
+def _double_precision():
+    """JAX has no float64 unless told to, and gives float32 in its place without a word."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    try:
+        from jax import enable_x64
+    except ImportError:  # before JAX 0.8
+        from jax.experimental import enable_x64
+    with enable_x64(True):
+        yield
+
+
 class LinearSystem:
     """The linear inversion problem of one lens, without its prior.
 
     Args:
       lensing: L, SciPy CSR [rows * columns, n * m].
-      blur: `SeparableBlur` or `StampBlur` of [rows, columns].
+      blur: `SeparableBlur` or `FourierBlur` of [rows, columns].
       data: [rows, columns].
       weight: inverse variance of each pixel, 0 where masked, [rows, columns].
       source_shape: (n, m).
+      flux_outside: share of the observed light whose rays miss the source grid, where it is known.
 
     Raises:
       InputError: no ray of an unmasked pixel meets the source grid.
     """
 
-    def __init__(self, lensing, blur, data, weight, source_shape):
+    def __init__(self, lensing, blur, data, weight, source_shape, flux_outside=0.0):
+        self.flux_outside = flux_outside
         self.lensing, self.blur, self.source_shape = sp.csr_matrix(lensing), blur, tuple(source_shape)
         self.lensing_adjoint = self.lensing.T.tocsr()
         self.data, self.weight = np.asarray(data, np.float64), np.asarray(weight, np.float64)
@@ -52,16 +72,14 @@ class LinearSystem:
             )
 
     @classmethod
-    def from_problem(cls, problem, observation):
-        """The system of one observation.
-
-        Args:
-          problem: `Problem` of it alone, in float64.
-          observation: `Observation`.
-        """
-        operator, (_, *source_shape) = problem.lensing, problem.lensing.shape
-        index = ops.convert_to_numpy(operator.index).reshape(-1)
-        weight = ops.convert_to_numpy(operator.weight).reshape(-1)
+    @_double_precision()
+    def from_observation(cls, observation, lens, source_shape, source_pixel_scale):
+        """The system of an `Observation` seen through a lens of any mass model; `flux_outside` is then known."""
+        batch = batch_of([observation], [lens], [source_pixel_scale], "float64")
+        inputs = {name: ops.convert_to_tensor(array, dtype=array.dtype.name) for name, array in batch.items()}
+        problem = imaging_problem(inputs, source_shape, lens.mass)
+        index = ops.convert_to_numpy(problem.lensing.index).reshape(-1)
+        weight = ops.convert_to_numpy(problem.lensing.weight).reshape(-1)
         pixels = observation.image.size
         lensing = sp.csr_matrix(
             (weight, index, np.arange(0, weight.size + 1, 4)), shape=(pixels, source_shape[0] * source_shape[1])
@@ -75,13 +93,15 @@ class LinearSystem:
             )
         else:
             blur = SeparableBlur.from_stamp(observation.psf, observation.shape)
-            blur = blur or StampBlur(observation.psf, observation.shape)
+            blur = blur or FourierBlur(observation.psf, observation.shape)
         data, weight = (ops.convert_to_numpy(each)[0] for each in (problem.data, problem.weight))
-        return cls(lensing, blur, data, weight, source_shape)
+        flux_outside = float(ops.convert_to_numpy(problem.flux_outside())[0])
+        return cls(lensing, blur, data, weight, source_shape, flux_outside)
 
     def in_units_of(self, unit):
         """The same system with the brightness `unit` as one."""
-        return LinearSystem(self.lensing, self.blur, self.data / unit, self.weight * unit**2, self.source_shape)
+        data, weight = self.data / unit, self.weight * unit**2
+        return LinearSystem(self.lensing, self.blur, data, weight, self.source_shape, self.flux_outside)
 
     def forward(self, source):
         """A s = B L s, [..., n, m] -> [..., rows, columns] (Eq. 5)."""
@@ -162,7 +182,7 @@ class SeparableBlur:
         if len(size) > 1 and size[1] > _SEPARABLE * size[0]:
             return None
         root = np.sqrt(size[0]) * np.sign(left[:, 0].sum())
-        return cls(_toeplitz(root * left[:, 0], shape[0]), _toeplitz(root * right[0], shape[1]))
+        return cls(_convolution_matrix(root * left[:, 0], shape[0]), _convolution_matrix(root * right[0], shape[1]))
 
     def forward(self, image):
         """[..., rows, columns] -> the same."""
@@ -184,7 +204,7 @@ class SeparableBlur:
         return product.reshape(rows, rows, columns, columns).transpose(0, 2, 1, 3).reshape(weight.size, weight.size)
 
 
-def _toeplitz(profile, n):
+def _convolution_matrix(profile, n):
     """[n, n] matrix of the convolution with a profile of odd length, cut off at the frame."""
     half = len(profile) // 2
     return sum(profile[half + k] * np.eye(n, k=-k) for k in range(-half, half + 1) if abs(k) < n)
@@ -211,8 +231,8 @@ def _bands(matrix):
     return bands
 
 
-class StampBlur:
-    """Convolution with a stamp by Fourier transforms, zero beyond the frame; as `rim_tf.physics.psf.StampBlur`.
+class FourierBlur:
+    """Convolution with any stamp by Fourier transforms, zero beyond the frame, as `rim_tf.physics.psf.StampBlur`.
 
     Args:
       psf: [k, l], odd sides.
