@@ -21,6 +21,7 @@ from rim_tf import __version__
 from rim_tf.dataset_cli import dataset
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluate_cli import evaluate
+from rim_tf.files import write_json
 
 RESULTS = ("reconstruction.fits", "reconstruction.png", "fitted_lens.json", "summary.json")
 SIMULATION = ("image.fits", "noise.fits", "mask.fits", "psf.fits", "lens.json", "truth.fits")
@@ -246,7 +247,7 @@ def _reconstruct_into(
             "input": given,
             "versions": io.versions(),
         }
-        io.write_json(summary, folder / "summary.json")
+        write_json(folder / "summary.json", summary)
     _print_table(summary)
     click.echo(f"\nWrote {', '.join(str(out / name) for name in RESULTS if (out / name).exists())}")
 

@@ -62,6 +62,10 @@ class LensParameters:
             raise InputError(f"{where} {' and '.join(faults)}; it must hold {', '.join(LENS_PARAMETERS)}.")
         return cls(**values)
 
+    def to_dict(self):
+        """The inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
     def as_tuple(self):
         """The seven values in the order of LENS_PARAMETERS, the columns of `lens` in `rim_tf.physics`."""
         return dataclasses.astuple(self)
