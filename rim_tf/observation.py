@@ -30,8 +30,8 @@ class Observation:
         its sum is not 1.
       mask: boolean, true where a pixel is to be used, [rows, columns]; None uses all.
       pixel_scale: [arcsec].
-      sky: the celestial coordinates of the image as a FITS header, CRPIX counted from the field's centre, or None; it is
-        handed on to what `rim_tf.io` writes.
+      sky: the celestial coordinates of the image as a FITS header, CRPIX counted from the field's centre, or None; it
+        is handed on to what `rim_tf.io` writes.
 
     Attributes: the same, as float32 arrays (psf a float where it was one), `mask` always an array; masked pixels
     hold image 0 and noise 1.

@@ -2,8 +2,8 @@
 
 A FITS image is read as it is stored: its row 0 is the bottom of the picture and our smallest y, its column 0 our
 smallest x, so nothing is flipped. All angles (e1, e2, the shear) are those of the pixel axes, anticlockwise from +x,
-along a row. The sky coordinates give the pixel scale, are handed on to what is written, and do no more: on a sky image with
-north up and east to the left +x points west, and phi is the position angle east of north plus 90 degrees.
+along a row. The sky coordinates give the pixel scale, are handed on to what is written, and do no more: on a sky
+image with north up and east to the left +x points west, and phi is the position angle east of north plus 90 degrees.
 
 A path may end in [HDU], the HDU's name, its number, or NAME,VERSION, as in `lens.fits[NOISE]`, so that one file can
 carry image, noise, PSF and mask.

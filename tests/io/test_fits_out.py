@@ -72,7 +72,7 @@ def test_the_sky_of_the_input_is_that_of_the_output(tmp_path, rng):
                 WCS(hdus[name].header, key="A").wcs_pix2world([[7.5, 5]], 1), [[0.05, 0]], atol=1e-9
             )
         assert not WCS(hdus["SOURCE"].header).has_celestial
-    again = io.read_observation(f"{tmp_path}/result.fits[DATA]", 0.1, 0.05)
+    again = io.read_observation(f"{tmp_path}/result.fits[DATA]", 0.1, 0.05, f"{tmp_path}/result.fits[MASK]")
     assert again.pixel_scale == 0.05
     assert again.sky["CRPIX1"] == pytest.approx(2) and again.sky["CRPIX2"] == pytest.approx(-1)
 
