@@ -53,8 +53,8 @@ SMALL = RIMConfig(
 PRESETS = {"paper": PAPER, "small": SMALL}
 
 
-def _setting(default, help, **limits):
-    """A field that a command line can offer: its help, and what it may be (`choices`, `least`)."""
+def setting(default, help, **limits):
+    """A field that a command line can offer: its help, and what it may be (`choices`, `least`, `above`)."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
@@ -62,20 +62,20 @@ def _setting(default, help, **limits):
 class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
-    weights: str = _setting("small", "Name of shipped weights, or a path NAME.json.")
+    weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
 
 
 @dataclasses.dataclass(frozen=True)
 class InversionSettings:
     """How a source is reconstructed by linear inversion; `rim_tf.inference.linear.inversion.invert` says more."""
 
-    regularisation: str = _setting("gradient", "The prior.", choices=("brightness", "gradient", "curvature"))
-    boundary: str = _setting("zero", "What the prior finds beyond the grid.", choices=("zero", "suyu", "free"))
-    strength: float | None = _setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
-    non_negative: bool = _setting(False, "Let no pixel be negative.")
-    solver: str = _setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
-    samples: int = _setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
-    seed: int = _setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
+    regularisation: str = setting("gradient", "The prior.", choices=("brightness", "gradient", "curvature"))
+    boundary: str = setting("zero", "What the prior finds beyond the grid.", choices=("zero", "suyu", "free"))
+    strength: float | None = setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
+    non_negative: bool = setting(False, "Let no pixel be negative.")
+    solver: str = setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
+    samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
+    seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
 
 
 def to_json(config):
