@@ -78,6 +78,37 @@ class InversionSettings:
     seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class WorkflowConfig:
+    """Which steps are done, and on which grid."""
+
+    source_pixels: int | None = setting(
+        None, "Pixels on a side of the source; by default as many as the image has.", least=4
+    )
+    source_pixel_scale: float | None = setting(
+        None, f"Pixel of the source [arcsec]; by default {SOURCE_SCALE_RATIO:.2f} of the image's.", above=0
+    )
+    subtract_lens_light: bool = setting(False, "First fit the lens galaxy's light and subtract it.")
+    fit_lens: bool = setting(False, "First adjust the lens parameters to the data.")
+    fit_weights: str | None = setting(
+        None, "Weights of the RIM that the lens is fitted with; by default those of the method, where it has some."
+    )
+    fit_radius: float = 2.3
+    """Half the width of the field that a lens is fitted to [theta_E]: the arcs and nothing else, since the fit unrolls
+    the network hundreds of times."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSettings:
+    """One simulated lens."""
+
+    seed: int = setting(0, "Of all that is random.", least=0)
+    pixels: int = setting(64, "Pixels on a side.", least=8)
+    pixel_scale: float = setting(0.08, "[arcsec]", above=0)
+    noise: float = setting(0.01, "Noise rms over the image's peak.", above=0)
+    psf_sigma: float = setting(0.05, "Gaussian PSF [arcsec].", least=0)
+
+
 def to_json(config):
     """The JSON text of any of the dataclasses here."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

@@ -1,7 +1,7 @@
 """From an image and a first guess of its lens to the source: the steps of the paper's Algorithm 1, in their order.
 
 Command line, surveys and servers call `run`; how its result is shown or stored is their own. A step is a function below
-and, where it is optional, a field of `WorkflowConfig`.
+and, where it is optional, a field of `rim_tf.config.WorkflowConfig`.
 """
 
 import dataclasses
@@ -9,31 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rim_tf.config import RIMSettings, setting
+from rim_tf.config import RIMSettings, WorkflowConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.methods import Method, find_method
 from rim_tf.memory import check_memory
 
 Progress = Callable[[str, int, int | None], None]
 """Is told what is being done: the name of a step, how much of it is done, and out of how much, where that is known."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkflowConfig:
-    """Which steps are done, and on which grid."""
-
-    source_pixels: int | None = setting(None, "Pixels on a side of the source; by default as IMAGE.", least=4)
-    source_pixel_scale: float | None = setting(
-        None, "Pixel of the source [arcsec]; by default 0.39 of the image's.", above=0
-    )
-    subtract_lens_light: bool = setting(False, "First fit the lens galaxy's light and subtract it.")
-    fit_lens: bool = setting(False, "First adjust the lens parameters to the data.")
-    fit_weights: str | None = setting(
-        None, "Weights of the RIM that the lens is fitted with; by default those of the method, where it has some."
-    )
-    fit_radius: float = 2.3
-    """Half the width of the field that a lens is fitted to [theta_E]: the arcs and nothing else, since the fit unrolls
-    the network hundreds of times."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rim_tf import memory
+from rim_tf.config import WorkflowConfig
 from rim_tf.errors import InputError
 from rim_tf.inference import methods, workflow
 from rim_tf.lens import LensParameters
@@ -79,7 +80,7 @@ def test_each_step_hands_on_what_it_found(flat, observation, monkeypatch):
     monkeypatch.setattr(workflow, "_subtract_lens_light", subtract)
     monkeypatch.setattr(workflow, "_fit_lens", fit)
     steps, solver = [], Flat(Settings())
-    config = workflow.WorkflowConfig(source_pixels=8, source_pixel_scale=0.02, subtract_lens_light=True, fit_lens=True)
+    config = WorkflowConfig(source_pixels=8, source_pixel_scale=0.02, subtract_lens_light=True, fit_lens=True)
     result = workflow.run(observation, LENS, "flat", None, config, lambda *step: steps.append(step), solver)
     assert steps == [("lens light", 0, None), ("lens", 0, None), ("source", 0, None)]
     ((observations, lenses, scale, pixels),) = solver.seen
@@ -105,7 +106,7 @@ def test_the_lens_goes_by_the_rim_whatever_finds_the_source(flat, observation, m
         return types.SimpleNamespace(lens=lens)
 
     monkeypatch.setattr(optimise, "optimise_lens", fit)
-    config = workflow.WorkflowConfig(fit_lens=True, fit_radius=0.8)
+    config = WorkflowConfig(fit_lens=True, fit_radius=0.8)
     workflow.run(observation, LENS, "flat", None, config)
     workflow.run(observation, LENS, "rim", None, config, solver=RIMSolver(RIMSettings(), tiny))
     workflow.run(observation, LENS, "flat", None, dataclasses.replace(config, fit_weights="mine"))
@@ -122,7 +123,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work(flat, observat
     monkeypatch.setattr(memory, "available_memory", lambda: 500_000)
     workflow.run(observation, LENS, "flat")  # 14 x 14 pixels of 1000 bytes
     solver = Flat(Settings())
-    for config in (workflow.WorkflowConfig(source_pixels=30), workflow.WorkflowConfig(source_pixels=10**6)):
+    for config in (WorkflowConfig(source_pixels=30), WorkflowConfig(source_pixels=10**6)):
         with pytest.raises(InputError, match=r"source of \d+ x \d+ pixels behind an image of 12 x 14 takes about"):
             workflow.run(observation, LENS, "flat", None, config, solver=solver)
     assert solver.seen == []
