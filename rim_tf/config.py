@@ -55,8 +55,8 @@ SMALL = RIMConfig(
 PRESETS = {"paper": PAPER, "small": SMALL}
 
 
-def _setting(default, help, **limits):
-    """A field that a command line can offer: its help, and what it may be (`choices`, `least`)."""
+def setting(default, help, **limits):
+    """A field that a command line can offer: its help, and what it may be (`choices`, `least`, `above`)."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
@@ -64,7 +64,7 @@ def _setting(default, help, **limits):
 class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
-    weights: str = _setting("small", "Name of shipped weights, or a path NAME.json.")
+    weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
 
 
 REGULARISATIONS = ("brightness", "gradient", "curvature")
@@ -75,13 +75,44 @@ BOUNDARIES = ("zero", "suyu", "free")
 class InversionSettings:
     """How a source is reconstructed by linear inversion; `rim_tf.inference.linear.inversion.invert` says more."""
 
-    regularisation: str = _setting("gradient", "The prior.", choices=REGULARISATIONS)
-    boundary: str = _setting("zero", "What the prior finds beyond the grid.", choices=BOUNDARIES)
-    strength: float | None = _setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
-    non_negative: bool = _setting(False, "Let no pixel be negative.")
-    solver: str = _setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
-    samples: int = _setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
-    seed: int = _setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
+    regularisation: str = setting("gradient", "The prior.", choices=REGULARISATIONS)
+    boundary: str = setting("zero", "What the prior finds beyond the grid.", choices=BOUNDARIES)
+    strength: float | None = setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
+    non_negative: bool = setting(False, "Let no pixel be negative.")
+    solver: str = setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
+    samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
+    seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkflowConfig:
+    """Which steps are done, and on which grid."""
+
+    source_pixels: int | None = setting(
+        None, "Pixels on a side of the source; by default as many as the image has.", least=4
+    )
+    source_pixel_scale: float | None = setting(
+        None, f"Pixel of the source [arcsec]; by default {SOURCE_SCALE_RATIO:.2f} of the image's.", above=0
+    )
+    subtract_lens_light: bool = setting(False, "First fit the lens galaxy's light and subtract it.")
+    fit_lens: bool = setting(False, "First adjust the lens parameters to the data.")
+    fit_weights: str | None = setting(
+        None, "Weights of the RIM that the lens is fitted with; by default those of the method, where it has some."
+    )
+    fit_radius: float = 2.3
+    """Half the width of the field that a lens is fitted to [theta_E]: the arcs and nothing else, since the fit unrolls
+    the network hundreds of times."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSettings:
+    """One simulated lens."""
+
+    seed: int = setting(0, "Of all that is random.", least=0)
+    pixels: int = setting(64, "Pixels on a side.", least=8)
+    pixel_scale: float = setting(0.08, "[arcsec]", above=0)
+    noise: float = setting(0.01, "Noise rms over the image's peak.", above=0)
+    psf_sigma: float = setting(0.05, "Gaussian PSF [arcsec].", least=0)
 
 
 def to_json(config):

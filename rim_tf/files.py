@@ -9,6 +9,8 @@ import json
 import math
 import os
 import pathlib
+import re
+import stat
 import time
 import uuid
 import zipfile
@@ -17,12 +19,15 @@ import zlib
 import numpy as np
 
 from rim_tf.errors import InputError
+from rim_tf.memory import check_memory
 
 # What reading a file raises that was cut short, overwritten or is something else.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
 _UNFINISHED = "incomplete"
 # Seconds after which an unfinished file is one of a process that was killed, and not of one that runs now.
 _ABANDONED = 600
+# Python's values take about so many bytes for each of their JSON text.
+_JSON_IN_MEMORY = 20
 
 
 @contextlib.contextmanager
@@ -30,6 +35,9 @@ def written_whole(path):
     """A path to write to in the place of `path`, which takes that name where the block ends well.
 
     Its suffix is that of `path`, since libraries go by it. Where the block fails the unfinished file is removed.
+
+    Args:
+      path: of the file; an existing one is replaced.
 
     Raises:
       InputError: `path` cannot be written.
@@ -81,16 +89,45 @@ def finite(values):
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-def read_json(path):
+def check_file(path):
+    """The size of a file that is about to be read [bytes].
+
+    Args:
+      path: of the file.
+
+    Raises:
+      InputError: nothing is there, or what would be read for ever or never begins: a folder, a pipe or a device; or
+        the name is an address of the web or of a cloud.
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", str(path)):
+        raise InputError(f"{path} is an address and no file; copy it to this machine and name the copy.")
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} cannot be read: it is a folder.")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} cannot be read: it is a pipe or a device; write its content to a file first.")
+    return status.st_size
+
+
+def read_json(path, parse_int=None):
     """The values in a JSON file.
+
+    Args:
+      path: of the file.
+      parse_int: what makes a number of a text without a point; by default `int`.
 
     Raises:
       InputError: no such file, not readable, not JSON, or a name that stands twice in one object.
     """
+    check_memory(_JSON_IN_MEMORY * check_file(path), f"Reading {path}", "it is too large for a file of settings")
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_int=parse_int, object_pairs_hook=_without_repeats)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

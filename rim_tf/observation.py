@@ -6,6 +6,7 @@ and each mending is said aloud in an `InputWarning`.
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from rim_tf.errors import InputError, InputWarning
 
 # Many pipelines mark pixels that must not be used by an infinite noise, or one this many times the usual.
 _NOISE_OF_MASKED = 1e6
+# From VLBI to a survey of the whole sky; what is beyond is a mistake.
+_PIXEL_SCALES = 1e-6, 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Observation:
         its sum is not 1.
       mask: boolean, true where a pixel is to be used, [rows, columns]; None uses all.
       pixel_scale: [arcsec].
+      sky: the celestial coordinates of the image as a FITS header, CRPIX counted from the field's centre, or None; it
+        is handed on to what `rim_tf.io` writes.
 
     Attributes: the same, as float32 arrays (psf a float where it was one), `mask` always an array; masked pixels
     hold image 0 and noise 1.
@@ -40,6 +45,7 @@ class Observation:
     psf: np.ndarray | float
     mask: np.ndarray | None = None
     pixel_scale: float = 0.05
+    sky: Mapping | None = None
 
     def __post_init__(self):
         image = _array(self.image, "image")
@@ -70,13 +76,14 @@ class Observation:
 
 
 def check_pixel_scale(value, name="pixel_scale"):
-    """`value` as a float, where it is a finite number above 0 [arcsec]; InputError otherwise."""
+    """`value` as a float, where it is a number that pixels may have [arcsec]; InputError otherwise."""
     try:
         scale = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         scale = np.nan
-    if not (np.isfinite(scale) and scale > 0):
-        raise InputError(f"{name} is {value!r}; it must be a number above 0 [arcsec].")
+    lowest, highest = _PIXEL_SCALES
+    if not lowest <= scale <= highest:
+        raise InputError(f"{name} is {value!r}; it must be a number above 0 [arcsec], from {lowest:g} to {highest:g}.")
     return scale
 
 

@@ -51,6 +51,7 @@ class Method:
       solver: a `Solver` class, or "module:name" of one, so that the command line need not import it to offer it.
       figures: names of further numbers that its results have, kept as columns of a study.
       systems_at_once: after how many systems a study writes down what it has; few for a slow method.
+      bytes_per_pixel: memory that it takes for each pixel of the source or of the image, whichever has more.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Method:
     solver: type | str
     figures: tuple[str, ...] = ()
     systems_at_once: int = 20
+    bytes_per_pixel: float = 0.0
 
     def build(self, settings=None):
         """The `Solver` for given settings, or for the defaults."""
@@ -87,7 +89,18 @@ def find_method(name):
     return METHODS[name]
 
 
-register(Method("rim", "reconstruct", "RIM", "tab:blue", RIMSettings, "rim_tf.inference.rim:RIMSolver"))
+# The bytes were measured with the shipped weights and with the matrix-free solver.
+register(
+    Method(
+        "rim",
+        "reconstruct",
+        "RIM",
+        "tab:blue",
+        RIMSettings,
+        "rim_tf.inference.rim:RIMSolver",
+        bytes_per_pixel=1800,
+    )
+)
 register(
     Method(
         "inversion",
@@ -98,5 +111,6 @@ register(
         "rim_tf.inference.linear.inversion:InversionSolver",
         figures=("strength", "log_evidence", "log_evidence_error"),
         systems_at_once=4,
+        bytes_per_pixel=4000,
     )
 )

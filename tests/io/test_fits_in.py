@@ -1,7 +1,7 @@
 import gzip
-import json
-import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,11 +10,6 @@ from astropy.wcs import WCS
 
 from rim_tf import io
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.lens import LENS_PARAMETERS, LensParameters
-from rim_tf.observation import Observation
-from rim_tf.results import Reconstruction
-
-LENS = LensParameters(1.2, 0.1, -0.05, 0.02, -0.03, 0.04, 0.01)
 
 
 def sky_header(scale_x, scale_y, angle=0.3):
@@ -115,6 +110,28 @@ def test_the_pixel_scale_comes_from_pixscale_otherwise(tmp_path, many, image):
     assert io.read_image(path)[1] == 0.04
 
 
+def test_sky_coordinates_without_a_size_of_the_pixel_say_nothing(tmp_path, image):
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0})
+    path = write(tmp_path / "a.fits", ("SCI", image), headers=[header])
+    assert io.read_image(path)[1] is None  # and not 3600 arcsec
+    with pytest.raises(InputError, match="a.fits has no pixel scale"):
+        io.read_observation(path, 0.1, 0.05)
+    fits.setval(path, "PIXSCALE", value=0.04, ext=1)
+    assert io.read_image(path)[1] == 0.04
+
+
+@pytest.mark.parametrize(
+    "header",
+    [fits.Header({"PIXSCALE": 1e300}), fits.Header({"PIXSCALE": "wide"}), fits.Header({"PIXSCALE": 0}), "degrees"],
+)
+def test_a_pixel_scale_that_cannot_be_is_refused_unless_another_is_given(tmp_path, image, header):
+    header = sky_header(3600, 3600) if header == "degrees" else header
+    path = write(tmp_path / "a.fits", ("SCI", image), headers=[header])
+    with pytest.raises(InputError, match="a.fits is .*; it must be a number above 0"):
+        io.read_image(path)
+    assert io.read_observation(path, 0.1, 0.05, pixel_scale=0.05).pixel_scale == 0.05
+
+
 def test_pixels_that_are_not_square_are_refused(tmp_path, image):
     path = write(tmp_path / "a.fits", ("SCI", image), headers=[sky_header(0.05, 0.06)])
     with pytest.raises(InputError, match="a.fits has pixels of 0.05 x 0.06 arcsec"):
@@ -134,7 +151,7 @@ def test_a_file_that_is_not_there_or_no_fits_is_named(tmp_path):
         io.read_image(tmp_path)
 
 
-@pytest.mark.parametrize("hdu", ["ERR", 9, "9", "NOISE,2"])
+@pytest.mark.parametrize("hdu", ["ERR", 9, "9", "NOISE,2", "NOISE,\u00b2", "\u00b2", "NOISE,x", "-7", "9" * 5000])
 def test_a_wrong_hdu_is_told_what_there_is(many, hdu):
     with pytest.raises(InputError, match=r"many.fits has no HDU .*1 SCI \(8 x 11\), 2 NOISE"):
         io.read_image(many, hdu)
@@ -171,6 +188,62 @@ def test_a_truncated_file_is_named(tmp_path, kept):
         io.read_image(path)
 
 
+@pytest.mark.parametrize("shape", [(100_000, 100_000), (2, 10**10)])
+def test_an_image_larger_than_the_memory_is_refused_by_its_header(tmp_path, shape):
+    header = fits.PrimaryHDU(np.zeros((2, 2), np.float32)).header
+    header["NAXIS1"], header["NAXIS2"] = shape
+    (tmp_path / "header.fits").write_bytes(header.tostring().encode())
+    for path in ("header.fits", "header.fits[0]"):
+        with pytest.raises(InputError, match="header.fits, HDU PRIMARY, takes about .* GB of memory"):
+            io.read_image(tmp_path / path)
+
+
+def test_a_file_of_holes_is_refused_before_it_is_read(tmp_path):
+    header = fits.PrimaryHDU(np.zeros((2, 2), np.float32)).header
+    header["NAXIS1"] = header["NAXIS2"] = 100_000
+    path = tmp_path / "sparse.fits"
+    path.write_bytes(header.tostring().encode())
+    os.truncate(path, 2880 + 4 * 10**10)
+    with pytest.raises(InputError, match="sparse.fits, HDU PRIMARY, takes about"):
+        io.read_image(path)
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero"])
+def test_what_has_no_end_is_not_opened(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for path in (name, f"{name}[SCI]"):
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            io.read_image(path)
+
+
+def test_a_damaged_file_is_named_wherever_it_is_damaged(tmp_path, many, rng):
+    whole = many.read_bytes()
+    path = tmp_path / "damaged.fits"
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(whole) if rng.random() < 0.5 else 6000, rng.integers(1, 5)):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(bytes(damaged[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else damaged))
+        try:
+            pixels, scale = io.read_image(path)
+        except InputError as error:
+            assert "damaged.fits" in str(error)
+        else:
+            assert pixels.ndim == 2 and (scale is None or 0 < scale < 1e4)
+
+
+def test_neither_keras_nor_tensorflow_is_imported_to_read(many):
+    code = f"""
+import sys
+from rim_tf import io
+io.read_observation({str(many)!r}, {f"{many}[NOISE]"!r}, 0.05)
+print([name for name in ("tensorflow", "keras", "matplotlib", "scipy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
 # ---------------------------------------------------------------------------------------------- observation
 
 
@@ -197,6 +270,19 @@ def test_a_pixel_scale_is_needed_and_the_given_one_wins(tmp_path, many, image):
         assert io.read_observation(many, 0.1, 0.05, pixel_scale=0.2).pixel_scale == 0.2
 
 
+def test_the_sky_is_handed_on_where_it_agrees_with_the_pixel_scale(tmp_path, many, image):
+    header = sky_header(0.05, 0.05)
+    path = write(tmp_path / "sky.fits", ("SCI", image), headers=[header])
+    sky = WCS(io.read_observation(path, 0.1, 0.05).sky)
+    # Pixels count from the centre of the field there, which is pixel (6, 4.5) of FITS here.
+    np.testing.assert_allclose(
+        sky.wcs_pix2world([[0, 0], [3, -2]], 1), WCS(header).wcs_pix2world([[6, 4.5], [9, 2.5]], 1)
+    )
+    assert io.read_observation(many, 0.1, 0.05).sky is None
+    with pytest.warns(InputWarning, match="the given pixel scale is used"):
+        assert io.read_observation(path, 0.1, 0.05, pixel_scale=0.1).sky is None
+
+
 def test_a_psf_with_other_pixels_is_warned_of(tmp_path, many):
     header = fits.Header({"PIXSCALE": 0.0125})
     path = write(tmp_path / "psf.fits", ("PSF", np.full((3, 3), 1 / 9)), headers=[header])
@@ -209,146 +295,3 @@ def test_the_image_is_not_taken_for_its_own_noise(many, which):
     arguments = {"noise": 0.1, "psf": 0.05} | {which: str(many)}
     with pytest.raises(InputError, match=f"The {which} is .* the image itself"):
         io.read_observation(many, **arguments)
-
-
-# ---------------------------------------------------------------------------------------------------- lens
-
-
-def lens_file(tmp_path, **changes):
-    values = dict(zip(LENS_PARAMETERS, LENS.as_tuple(), strict=True)) | changes
-    path = tmp_path / "lens.json"
-    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
-    return path
-
-
-def test_a_lens_comes_back(tmp_path):
-    assert io.read_lens(lens_file(tmp_path)) == LENS
-    io.write_lens(LENS, tmp_path / "again.json")
-    assert io.read_lens(tmp_path / "again.json") == LENS
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"theta_E": None}, "lacks theta_E"),
-        ({"theta_E": None, "theta_e": 1.2}, "unknown 'theta_e', did you mean 'theta_E'"),
-        ({"gamma1": None, "gama1": 0.1}, "unknown 'gama1', did you mean 'gamma1'"),
-        ({"x_lens": None, "xlens": 0.1}, "unknown 'xlens', did you mean 'x_lens'"),
-        ({"redshift": 0.5}, "unknown 'redshift'"),
-        ({"theta_E": -1}, "theta_E is -1"),
-        ({"theta_E": 10**400}, "theta_E is inf"),
-        ({"e1": math.nan}, "e1 is nan"),
-        ({"e1": 0.99}, "ellipticity"),
-        ({"gamma1": "0.1"}, "gamma1 is '0.1'"),
-        ({"gamma2": [0.1]}, "gamma2"),
-    ],
-)
-def test_a_bad_lens_is_named_with_its_file(tmp_path, changes, complaint):
-    with pytest.raises(InputError, match=f"^{tmp_path}/lens.json.*{complaint}"):
-        io.read_lens(lens_file(tmp_path, **changes))
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"theta_E = 1", b"\xff\xfe", b"[1, 2]", b"3"])
-def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
-    (tmp_path / "lens.json").write_bytes(content)
-    with pytest.raises(InputError, match="lens.json is not"):
-        io.read_lens(tmp_path / "lens.json")
-
-
-def test_a_lens_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match="lens.json does not exist"):
-        io.read_lens(tmp_path / "lens.json")
-    with pytest.raises(InputError, match="cannot be read"):
-        io.read_lens(tmp_path)
-
-
-# -------------------------------------------------------------------------------------------------- writing
-
-
-def reconstruction(rng, psf=0.05):
-    mask = np.ones((9, 12), bool)
-    mask[1, 2] = False
-    return Reconstruction(
-        source=rng.random((6, 6)).astype(np.float32),
-        source_pixel_scale=0.02,
-        model_image=rng.random((9, 12)).astype(np.float32),
-        iterates=np.zeros((2, 6, 6), np.float32),
-        observation=Observation(rng.random((9, 12)), 0.1, psf, mask, 0.05),
-        lens=LENS,
-        seconds=0.5,
-        flux_outside=0.0,
-    )
-
-
-@pytest.mark.parametrize("psf", [0.05, np.full((3, 5), 1 / 15)])
-def test_what_is_written_is_enough_to_start_again(tmp_path, rng, psf):
-    result = reconstruction(rng, psf)
-    path = tmp_path / "result.fits"
-    io.write_reconstruction(result, path, "small", lens_light=np.ones((9, 12)), provenance={"IN_IMAGE": "ä\n.fits"})
-    with fits.open(path) as hdus:
-        hdus.verify("exception")
-        header = hdus[0].header
-        assert [header[name.upper()] for name in LENS_PARAMETERS] == list(LENS.as_tuple())
-        assert (header["SRCSCALE"], header["WEIGHTS"], header["CHI2PIX"]) == (0.02, "small", result.chi2_per_pixel)
-        np.testing.assert_array_equal(hdus["SOURCE"].data, result.source)
-        np.testing.assert_array_equal(hdus["MODEL"].data, result.model_image)
-        np.testing.assert_allclose(hdus["RESIDUAL"].data, result.residual, rtol=1e-6)
-        assert np.isnan(hdus["RESIDUAL"].data[1, 2])
-        assert hdus["LENSLIGHT"].data.shape == (9, 12)
-        # The centre of the field is (0, 0) and a pixel is a pixel.
-        world = WCS(hdus["SOURCE"].header).all_pix2world([[2.5, 2.5], [3.5, 2.5]], 0)
-        np.testing.assert_allclose(world, [[0, 0], [0.02, 0]], atol=1e-12)
-    again = io.read_observation(
-        f"{path}[DATA]", f"{path}[NOISE]", psf if isinstance(psf, float) else f"{path}[PSF]", f"{path}[MASK]"
-    )
-    for name in ("image", "noise", "mask", "psf", "pixel_scale"):
-        np.testing.assert_allclose(getattr(again, name), getattr(result.observation, name), rtol=1e-6)
-
-
-def test_numbers_that_are_not_finite_become_null_in_json(tmp_path):
-    io.write_json({"a": math.nan, "b": [np.float32(np.inf), (1, 2)], "c": {"d": np.int64(3)}}, tmp_path / "s.json")
-    values = json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)
-    assert values == {"a": None, "b": [None, [1, 2]], "c": {"d": 3}}
-
-
-def test_a_source_without_flux_can_be_written(tmp_path, rng):
-    result = reconstruction(rng)
-    result.source[:] = 0
-    io.write_reconstruction(result, tmp_path / "dark.fits")
-    with fits.open(tmp_path / "dark.fits") as hdus:
-        assert hdus[0].header["MAGNIF"] is None
-
-
-def test_nothing_half_written_stays_behind(tmp_path, rng, monkeypatch):
-    result = reconstruction(rng)
-    with pytest.raises(InputError, match="nowhere/result.fits cannot be written"):
-        io.write_reconstruction(result, tmp_path / "nowhere" / "result.fits")
-    (tmp_path / "result.fits").write_text("earlier work")
-
-    def disk_full(self, file, **_):
-        file.write_bytes(b"SIMPLE")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(fits.HDUList, "writeto", disk_full)
-    with pytest.raises(InputError, match="result.fits cannot be written: No space left"):
-        io.write_reconstruction(result, tmp_path / "result.fits")
-    assert [p.name for p in tmp_path.iterdir()] == ["result.fits"]
-    assert (tmp_path / "result.fits").read_text() == "earlier work"
-
-
-@pytest.mark.parametrize("psf", [0.05, np.full((3, 3), 1 / 9)])
-def test_a_simulation_is_read_back_as_it_was(tmp_path, rng, psf):
-    observation = Observation(rng.normal(size=(9, 9)), 0.1, psf, None, 0.08)
-    io.write_simulation(tmp_path, observation, LENS, np.ones((4, 6)), 0.03, np.ones((9, 9)))
-    psf_file = tmp_path / "psf.fits"
-    assert psf_file.exists() == (not isinstance(psf, float))
-    again = io.read_observation(
-        tmp_path / "image.fits",
-        tmp_path / "noise.fits",
-        psf_file if psf_file.exists() else psf,
-        tmp_path / "mask.fits",
-    )
-    for name in ("image", "noise", "mask", "psf", "pixel_scale"):
-        np.testing.assert_allclose(getattr(again, name), getattr(observation, name), rtol=1e-6)
-    assert io.read_lens(tmp_path / "lens.json") == LENS
-    assert io.read_image(tmp_path / "truth.fits")[1] == 0.03

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from rim_tf.cli.heavy import import_quietly
 from rim_tf.errors import InputError
 
 
@@ -57,11 +58,9 @@ def evaluate(out, report_only, **options):
     Writes report.html, report.md, report.json and figures/ into --out. It can be stopped at any time: what is finished
     is kept, and the same command goes on from there, as does one with a larger --n.
     """
-    from rim_tf.cli import _import_quietly
-
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out must be a folder.")
-    _import_quietly()
+    import_quietly()
     if not report_only:
         _run(out, **options)
     _report(out)

@@ -5,18 +5,16 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import run as run_command
 
-from rim_tf.cli import main
+from rim_tf.cli.main import main
 from rim_tf.evaluation import report, study
 
 TINY = ["--image-pixels", 16, "--pixel-scale", 0.3]
 
 
 def run(*arguments):
-    result = CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result
+    return run_command("evaluate", *arguments)
 
 
 @pytest.fixture(scope="module")

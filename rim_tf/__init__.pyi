@@ -1,0 +1,20 @@
+from . import io as io
+from .config import PAPER as PAPER
+from .config import SMALL as SMALL
+from .config import InversionSettings as InversionSettings
+from .config import RIMConfig as RIMConfig
+from .config import RIMSettings as RIMSettings
+from .config import WorkflowConfig as WorkflowConfig
+from .errors import InputError as InputError
+from .errors import InputWarning as InputWarning
+from .inference.linear.inversion import Inversion as Inversion
+from .inference.linear.inversion import invert as invert
+from .inference.rim import reconstruct as reconstruct
+from .lens import LensParameters as LensParameters
+from .models.pretrained import load_pretrained as load_pretrained
+from .models.rim import RIM as RIM
+from .observation import Observation as Observation
+from .results import Reconstruction as Reconstruction
+from .results import SourceFit as SourceFit
+
+__version__: str

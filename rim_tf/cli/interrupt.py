@@ -1,0 +1,55 @@
+"""Ctrl-C: a library that loses the exception does not lose the wish, and what must be whole is finished first."""
+
+import contextlib
+import signal
+import threading
+
+_asked, _held = False, False
+
+
+@contextlib.contextmanager
+def watched():
+    """Within the block Ctrl-C raises KeyboardInterrupt as ever, and is remembered until `check`."""
+    global _asked
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield  # signals are another's business
+        return
+    _asked = False
+    signal.signal(signal.SIGINT, _remember)
+    try:
+        yield
+        check()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def asked():
+    """Whether there was a Ctrl-C since `watched` began."""
+    return _asked
+
+
+def check():
+    """Raise KeyboardInterrupt where one was raised before and lost."""
+    if _asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def held():
+    """Within the block Ctrl-C waits for its end; one that was lost before is raised before it begins."""
+    global _held
+    check()
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    check()
+
+
+def _remember(number, frame):
+    global _asked
+    _asked = True
+    if not _held:
+        raise KeyboardInterrupt

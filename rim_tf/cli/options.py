@@ -1,0 +1,85 @@
+"""Options that commands share, and options made from a dataclass of settings, which alone holds their defaults."""
+
+import dataclasses
+import math
+import pathlib
+import types
+import typing
+
+import click
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = Number(min=0, min_open=True)
+
+overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the folder.")
+
+
+def out(**settings):
+    """The option --out, a folder, with `default` or `required` and, where it is not of results, `help`."""
+    settings = {"help": "Folder of the results.", "show_default": "default" in settings} | settings
+    return click.option("--out", type=click.Path(path_type=pathlib.Path), **settings)
+
+
+def options_of(settings, **changes):
+    """A decorator that gives a command an option for each field of a dataclass that has a help in its metadata.
+
+    The type of a field decides what is taken: a flag for bool, a number for int or float, words for str, those of
+    `choices` where there are some; `| None` marks what may be left out. `rim_tf.config.setting` makes such fields.
+
+    Args:
+      settings: the dataclass.
+      **changes: name of a field -> arguments of click.option in place of those that are made here.
+    """
+
+    def decorate(command):
+        for field in reversed(fields_of(settings)):
+            arguments = _arguments(settings, field) | changes.get(field.name, {})
+            command = click.option(flag(field.name), field.name, **arguments)(command)
+        return command
+
+    return decorate
+
+
+def settings_from(settings, arguments):
+    """An instance of a dataclass from a command's arguments, from which its own are taken away."""
+    return settings(**{field.name: arguments.pop(field.name) for field in fields_of(settings)})
+
+
+def fields_of(settings):
+    """The fields of a dataclass that are options."""
+    return [field for field in dataclasses.fields(settings) if "help" in field.metadata]
+
+
+def flag(name):
+    """A field's name as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _arguments(settings, field):
+    kind, limits = typing.get_type_hints(settings)[field.name], field.metadata
+    if isinstance(kind, types.UnionType):
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+    arguments = {"help": limits["help"], "default": field.default, "show_default": field.default is not None}
+    if kind is bool:
+        return arguments | {"is_flag": True, "show_default": False}
+    return arguments | {"type": _type(kind, limits), "metavar": limits.get("metavar")}
+
+
+def _type(kind, limits):
+    if "choices" in limits:
+        return click.Choice(limits["choices"])
+    if kind is int:
+        return click.IntRange(limits.get("least"), limits.get("most"))
+    if kind is float:
+        return Number(limits.get("above", limits.get("least")), limits.get("most"), min_open="above" in limits)
+    return str

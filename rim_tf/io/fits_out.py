@@ -1,0 +1,196 @@
+"""Results and simulations as FITS files, each whole or not there at all."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import warnings
+
+import numpy as np
+from astropy.io import fits
+
+from rim_tf import __version__
+from rim_tf.files import written_whole
+from rim_tf.io.lens_json import write_lens
+
+# Beyond these float32 keeps too few digits, and an image is stored in float64.
+_FLOAT32_RANGE = 1e-30, 1e30
+
+
+def write_reconstruction(reconstruction, path, weights=None, lens_light=None, provenance=None):
+    """One FITS file with the result and all that it was made from, enough to make it again.
+
+    HDUs: an empty primary one, whose header holds the lens parameters, the figures of `SourceFit.summary` and the
+    versions; SOURCE; MODEL; RESIDUAL (in sigma); DATA, NOISE (NaN where masked) and MASK (1 = used) as the network
+    saw them; PSF where it is a stamp; LENSLIGHT where some was subtracted; STDDEV, the source's standard deviation,
+    where the method gives it. Each image has PIXSCALE and a linear WCS [arcsec] with (0, 0) at the centre of the
+    field. Where the observation has sky coordinates, they are the WCS of the images in its pixels, and the linear
+    one is its alternate A.
+
+    Args:
+      reconstruction: `rim_tf.results.SourceFit`, by whatever method.
+      path: an existing file is replaced.
+      weights: name of the weights, for the header.
+      lens_light: what was subtracted from the image, [rows, columns].
+      provenance: dictionary of further header cards, such as the names of the input files.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    observation = reconstruction.observation
+    used, scale, sky = observation.mask, observation.pixel_scale, observation.sky
+    images = [
+        ("SOURCE", reconstruction.source, reconstruction.source_pixel_scale, None),
+        ("MODEL", reconstruction.model_image, scale, sky),
+        ("RESIDUAL", reconstruction.residual, scale, sky),
+        ("DATA", np.where(used, observation.image, np.nan), scale, sky),
+        ("NOISE", np.where(used, observation.noise, np.nan), scale, sky),
+        ("MASK", used.astype(np.uint8), scale, sky),
+    ]
+    if not isinstance(observation.psf, float):
+        images.append(("PSF", observation.psf, scale, None))
+    if reconstruction.standard_deviation is not None:
+        images.append(("STDDEV", reconstruction.standard_deviation, reconstruction.source_pixel_scale, None))
+    if lens_light is not None:
+        images.append(("LENSLIGHT", lens_light, scale, sky))
+    header = _header(
+        _lens_cards(reconstruction.lens)
+        | _psf_card(observation.psf)
+        | {
+            "SRCSCALE": (reconstruction.source_pixel_scale, "[arcsec] pixel of SOURCE"),
+            "CHI2PIX": (reconstruction.chi2_per_pixel, "chi^2 per unmasked pixel"),
+            "FLUX": (reconstruction.flux, "flux of SOURCE [unit of the image arcsec^2]"),
+            "MAGNIF": (reconstruction.magnification, "flux of MODEL over flux of SOURCE"),
+            "FLUXOUT": (reconstruction.flux_outside, "share of flux from beyond the source grid"),
+            "SECONDS": (reconstruction.seconds, "time the reconstruction took"),
+            "WEIGHTS": (weights, "weights of the network"),
+            "DATE": (_now(), "when this was written"),
+        }
+        | {f"V_{name.upper()[:6]}": (version, f"version of {name}") for name, version in versions().items()}
+        | (provenance or {})
+    )
+    header.insert(0, ("PIXSCALE", scale, "[arcsec] pixel of MODEL, RESIDUAL, DATA"))
+    _write_fits(path, header, images)
+
+
+def write_simulation(folder, observation, lens, source, source_pixel_scale, noiseless, provenance=None):
+    """The files of a simulated lens, which `read_observation` and `read_lens` read.
+
+    image.fits, noise.fits, mask.fits; psf.fits where the PSF is a stamp (the sigma of a Gaussian one is in the header
+    of image.fits as PSFSIGMA); lens.json; truth.fits with HDUs SOURCE and MODEL, the image before noise.
+
+    Args:
+      folder: where to write, an existing folder.
+      observation: what was simulated, an `Observation`.
+      lens: of the simulation.
+      source: the true source, [n, m].
+      source_pixel_scale: its pixel [arcsec].
+      noiseless: blurred image before noise was added, [rows, columns].
+      provenance: dictionary of header cards, such as the seed.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
+    folder, scale = pathlib.Path(folder), observation.pixel_scale
+    cards = _lens_cards(lens) | _psf_card(observation.psf) | {"V_RIM_TF": (__version__, "version of rim_tf")}
+    header = _header(cards | (provenance or {}))
+    single = [
+        ("image", observation.image),
+        ("noise", observation.noise),
+        ("mask", observation.mask.astype(np.uint8)),
+    ]
+    if not isinstance(observation.psf, float):
+        single.append(("psf", observation.psf))
+    for name, image in single:
+        _write_fits(folder / f"{name}.fits", header, [(name.upper(), image, scale, None)])
+    truth = [("SOURCE", source, source_pixel_scale, None), ("MODEL", noiseless, scale, None)]
+    _write_fits(folder / "truth.fits", header, truth)
+    write_lens(lens, folder / "lens.json")
+
+
+def versions():
+    """Versions of what the numbers depend on, by name; None for a package that does not say."""
+    found = {"rim_tf": __version__}
+    for name in ("keras", "tensorflow", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # built under another name, as tensorflow-cpu is
+            found[name] = None
+    return found
+
+
+def _now():
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "")
+
+
+def _lens_cards(lens):
+    """Each parameter in a card of its name; a lens of components as JSON besides, so that it can be read back."""
+    units = {"theta_E": "[arcsec] Einstein radius", "x_lens": "[arcsec]", "y_lens": "[arcsec]"}
+    cards = {_keyword(name): (value, units.get(name, "")) for name, value in lens.named().items()}
+    values = lens.to_dict()
+    return cards | ({"LENS": json.dumps(values)} if "components" in values else {})
+
+
+def _keyword(name):
+    """FITS has eight letters for a card, unless it begins with HIERARCH."""
+    return name.upper() if len(name) <= 8 else f"HIERARCH {name.upper()}"
+
+
+def _psf_card(psf):
+    return {"PSFSIGMA": (psf, "[arcsec] Gaussian PSF")} if isinstance(psf, float) else {}
+
+
+def _header(cards):
+    """A header of {keyword: value or (value, comment)}; what FITS cannot hold is undefined or escaped."""
+    header = fits.Header()
+    for keyword, card in cards.items():
+        value, comment = card if isinstance(card, tuple) else (card, "")
+        if isinstance(value, (float, np.floating)):
+            value = float(value) if math.isfinite(value) else None
+        elif isinstance(value, (str, os.PathLike)):
+            value = str(value).encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+        header[keyword] = (value, comment)
+    return header
+
+
+def _write_fits(path, header, images):
+    """An empty primary HDU with `header`, then (name, image, pixel scale, sky or None) each as an HDU of its own."""
+    hdus = [fits.PrimaryHDU(header=header)]
+    for name, image, pixel_scale, sky in images:
+        hdu = fits.ImageHDU(_stored(image), name=name)
+        hdu.header["PIXSCALE"] = (pixel_scale, "[arcsec]")
+        if sky is not None:
+            _add_sky(hdu.header, sky, image.shape)
+        _add_linear(hdu.header, pixel_scale, image.shape, "" if sky is None else "A")
+        hdus.append(hdu)
+    with written_whole(path) as unfinished, warnings.catch_warnings():
+        # A file name may leave no room for its card's comment.
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+        fits.HDUList(hdus).writeto(unfinished, overwrite=True)
+
+
+def _stored(image):
+    """In float32, but for integers and for brightness that float32 cannot hold."""
+    if image.dtype == np.uint8:
+        return image
+    sizes = np.abs(image[np.isfinite(image) & (image != 0)])
+    peak = sizes.max() if sizes.size else 1.0
+    return image.astype(np.float32 if _FLOAT32_RANGE[0] < peak < _FLOAT32_RANGE[1] else np.float64)
+
+
+def _add_sky(header, sky, shape):
+    header.extend(sky.copy(), unique=True)  # cards are shared otherwise
+    for axis, n in ((1, shape[1]), (2, shape[0])):
+        header[f"CRPIX{axis}"] = sky.get(f"CRPIX{axis}", 0.0) + (n + 1) / 2
+
+
+def _add_linear(header, pixel_scale, shape, alternate):
+    """Coordinates [arcsec] about the centre of the field."""
+    for axis, letter, n in ((1, "X", shape[1]), (2, "Y", shape[0])):
+        header[f"CTYPE{axis}{alternate}"] = letter
+        header[f"CUNIT{axis}{alternate}"] = "arcsec"
+        header[f"CRPIX{axis}{alternate}"] = (n + 1) / 2  # FITS counts pixels from 1
+        header[f"CRVAL{axis}{alternate}"] = 0.0
+        header[f"CDELT{axis}{alternate}"] = pixel_scale
