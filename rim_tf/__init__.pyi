@@ -10,6 +10,8 @@ from .errors import InputWarning as InputWarning
 from .inference.linear.inversion import Inversion as Inversion
 from .inference.linear.inversion import invert as invert
 from .inference.rim import reconstruct as reconstruct
+from .lens import Component as Component
+from .lens import CompositeLens as CompositeLens
 from .lens import LensParameters as LensParameters
 from .models.pretrained import load_pretrained as load_pretrained
 from .models.rim import RIM as RIM

@@ -9,15 +9,16 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.errors import InputError
+from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_problem
-from rim_tf.physics.mass.model import SIE_SHEAR
+from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING
 
 # Signature -> its inputs: the PSF is a stamp for each system, or a Gaussian sigma.
 SIGNATURES = {"serving_default": IMAGING, "gaussian_psf": IMAGING | {"psf": GAUSSIAN_PSF}}
 
 
-def export_saved_model(model, path, mass=SIE_SHEAR):
+def export_saved_model(model: RIM, path: str | pathlib.Path, mass: MassModel = SIE_SHEAR) -> None:
     """Write `model` as a SavedModel directory with the signatures SIGNATURES.
 
     Their inputs are those of `rim_tf.systems.IMAGING`, with batch and image size free. Their outputs: source

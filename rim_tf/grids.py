@@ -19,9 +19,11 @@ class PixelGrid:
     """A regular grid of square pixels, the same size for all systems of a batch.
 
     Args:
-      rows, columns: pixels on each side, integers or scalar integer tensors.
+      rows: pixels from bottom to top, an integer or a scalar integer tensor.
+      columns: pixels from left to right, likewise.
       pixel_scale: [arcsec], a scalar or [batch]; its dtype is the dtype of everything the grid returns.
-      centre_x, centre_y: position of the field's centre [arcsec], scalars or [batch].
+      centre_x: position of the field's centre [arcsec], a scalar or [batch].
+      centre_y: likewise.
     """
 
     def __init__(self, rows, columns, pixel_scale, centre_x=0.0, centre_y=0.0):

@@ -7,6 +7,7 @@ a second deflector. Both have the same attributes, and whatever takes the one ta
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable
 
 from rim_tf.errors import InputError
 from rim_tf.physics.mass.columns import check_number
@@ -26,15 +27,15 @@ class Lens:
       y_lens: likewise.
     """
 
-    def as_tuple(self):
+    def as_tuple(self) -> tuple[float, ...]:
         """The parameters in the order of `mass.names`, a row of the tensor `lens` in `rim_tf.physics`."""
         raise NotImplementedError
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """What lens.json holds of it; `lens_from_dict` is the inverse."""
         raise NotImplementedError
 
-    def named(self):
+    def named(self) -> dict[str, float]:
         """{name: value} of all parameters, by the names of the columns."""
         return dict(zip(self.mass.names, self.as_tuple(), strict=True))
 
@@ -74,7 +75,7 @@ class LensParameters(Lens):
         return SIE_SHEAR
 
     @classmethod
-    def from_axis_ratio(cls, theta_E, q, phi, **others):
+    def from_axis_ratio(cls, theta_E: float, q: float, phi: float, **others: float) -> "LensParameters":
         """From axis ratio and position angle.
 
         Args:
@@ -88,10 +89,10 @@ class LensParameters(Lens):
         modulus = (1 - q) / (1 + q)
         return cls(theta_E, modulus * math.cos(2 * phi), modulus * math.sin(2 * phi), **others)
 
-    def as_tuple(self):
+    def as_tuple(self) -> tuple[float, ...]:
         return dataclasses.astuple(self)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
 
@@ -114,7 +115,7 @@ class Component:
     type: str
     values: tuple[float, ...]
 
-    def __init__(self, type, **parameters):
+    def __init__(self, type: str, **parameters: float):
         profile = _known_profile(type)
         known = {name: column.default for column in profile.columns for name in column.names}
         given = {name: value for name, value in known.items() if value is not None} | parameters
@@ -131,7 +132,7 @@ class Component:
         except ValueError:
             raise AttributeError(f"A component {self.type!r} has no {name!r}.") from None
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """{"type": ..., parameter: value, ...}."""
         return {"type": self.type} | dict(zip(PROFILES[self.type].names, self.values, strict=True))
 
@@ -152,7 +153,7 @@ class CompositeLens(Lens):
 
     components: tuple[Component, ...]
 
-    def __init__(self, *components):
+    def __init__(self, *components: Component):
         object.__setattr__(self, "components", tuple(components))
         if not any("theta_E" in PROFILES[each.type].names for each in self.components):
             raise InputError("A lens has no component with theta_E; it needs one that is the deflector.")
@@ -177,14 +178,14 @@ class CompositeLens(Lens):
     def _primary(self):
         return next(each for each in self.components if "theta_E" in PROFILES[each.type].names)
 
-    def as_tuple(self):
+    def as_tuple(self) -> tuple[float, ...]:
         return tuple(value for each in self.components for value in each.values)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         return {"components": [each.to_dict() for each in self.components]}
 
 
-def lens_of(mass, values):
+def lens_of(mass: MassModel, values: Iterable[float]) -> Lens:
     """The lens of a `MassModel` with its parameters in the order of its columns."""
     values = [float(value) for value in values]
     if mass == SIE_SHEAR:
@@ -198,7 +199,7 @@ def lens_of(mass, values):
     return CompositeLens(*components)
 
 
-def lens_from_dict(values, where="The lens"):
+def lens_from_dict(values: dict, where: str = "The lens") -> Lens:
     """A lens from what lens.json holds: the seven names of `LENS_PARAMETERS`, or {"components": [...]}.
 
     Args:

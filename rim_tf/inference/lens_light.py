@@ -14,6 +14,7 @@ from scipy import linalg, ndimage, optimize
 
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
+from rim_tf.lens import Lens
 from rim_tf.observation import Observation
 from rim_tf.physics.psf import blur_operator
 
@@ -52,7 +53,7 @@ class LensLightFit:
     arc_mask: np.ndarray
 
 
-def subtract_lens_light(observation, lens):
+def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     """Fit the lens galaxy and the sky with the arcs left out, and subtract them.
 
     The first fit leaves out a ring around theta_E. What then stands out above the model, wherever it is, are

@@ -21,6 +21,7 @@ from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
+from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
 from rim_tf.systems import batch_of, source_grid
@@ -69,7 +70,7 @@ class LensFit:
     reconstruction: Reconstruction
 
 
-def cropped(observation, half_width):
+def cropped(observation: Observation, half_width: float) -> Observation:
     """The middle of an `Observation`, at most 2 half_width [arcsec] on a side, with the same coordinates.
 
     It is cut about the field's centre, which is the origin, so lens parameters stay as they are.
@@ -88,15 +89,15 @@ def cropped(observation, half_width):
 
 
 def optimise_lens(
-    observation,
-    lens,
-    model=RIMSettings.weights,
-    n_steps=100,
-    n_angles=8,
-    target_chi2=None,
-    prior=None,
-    source_pixels=None,
-):
+    observation: Observation,
+    lens: Lens,
+    model: RIM | str = RIMSettings.weights,
+    n_steps: int = 100,
+    n_angles: int = 8,
+    target_chi2: float | None = None,
+    prior: LensPrior | None = None,
+    source_pixels: int | None = None,
+) -> LensFit:
     """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
 
     With n_angles above 1 the start's ellipticity is turned to that many position angles, without shear, each

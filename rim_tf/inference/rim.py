@@ -4,6 +4,7 @@ import functools
 import hashlib
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
@@ -12,13 +13,20 @@ from rim_tf.config import RIMSettings, to_json
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.lens import Lens
 from rim_tf.models.pretrained import load_pretrained
+from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
 from rim_tf.systems import batch_of, batches, source_grid
 
 
-def reconstruct(observation, lens, model=RIMSettings.weights, source_pixel_scale=None, source_pixels=None):
+def reconstruct(
+    observation: Observation | Sequence[Observation],
+    lens: Lens | Sequence[Lens],
+    model: RIM | str = RIMSettings.weights,
+    source_pixel_scale: float | None = None,
+    source_pixels: int | None = None,
+) -> Reconstruction | list[Reconstruction]:
     """The unlensed source of an observation, or of a list of them in as few calls of the network as possible.
 
     Args:

@@ -87,8 +87,10 @@ class LensingOperator:
     """L in d = B L s + n: each image pixel reads the four source pixels around its ray.
 
     Args:
-      beta_column, beta_row: where each ray lands, in source pixels, [batch, rows, columns].
-      n_rows, n_columns: source pixels on each side.
+      beta_column: where each ray lands, in source pixels, [batch, rows, columns].
+      beta_row: likewise.
+      n_rows: source pixels from bottom to top.
+      n_columns: source pixels from left to right.
     """
 
     def __init__(self, beta_column, beta_row, n_rows, n_columns):

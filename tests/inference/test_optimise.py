@@ -17,7 +17,7 @@ from rim_tf.inference.optimise import (
     optimise_lens,
 )
 from rim_tf.inference.rim import reconstruct
-from rim_tf.lens import LensParameters
+from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
@@ -118,3 +118,14 @@ def test_the_prior_holds_the_lens_where_data_say_nothing(rng):
 def test_no_steps_and_no_angles_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         optimise_lens(observed(), TRUTH, small(), **wrong)
+
+
+def test_a_power_law_with_shear_is_fitted_as_any_lens():
+    start = CompositeLens(
+        Component("power_law", theta_E=1.03, slope=2.1, e1=TRUTH.e1, e2=TRUTH.e2, x_lens=TRUTH.x_lens),
+        Component("shear", gamma1=TRUTH.gamma1, gamma2=TRUTH.gamma2),
+    )
+    fit = optimise_lens(observed(), start, short(), n_steps=12, n_angles=2)
+    assert fit.lens.mass == start.mass
+    assert fit.reconstruction.chi2_per_pixel < 0.7 * reconstruct(observed(), start, short()).chi2_per_pixel
+    assert abs(fit.lens.theta_E - TRUTH.theta_E) < 0.02
