@@ -54,8 +54,9 @@ def cuts(lens):
         radius = profile.cut_radius(*parameters)
         if radius is not None:
             named = dict(zip(profile.names, parameters, strict=True))
-            x, y = named["x_lens"] + radius * np.cos(angle), named["y_lens"] + radius * np.sin(angle)
-            curves.append(_ray_trace(lens, x, y))
+            x, y = radius * np.cos(angle), radius * np.sin(angle)
+            beta_x, beta_y = _ray_trace(lens, named["x_lens"] + x, named["y_lens"] + y)
+            curves.append((beta_x - x, beta_y - y))  # as if it were at the centre, with the deflection beside it
     return curves
 
 

@@ -32,6 +32,7 @@ def reconstruction(rng):
         observation=Observation(image, 0.1, 0.05, mask, 0.1),
         lens=LENS,
         seconds=0.1,
+        chi2_per_pixel=1.0,
         flux_outside=0.0,
     )
 

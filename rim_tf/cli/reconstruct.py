@@ -27,7 +27,6 @@ def command_of(method):
         given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
         with results(out, RESULTS, overwrite) as folder:
             observation, known_lens, true_source = _read(given, pixel_scale, truth)
-            import_quietly()  # only now, so that a wrong file name is told at once
             from rim_tf.inference import workflow
 
             result = workflow.run(observation, known_lens, method.name, settings, config, _say)
@@ -79,9 +78,12 @@ def _read(given, pixel_scale, truth):
     import numpy as np
 
     from rim_tf import io
+    from rim_tf.files import read_json
 
     psf, noise = number_or_path(given["psf"]), number_or_path(given["noise"])
     observation = io.read_observation(given["image"], noise, psf, given["mask"], pixel_scale)
+    read_json(given["lens"])
+    import_quietly()  # only now, so that a wrong file name is told at once
     lens = io.read_lens(given["lens"])
     true_source = None if truth is None else io.read_image(truth)
     if truth is not None and not np.isfinite(true_source[0]).all():

@@ -1,7 +1,6 @@
 """Lens parameters as JSON."""
 
 from rim_tf.files import read_json, write_json
-from rim_tf.lens import lens_from_dict
 
 
 def read_lens(path):
@@ -17,7 +16,10 @@ def read_lens(path):
       InputError: no such file, no JSON, a name missing, misspelt or given twice, a value out of range or no number.
     """
     # Whole numbers too large for a float become inf here, and are refused as such.
-    return lens_from_dict(read_json(path, parse_int=float), where=str(path))
+    values = read_json(path, parse_int=float)
+    from rim_tf.lens import lens_from_dict  # and with it Keras, which takes seconds: a wrong file is told before
+
+    return lens_from_dict(values, where=str(path))
 
 
 def write_lens(lens, path):

@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pytest
 from astropy.io import fits
-from commands import LENS, names_in, reconstruct, run
+from commands import LENS, SIMULATED, names_in, reconstruct, run
 
 from rim_tf import __version__
 from rim_tf.config import setting
@@ -14,7 +14,7 @@ from rim_tf.results import SourceFit
 
 
 def test_a_simulated_lens_goes_round(simulated, weights, tmp_path):
-    printed = run("simulate", "--seed", 4, "--pixels", 32, "--pixel-scale", 0.1, "--out", tmp_path / "lens").stdout
+    printed = run("simulate", *SIMULATED, "--out", tmp_path / "lens").stdout
     # The command that `simulate` prints is the one that works.
     command = shlex.split(next(line for line in printed.splitlines() if line.startswith("  rim-tf")))
     result = run(*command[1:], "--weights", weights, "--out", tmp_path / "out")
@@ -145,6 +145,7 @@ def test_a_method_that_is_registered_is_a_command(options_of_inversion, monkeypa
                 "source_pixel_scale": 0.1,
                 "model_image": model,
                 "seconds": 0.0,
+                "chi2_per_pixel": 1.0,
                 "flux_outside": 0.0,
             }
             return [SourceFit(observation=data, lens=lens, **fit)]

@@ -4,12 +4,12 @@ import shlex
 import numpy as np
 import pytest
 from astropy.io import fits
-from commands import LENS, fits_of, names_in, run
+from commands import LENS, SIMULATED, fits_of, names_in, run
 
 
 def test_a_seed_is_a_lens(simulated, tmp_path):
     for seed, out in ((4, "same"), (5, "other")):
-        run("simulate", "--seed", seed, "--pixels", 32, "--pixel-scale", 0.1, "--out", tmp_path / out)
+        run("simulate", *SIMULATED, "--seed", seed, "--out", tmp_path / out)
     for name in ("image.fits", "truth.fits", "lens.json"):
         original = (simulated / name).read_bytes()
         assert (tmp_path / "same" / name).read_bytes() == original

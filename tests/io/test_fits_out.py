@@ -8,7 +8,7 @@ from astropy.wcs import WCS
 
 from rim_tf import io
 from rim_tf.errors import InputError
-from rim_tf.lens import LENS_PARAMETERS, LensParameters
+from rim_tf.lens import LENS_PARAMETERS, Component, CompositeLens, LensParameters, lens_from_dict
 from rim_tf.observation import Observation
 from rim_tf.results import Reconstruction
 
@@ -79,17 +79,16 @@ def test_the_sky_of_the_input_is_that_of_the_output(tmp_path, rng):
 
 
 def test_a_lens_of_components_is_in_the_header(tmp_path, rng):
-    class Lens:
-        theta_E, x_lens, y_lens = 1.1, 0.02, -0.01
-
-        def to_dict(self):
-            return {"components": [{"type": "power_law", "theta_E": 1.1}, {"type": "shear", "gamma1": 0.1}]}
-
-    result = dataclasses.replace(reconstruction(rng), lens=Lens())
+    lens = CompositeLens(
+        Component("power_law", theta_E=1.1, slope=2.1, x_lens=0.02),
+        Component("sie", theta_E=0.3, x_lens=1.0),
+        Component("shear", gamma1=0.1),
+    )
+    result = dataclasses.replace(reconstruction(rng), lens=lens)
     io.write_reconstruction(result, tmp_path / "result.fits")
     header = fits.getheader(tmp_path / "result.fits")
-    assert (header["THETA_E"], header["X_LENS"], header["Y_LENS"]) == (1.1, 0.02, -0.01)
-    assert json.loads(header["LENS"]) == Lens().to_dict()
+    assert (header["THETA_E_1"], header["SLOPE"], header["X_LENS_2"], header["GAMMA1"]) == (1.1, 2.1, 1.0, 0.1)
+    assert lens_from_dict(json.loads(header["LENS"])) == lens
 
 
 @pytest.mark.parametrize("peak", [1e-60, 1e-20, 1.0, 1e60])
