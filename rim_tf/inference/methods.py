@@ -16,9 +16,11 @@ class Solver(Protocol):
     """What a method's class must be.
 
     Attributes:
+      settings: what it was built from.
       fingerprint: text that tells apart whatever gives other numbers: settings, a checksum of the weights.
     """
 
+    settings: object
     fingerprint: str
 
     def __init__(self, settings):
@@ -51,6 +53,7 @@ class Method:
       solver: a `Solver` class, or "module:name" of one, so that the command line need not import it to offer it.
       figures: names of further numbers that its results have, kept as columns of a study.
       systems_at_once: after how many systems a study writes down what it has; few for a slow method.
+      about: what it is and where it is described, for the text of a report.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Method:
     solver: type | str
     figures: tuple[str, ...] = ()
     systems_at_once: int = 20
+    about: str = ""
 
     def build(self, settings=None):
         """The `Solver` for given settings, or for the defaults."""
@@ -87,7 +91,17 @@ def find_method(name):
     return METHODS[name]
 
 
-register(Method("rim", "reconstruct", "RIM", "tab:blue", RIMSettings, "rim_tf.inference.rim:RIMSolver"))
+register(
+    Method(
+        "rim",
+        "reconstruct",
+        "RIM",
+        "tab:blue",
+        RIMSettings,
+        "rim_tf.inference.rim:RIMSolver",
+        about="Recurrent Inference Machine (Morningstar et al. 2019)",
+    )
+)
 register(
     Method(
         "inversion",
@@ -98,5 +112,7 @@ register(
         "rim_tf.inference.linear.inversion:InversionSolver",
         figures=("strength", "log_evidence", "log_evidence_error"),
         systems_at_once=4,
+        about="the most probable pixelated source under a Gaussian prior, of the strength with the largest evidence "
+        "unless one is given (Suyu et al. 2006)",
     )
 )
