@@ -1,4 +1,6 @@
-"""Pictures of reconstructions: arrays and an Axes in, the Axes out; whole figures at the end.
+"""Pictures of one lens, or of several side by side: arrays and an Axes in, the Axes out; whole figures at the end.
+
+Those of many systems are in `rim_tf.evaluation.figures`.
 
 Axes are in arcsec with (0, 0) at the field's centre and row 0 at the bottom, so that curves of
 `rim_tf.critical` can be drawn over the pixels as they are. Figures are built without pyplot: no
@@ -10,7 +12,7 @@ import numpy as np
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from rim_tf.critical import caustics, critical_curves, cuts
 
@@ -208,154 +210,3 @@ def _round_ticks(top):
     power = 10.0 ** np.arange(np.floor(np.log10(top)) - 2, np.floor(np.log10(top)) + 1)
     ticks = np.outer(power, [1, 2, 5]).ravel()
     return [0.0, *ticks[(ticks > 0.03 * top) & (ticks <= 1.0001 * top)]]
-
-
-# ------------------------------------------------------------------------------------- figures of many systems
-
-METHOD_COLOURS = {"rim": "tab:blue", "inversion": "tab:red"}
-METHOD_NAMES = {"rim": "RIM", "inversion": "linear inversion"}
-
-
-def plot_flux(true_flux, flux_error):
-    """Reconstructed against true flux, and its error below: the paper's Figure 4.
-
-    Args:
-      true_flux: [n], any unit, above 0.
-      flux_error: {method: [m]}, relative, of the first m systems each; methods as in METHOD_NAMES.
-    """
-    figure = Figure(figsize=(5.0, 5.6), dpi=110, layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    for method, error in flux_error.items():
-        true = true_flux[: len(error)]
-        style = dict(color=METHOD_COLOURS[method], markersize=3, alpha=0.5, markeredgewidth=0)
-        style["zorder"] = 3 if method == "rim" else 2  # the narrower cloud, on top
-        above.plot(true, true * (1 + error), "o", label=METHOD_NAMES[method], **style)
-        below.plot(true, 100 * error, "o", **style)
-    ends = np.array([true_flux.min(), true_flux.max()])
-    above.plot(ends, ends, "k-", linewidth=1, label="one to one")
-    below.axhline(0, color="k", linewidth=1)
-    # Errors are shown whole up to the 98th percentile of the RIM, or of what there is.
-    limit = 100 * np.quantile(np.abs(next(iter(flux_error.values()))), 0.98)
-    below.set(xlabel="true flux [peak surface brightness x arcsec$^2$]", ylabel="error [%]")
-    below.set_ylim(-1.2 * limit, 1.2 * limit)
-    above.set(xscale="log", yscale="log", ylabel="reconstructed flux")
-    for axis in (above.xaxis, above.yaxis, below.xaxis):
-        _plain_log_ticks(axis)
-    above.legend(fontsize=8)
-    return figure
-
-
-def plot_coherence(k, curves, cycles_per_arcsec):
-    """Coherence against wavenumber: the paper's Figure 5.
-
-    Args:
-      k: cycles per field of the source, [n_k].
-      curves: {method: (value, low, high)}, [n_k] each.
-      cycles_per_arcsec: of one cycle per field, for the upper axis; NaN leaves it out.
-    """
-    figure = Figure(figsize=(5.6, 4.0), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for method, (value, low, high) in curves.items():
-        colour = METHOD_COLOURS[method]
-        axes.fill_between(k, low, high, color=colour, alpha=0.3, linewidth=0)
-        axes.plot(k, value, "o-", color=colour, markersize=3, linewidth=1, label=METHOD_NAMES[method])
-    axes.set(xlabel="wavenumber [cycles per source field]", ylabel="coherence with the truth", ylim=(0, 1.03))
-    axes.legend(fontsize=8)
-    if np.isfinite(cycles_per_arcsec):
-        upper = axes.secondary_xaxis(
-            "top", functions=(lambda x: x * cycles_per_arcsec, lambda x: x / cycles_per_arcsec)
-        )
-        upper.set_xlabel("cycles per arcsec", fontsize=8)
-        upper.tick_params(labelsize=7)
-    return figure
-
-
-def _plain_log_ticks(axis):
-    """1, 2, 5 times powers of ten, written out."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def plot_rms(noise, rms):
-    """RMS error against the noise of the image, both in units of the peak.
-
-    Args:
-      noise: [n]. rms: {method: [m]}, of the first m systems each.
-    """
-    figure = Figure(figsize=(5.6, 4.0), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for method, values in rms.items():
-        x, colour = noise[: len(values)], METHOD_COLOURS[method]
-        axes.plot(100 * x, 100 * values, "o", color=colour, markersize=2.5, alpha=0.35, markeredgewidth=0)
-        edges = np.quantile(x, np.linspace(0, 1, 1 + max(1, min(8, len(x) // 20))))
-        bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-        centres = [np.median(x[bins == i]) for i in np.unique(bins)]
-        medians = [np.median(values[bins == i]) for i in np.unique(bins)]
-        axes.plot(
-            100 * np.array(centres),
-            100 * np.array(medians),
-            "s-",
-            color=colour,
-            label=f"{METHOD_NAMES[method]}, median",
-        )
-    axes.set(xscale="log", yscale="log", xlabel="noise rms [% of the image's peak]", ylabel="RMS error [% of the peak]")
-    for axis in (axes.xaxis, axes.yaxis):
-        _plain_log_ticks(axis)
-    axes.legend(fontsize=8)
-    return figure
-
-
-def plot_comparison(image, truth, sources, pixel_scale, source_pixel_scale):
-    """One system by both methods: the paper's Figure 6.
-
-    Args:
-      image: what was observed, [rows, columns]. truth: [n, n].
-      sources: {method: [n, n]} of both methods of METHOD_NAMES; one row each.
-    """
-    methods = list(METHOD_NAMES)
-    figure = Figure(figsize=(7.4, 4.8), dpi=110, layout="constrained")
-    panels = figure.subplots(2, 3)
-    panels[0, 0].set_title("observed", fontsize=9)
-    draw_image(panels[0, 0], image, pixel_scale, brightness_norm(image))
-    norm = brightness_norm(truth)
-    draw_image(panels[1, 0], truth, source_pixel_scale, norm).set_title("truth", fontsize=9)
-    peak = truth.max()
-    errors = {method: 100 * (sources[method] - truth) / peak for method in methods}
-    limit = max(np.quantile(np.abs(error), 0.998) for error in errors.values())
-    for row, method in zip(panels, methods, strict=True):
-        draw_image(row[1], sources[method], source_pixel_scale, norm).set_title(METHOD_NAMES[method], fontsize=9)
-        box = extent(truth.shape, source_pixel_scale)
-        picture = row[2].imshow(
-            errors[method], origin="lower", extent=box, cmap=SIGMAS, vmin=-limit, vmax=limit, interpolation="none"
-        )
-        row[2].set_title(f"{METHOD_NAMES[method]} - truth", fontsize=9)
-        figure.colorbar(picture, ax=row[2], shrink=0.75).set_label("% of the peak", fontsize=7)
-    for axes in panels.ravel():
-        axes.tick_params(labelsize=6.5)
-    return figure
-
-
-def plot_unusual(names, images, truths, results):
-    """Sources unlike any galaxy: the paper's Figure 10, one source to a row.
-
-    Args:
-      names: [n]. images: observed, [n, rows, columns]. truths: [n, m, m].
-      results: {method: (model images [n, rows, columns], sources [n, m, m])}.
-    """
-    methods = [method for method in reversed(METHOD_NAMES) if method in results]
-    columns = 2 + 2 * len(methods)
-    figure = Figure(figsize=(1.75 * columns, 1.85 * len(names) + 0.2), dpi=110, layout="constrained")
-    panels = figure.subplots(len(names), columns, squeeze=False)
-    for i, row in enumerate(panels):
-        image_norm, source_norm = brightness_norm(images[i]), Normalize(-0.05 * truths[i].max(), truths[i].max())
-        shown = [("observed", images[i], image_norm)]
-        shown += [(f"model, {METHOD_NAMES[m]}", results[m][0][i], image_norm) for m in methods]
-        shown += [("truth", truths[i], source_norm)]
-        shown += [(f"{METHOD_NAMES[m]}", results[m][1][i], source_norm) for m in methods]
-        for axes, (title, picture, norm) in zip(row, shown, strict=True):
-            draw_image(axes, picture, 1.0, norm).set(xticks=[], yticks=[])
-            if i == 0:
-                axes.set_title(title, fontsize=8)
-        row[0].set_ylabel(names[i], fontsize=8)
-    return figure

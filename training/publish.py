@@ -3,26 +3,28 @@
 python -m training.publish runs/small small --galaxies FOLDER
 """
 
-import dataclasses
 import json
 import pathlib
 
 import click
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
-from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.config import RIMConfig
+from rim_tf.data.mocks import MockConfig, simulate_batch
+from rim_tf.data.seeds import seed_pair
 from rim_tf.errors import InputError
-from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error, summarise
+from rim_tf.evaluation import measures
+from rim_tf.files import DAMAGED, finite, read_json
 from rim_tf.models.pretrained import WEIGHTS, save_trained
-from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
-from training.experiments import EXPERIMENTS
+from training.experiments import TrainingConfig
 from training.train import compiled_model, source_galaxies
 
-# A stream that neither training nor its validation reads.
-_TEST_SEED = 2_000_000
+# Of the stream "test", which neither training nor its validation reads.
+_TEST_SEED = 0
+# Procedural galaxies, where there are no real ones.
+_N_PROCEDURAL = 100
 # Test sets by name: the noise of Section 2.3, no masks, no lens errors; frames of 5.12 arcsec and the paper's.
 TEST_SETS = {
     "64 pixels of 0.08 arcsec": MockConfig(),
@@ -34,77 +36,116 @@ TEST_SETS = {
 
 
 def measure(model, stamps, mocks, n, batch_size=10):
-    """RMS, flux error, chi^2 per pixel and noise over the image's peak of n test lenses, each [n]."""
-    columns = {"rms": [], "flux": [], "chi2": [], "noise": []}
+    """Judge a network on test lenses, the first k of which are the k of a smaller n.
+
+    Args:
+      model: `RIM`.
+      stamps: `GalaxyStamps` that it was not trained on.
+      mocks: `MockConfig` of the test lenses.
+      n: how many.
+      batch_size: of one call of the network.
+
+    Returns:
+      The columns of `rim_tf.evaluation.measures`, and noise, the noise's rms over the image's peak: {name: [n, ...]}.
+    """
+    seed, parts = tf.constant(seed_pair("test", _TEST_SEED)), []
+    simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
     predict = tf.function(model.call)
-    for inputs, source in stream(_TEST_SEED, batch_size, stamps, mocks).take(-(-n // batch_size)):
-        shape = source.shape[1:]
-        estimate = predict(inputs)[:, -1]
-        operator = imaging_operator(inputs, shape)
-        peak = ops.max(operator.forward(source), axis=(1, 2))
-        columns["rms"].append(rms_error(source.numpy(), estimate.numpy()))
-        columns["flux"].append(flux_error(source.numpy(), estimate.numpy()))
-        observed = [inputs["image"], operator.forward(estimate), inputs["noise_rms"], inputs["mask"]]
-        columns["chi2"].append(chi2_per_pixel(*(each.numpy() for each in observed)))
-        columns["noise"].append((ops.mean(inputs["noise_rms"], axis=(1, 2)) / peak).numpy())
-    return {name: np.concatenate(values)[:n] for name, values in columns.items()}
+    for index in range(-(-n // batch_size)):
+        inputs, source = simulate(tf.constant(index))
+        estimate, operator = predict(inputs)[:, -1], imaging_operator(inputs, source.shape[1:])
+        data, noise_rms, mask = (inputs[name].numpy() for name in ("image", "noise_rms", "mask"))
+        parts.append(
+            {
+                **measures.of_sources(source.numpy(), estimate.numpy()),
+                **measures.of_images(operator.forward(estimate).numpy(), data, noise_rms, mask),
+                "noise": measures.noise_over_peak(noise_rms, operator.forward(source).numpy()),
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
 
 
 def report(measured):
-    """`summarise` of all lenses and of each decade of noise."""
+    """`measures.summarise` of all lenses and of each decade of noise; `measured` as of `measure`."""
     low_noise = measured["noise"] < 0.01
     parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
     return {
-        name: summarise(measured["rms"][part], measured["flux"][part], measured["chi2"][part])
+        name: measures.summarise({column: values[part] for column, values in measured.items()})
         for name, part in parts.items()
     }
 
 
-def restored(experiment, run):
-    """The model of a run folder at its newest checkpoint, and how many steps that had been trained for."""
-    # The checkpoint holds the weights, whatever they began from.
-    model = compiled_model(dataclasses.replace(EXPERIMENTS[experiment], initial=None))
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+def restored(run):
+    """The newest checkpoint of a run.
+
+    Args:
+      run: the run's folder.
+
+    Returns:
+      The network, how many steps it had been trained for, and the configuration of the run as JSON has it.
+
+    Raises:
+      InputError: no run of training there, or none with a checkpoint.
+    """
+    path = pathlib.Path(run) / "config.json"
+    training = read_json(path)
+    try:
+        parts = {"rim": RIMConfig.from_dict(training["rim"]), "mocks": MockConfig.from_dict(training["mocks"])}
+        # The checkpoint holds the weights, whatever they began from.
+        config = TrainingConfig(**training | parts | {"initial": None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not that of a training run ({error!r}).") from None
     newest = tf.train.latest_checkpoint(str(pathlib.Path(run) / "checkpoints"))
     if newest is None:
-        raise click.UsageError(f"{run} holds no checkpoint; train first.")
-    checkpoint.restore(newest).expect_partial()
-    steps = int(model.optimizer.iterations)
-    bare = RIM(model.config)
-    bare.set_weights(model.get_weights())
-    return bare, steps
+        raise InputError(f"{run} holds no checkpoint; train first.")
+    model = compiled_model(config)
+    try:
+        restore = tf.train.Checkpoint(model=model, optimizer=model.optimizer).restore(newest)
+        restore.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, *DAMAGED) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{newest} is damaged, or of another network than {path} says ({reason}).") from None
+    return model, int(model.optimizer.iterations), training
+
+
+def publish(run, out, galaxies=None, n=500, made_by="", say=print):
+    """Measure the newest checkpoint of a run, and write its weights with the figures.
+
+    Args:
+      run: the run's folder.
+      out: of the weights, a path without a suffix.
+      galaxies: as for `training.train.train`.
+      n: lenses in each test set.
+      made_by: the command that trained the run, for the record.
+      say: is called with the figures of each test set, as text.
+
+    Raises:
+      InputError: no run there, or no galaxies.
+    """
+    model, steps, training = restored(run)
+    stamps = source_galaxies(galaxies, "validation", 0 if galaxies else _N_PROCEDURAL, _TEST_SEED)
+    figures = {}
+    for name, mocks in TEST_SETS.items():
+        figures[name] = finite(report(measure(model, stamps, mocks, n)))
+        say(f"{name}: {json.dumps(figures[name], indent=1)}")
+    test = {"galaxies": len(stamps), "lenses": n, "stream": "test", "seed": _TEST_SEED, "figures": figures}
+    save_trained(model, out, {"command": made_by, "steps": steps, "training": training, "test": test})
 
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True))
-@click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
-@click.option("--galaxies", type=click.Path(exists=True), required=True, help="Folder of real galaxies.")
-@click.option("--n", default=500, show_default=True, help="Lenses in each test set.")
-@click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: into the package]")
+@click.argument("name")
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option("--n", type=click.IntRange(min=1), default=500, show_default=True, help="Lenses in each test set.")
+@click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: NAME, in the package]")
 @click.option("--command", "made_by", default="", help="The command that trained the run, for the record.")
-def main(run, experiment, galaxies, n, out, made_by):
-    """Measure the newest checkpoint of RUN, a run of EXPERIMENT, and write its weights."""
-    model, steps = restored(experiment, run)
+def main(run, name, galaxies, n, out, made_by):
+    """Measure the newest checkpoint of RUN, and write its weights, to be loaded by NAME."""
     try:
-        stamps = source_galaxies(galaxies, "validation", 0, _TEST_SEED)
+        publish(run, out or WEIGHTS / name, galaxies, n, made_by, click.echo)
     except InputError as error:
-        raise click.UsageError(str(error)) from None
-    figures = {}
-    for name, mocks in TEST_SETS.items():
-        figures[name] = report(measure(model, stamps, mocks, n))
-        click.echo(f"{name}: {json.dumps(figures[name], indent=1)}")
-    provenance = {
-        "command": made_by,
-        "steps": steps,
-        "training": json.loads((pathlib.Path(run) / "config.json").read_text()),
-        "test": {
-            "galaxies": int(stamps.images.shape[0]),
-            "lenses": n,
-            "seed": _TEST_SEED,
-            "figures": figures,
-        },
-    }
-    save_trained(model, out or WEIGHTS / experiment, provenance)
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import click
 
 from rim_tf.cli.heavy import import_quietly
 from rim_tf.errors import InputError
+from rim_tf.inference.methods import METHODS
 
 
 @click.command()
@@ -27,7 +28,7 @@ from rim_tf.errors import InputError
 @click.option("--mnist", metavar="NPZ", help="File of digits, arrays images and labels, to be lensed like the text.")
 @click.option(
     "--method",
-    type=click.Choice(["both", "rim", "inversion"]),
+    type=click.Choice(["both", *METHODS]),
     default="both",
     show_default=True,
     help="What is run now; the report has all that was run so far.",
@@ -69,26 +70,30 @@ def evaluate(out, report_only, **options):
 
 def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pixels, pixel_scale, seed):
     """What is missing of the study; the arguments are the command's options."""
+    from rim_tf.config import InversionSettings, RIMSettings
     from rim_tf.data.mocks import MockConfig
-    from rim_tf.evaluation.study import Study, StudyConfig, read_digits
-    from rim_tf.models.pretrained import load_pretrained
+    from rim_tf.data.sources.drawings import read_digits
+    from rim_tf.evaluation.store import StudyConfig
+    from rim_tf.evaluation.study import Study
 
-    model = load_pretrained(weights)
+    # What is wrong with the weights or the digits is said now, not after the first thousand systems.
+    settings = {"rim": RIMSettings(weights), "inversion": InversionSettings(solver=solver)}
+    solvers = {name: each.build(settings.get(name)) for name, each in METHODS.items()}
     if mnist is not None:
-        read_digits(mnist)  # a wrong file is told now, not after the first thousand systems
-    source_pixels = -(-image_pixels // model.config.stride) * model.config.stride
+        read_digits(mnist)
+    stride = solvers["rim"].model.config.stride
+    source_pixels = -(-image_pixels // stride) * stride
     mocks = MockConfig(image_pixels, source_pixels, log_pixel_scale=(pixel_scale, pixel_scale))
-    study = Study(out, StudyConfig(mocks, seed, sources, solver=solver), model, weights)
-    n_inversion = n if n_inversion is None else min(n, n_inversion)
-    if method != "inversion":
-        with _progress("RIM", n) as progress:
-            study.run_rim(n, progress)
-        study.run_unusual("rim", mnist)
-        _report(out)  # there to be read while the inversion goes on
-    if method != "rim" and n_inversion:
-        with _progress("linear inversion", n_inversion) as progress:
-            study.run_inversion(n_inversion, progress)
-        study.run_unusual("inversion", mnist)
+    study = Study(out, StudyConfig(mocks, seed, sources))
+    numbers = {"rim": n, "inversion": n if n_inversion is None else min(n, n_inversion)}
+    chosen = [name for name in (METHODS if method == "both" else [method]) if numbers.get(name, n)]
+    for i, name in enumerate(chosen):
+        if i:
+            _report(out)  # there to be read while this method goes on
+        number = numbers.get(name, n)
+        with _progress(METHODS[name].label, number) as progress:
+            study.run(name, solvers[name], number, progress)
+        study.run_unusual(name, solvers[name], mnist)
 
 
 def _report(out):

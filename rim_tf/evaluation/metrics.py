@@ -6,7 +6,7 @@ of systems along the leading axes. `bootstrap` says how far a figure of n system
 
 import numpy as np
 
-# The 16th to 84th percentile of a normal distribution is its mean plus and minus one standard deviation.
+# Of a normal distribution, the mean plus and minus one standard deviation is the 16th to 84th percentile.
 ONE_SIGMA = (16.0, 84.0)
 
 
@@ -150,24 +150,31 @@ def bootstrap(values, statistic, n_draws=500, seed=0):
     Args:
       values: [n].
       statistic: function (values [..., n], axis) -> [...], like np.median.
+      n_draws: how many samples are drawn.
+      seed: of the draws.
 
     Returns:
       Dictionary of value, error (standard deviation over the draws), low and high (their 16th and 84th percentile)
-      and n; NaN throughout where n is 0.
+      and n. NaN throughout where n is 0 or a value is NaN; without an error where n is 1.
     """
+    from scipy import stats  # here, so that the arithmetic above does not wait for it
+
     values = np.asarray(values, float)
-    n = len(values)
-    if n == 0:
-        return {"value": np.nan, "error": np.nan, "low": np.nan, "high": np.nan, "n": 0}
-    draws = statistic(values[np.random.default_rng(seed).integers(n, size=(n_draws, n))], axis=-1)
-    low, high = np.percentile(draws, ONE_SIGMA)
-    return {
-        "value": float(statistic(values, axis=-1)),
-        "error": float(np.std(draws)),
-        "low": float(low),
-        "high": float(high),
-        "n": n,
-    }
+    if len(values) == 0 or np.isnan(values).any():
+        return _figure(np.nan, np.nan, np.nan, np.nan, len(values))
+    value = statistic(values, axis=-1)
+    if len(values) == 1:
+        return _figure(value, 0.0, value, value, 1)
+    drawn = stats.bootstrap(
+        (values,),
+        statistic,
+        n_resamples=n_draws,
+        confidence_level=(ONE_SIGMA[1] - ONE_SIGMA[0]) / 100,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return _figure(value, np.std(drawn.bootstrap_distribution), *drawn.confidence_interval, len(values))
 
 
 def percentage(hits):
@@ -175,36 +182,21 @@ def percentage(hits):
 
     Where all of a sample are alike, as where one method always wins, a bootstrap would say that there is no error.
     """
-    n, share = len(hits), float(np.mean(hits)) if len(hits) else np.nan
+    from scipy import stats
+
+    n = len(hits)
     if n == 0:
-        return {"value": np.nan, "error": np.nan, "low": np.nan, "high": np.nan, "n": 0}
-    centre, half = (share + 0.5 / n) / (1 + 1 / n), np.sqrt(share * (1 - share) / n + 0.25 / n**2) / (1 + 1 / n)
-    low, high = 100 * (centre - half), 100 * (centre + half)
-    return {"value": 100 * share, "error": 100 * float(half), "low": float(low), "high": float(high), "n": n}
+        return _figure(np.nan, np.nan, np.nan, np.nan, 0)
+    found = stats.binomtest(int(np.sum(hits)), n)
+    interval = found.proportion_ci(confidence_level=2 * stats.norm.cdf(1) - 1, method="wilson")
+    low, high = 100 * interval.low, 100 * interval.high
+    return _figure(100 * found.statistic, (high - low) / 2, low, high, n)
+
+
+def _figure(value, error, low, high, n):
+    return {"value": float(value), "error": float(error), "low": float(low), "high": float(high), "n": n}
 
 
 def bootstrap_weights(n, n_draws=500, seed=0):
     """How often each of n systems is in each of `n_draws` samples drawn with replacement, [n_draws, n]."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws).astype(float)
-
-
-def summarise(rms, flux, chi2):
-    """The figures by which weights are judged, of arrays [n] as the functions above return them."""
-    return {
-        "n": len(rms),
-        "rms_percent_of_peak": {
-            "median": 100 * float(np.median(rms)),
-            "p16": 100 * float(np.percentile(rms, 16)),
-            "p84": 100 * float(np.percentile(rms, 84)),
-        },
-        "flux_error_percent": {
-            "median_absolute": 100 * float(np.median(np.abs(flux))),
-            "bias_median": 100 * float(np.median(flux)),
-            "bias_mean": 100 * float(np.mean(flux)),
-        },
-        "chi2_per_pixel": {
-            "median": float(np.median(chi2)),
-            "p16": float(np.percentile(chi2, 16)),
-            "p84": float(np.percentile(chi2, 84)),
-        },
-    }

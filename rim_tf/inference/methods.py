@@ -16,9 +16,11 @@ class Solver(Protocol):
     """What a method's class must be.
 
     Attributes:
+      settings: what it was built from.
       fingerprint: text that tells apart whatever gives other numbers: settings, a checksum of the weights.
     """
 
+    settings: object
     fingerprint: str
 
     def __init__(self, settings):
@@ -52,6 +54,7 @@ class Method:
       figures: names of further numbers that its results have, kept as columns of a study.
       systems_at_once: after how many systems a study writes down what it has; few for a slow method.
       bytes_per_pixel: memory that it takes for each pixel of the source or of the image, whichever has more.
+      about: what it is and where it is described, for the text of a report.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Method:
     figures: tuple[str, ...] = ()
     systems_at_once: int = 20
     bytes_per_pixel: float = 0.0
+    about: str = ""
 
     def build(self, settings=None):
         """The `Solver` for given settings, or for the defaults."""
@@ -99,6 +103,7 @@ register(
         RIMSettings,
         "rim_tf.inference.rim:RIMSolver",
         bytes_per_pixel=1800,
+        about="Recurrent Inference Machine (Morningstar et al. 2019)",
     )
 )
 register(
@@ -112,5 +117,7 @@ register(
         figures=("strength", "log_evidence", "log_evidence_error"),
         systems_at_once=4,
         bytes_per_pixel=4000,
+        about="the most probable pixelated source under a Gaussian prior, of the strength with the largest evidence "
+        "unless one is given (Suyu et al. 2006)",
     )
 )

@@ -96,11 +96,13 @@ class RIMSolver:
       model: a `RIM` in place of the weights that the settings name.
 
     Attributes:
+      settings: as given.
       model: the `RIM`.
       fingerprint: SHA-256 of the network's settings and weights, which a file's name may not tell apart.
     """
 
     def __init__(self, settings, model=None):
+        self.settings = settings
         self.model = load_pretrained(settings.weights) if model is None else model
 
     @functools.cached_property

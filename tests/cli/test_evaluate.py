@@ -8,7 +8,7 @@ import pytest
 from commands import run as run_command
 
 from rim_tf.cli.main import main
-from rim_tf.evaluation import report, study
+from rim_tf.evaluation import figures, store, study
 
 TINY = ["--image-pixels", 16, "--pixel-scale", 0.3]
 
@@ -30,7 +30,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_galaxies(monkeypatch):
-    monkeypatch.setattr(study, "CHUNK", 2)
+    monkeypatch.setattr(store, "CHUNK", 2)
     monkeypatch.setattr(study, "_N_PROCEDURAL", 6)
 
 
@@ -47,10 +47,10 @@ def test_a_study_is_made_reported_and_made_longer(weights, tmp_path, monkeypatch
     assert set(numbers["unusual"]["inversion"]) == {"text", "digit 1"}
     assert "| RMS error, median [% of peak] | < 0.5 |" in (out / "report.md").read_text()
     assert (out / "figures" / "comparison.png").stat().st_size > 10_000
-    (path,) = (out / "chunks").glob("rim-*-00000.npz")
+    (path,) = (out / "chunks").glob("rim-*-000000.npz")
     first = path.read_bytes()
 
-    monkeypatch.setattr(report, "draw_figures", lambda *_: {})  # takes the longest, and has been seen to work
+    monkeypatch.setattr(figures, "draw_figures", lambda *_: {})  # takes the longest, and has been seen to work
     result = run(*options, "--n", 4, "--method", "rim")
     assert result.exit_code == 0, result.stderr
     assert path.read_bytes() == first

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from scipy import ndimage, stats
 
 from rim_tf.evaluation import metrics
-from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error, summarise
+from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error
 
 
 def test_rms_is_in_units_of_the_true_peak():
@@ -158,6 +158,21 @@ def test_a_figure_of_nothing_is_no_number():
         assert figure["n"] == 0 and np.isnan(figure["value"]) and np.isnan(figure["error"])
 
 
+def test_what_is_undefined_shows_and_one_value_has_no_error():
+    assert np.isnan(metrics.bootstrap([1.0, np.nan, 2.0], np.median)["value"])
+    assert metrics.bootstrap([3.0], np.median) == {"value": 3, "error": 0, "low": 3, "high": 3, "n": 1}
+    assert metrics.percentage(np.array([True]))["low"] == pytest.approx(50)
+
+
+def test_the_bootstrap_draws_from_the_sample_with_replacement(rng):
+    # By hand: 500 samples as large as the first, percentiles of one sigma.
+    values = rng.normal(size=37)
+    draws = np.median(values[np.random.default_rng(3).integers(37, size=(500, 37))], axis=-1)
+    figure = metrics.bootstrap(values, np.median, seed=3)
+    assert (figure["low"], figure["high"]) == pytest.approx(tuple(np.percentile(draws, (16, 84))))
+    assert figure["error"] == pytest.approx(draws.std())
+
+
 def test_a_percentage_of_all_or_none_has_an_error_too():
     figure = metrics.percentage(np.ones(25, bool))
     assert figure["value"] == 100
@@ -169,11 +184,3 @@ def test_a_percentage_of_all_or_none_has_an_error_too():
 def test_bootstrap_weights_are_samples_of_the_same_size():
     weights = metrics.bootstrap_weights(30, 100)
     assert weights.shape == (100, 30) and np.all(weights.sum(axis=1) == 30)
-
-
-def test_summary_of_a_known_sample():
-    values = np.linspace(-0.01, 0.03, 101)
-    figures = summarise(np.abs(values), values, values)
-    assert_allclose(figures["flux_error_percent"]["bias_mean"], 1)
-    assert_allclose(figures["flux_error_percent"]["median_absolute"], 1)
-    assert_allclose(figures["chi2_per_pixel"]["median"], 0.01)

@@ -34,7 +34,12 @@ def measured(monkeypatch):
     """Names of the variants that were trained; training and measuring are stood in for."""
     trained = []
     n = np.arange(1, 21)
-    figures = {"rms": n / 1000, "flux": n / 500, "chi2": np.ones(20), "noise": np.where(n % 2, 0.005, 0.05)}
+    figures = {
+        "rms": n / 1000,
+        "flux_error": n / 500,
+        "chi2_per_pixel": np.ones(20),
+        "noise": np.where(n % 2, 0.005, 0.05),
+    }
     monkeypatch.setattr(ablate, "train", lambda config, folder, galaxies, verbose: _Model(folder, trained))
     monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n: figures)
     monkeypatch.setattr(ablate, "seconds_per_lens", lambda names: {name: 0.1 for name in names})
