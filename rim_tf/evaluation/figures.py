@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rim_tf.evaluation import store
 from rim_tf.inference.methods import find_method
-from rim_tf.lens import LensParameters
+from rim_tf.lens import lens_from_dict
 from rim_tf.observation import Observation
 from rim_tf.plots import SIGMAS, brightness_norm, draw_image, extent, plot_reconstructions
 from rim_tf.results import SourceFit
@@ -246,7 +246,7 @@ def _result(sample, kept, position):
         source_pixel_scale=sample["field"][i] / source.shape[0],
         model_image=kept["model"][position],
         observation=Observation(image, noise, psf, mask, float(sample["pixel_scale"][i])),
-        lens=LensParameters.from_dict(json.loads(str(sample["lens"][i]))),
+        lens=lens_from_dict(json.loads(str(sample["lens"][i]))),
         seconds=float(sample["seconds"][i]),
         chi2_per_pixel=float(sample["chi2_per_pixel"][i]),
         flux_outside=0.0,

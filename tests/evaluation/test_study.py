@@ -231,7 +231,8 @@ class FlatSolver:
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
         source = np.full((source_pixels, source_pixels), self.settings.level)
-        given = dict(source=source, source_pixel_scale=source_pixel_scale, seconds=0.0, flux_outside=0.0)
+        given = dict(source=source, source_pixel_scale=source_pixel_scale, seconds=0.0)
+        given |= dict(chi2_per_pixel=1.0, flux_outside=0.0)
         pairs = zip(observations, lenses, strict=True)
         return [SourceFit(observation=o, lens=lens, model_image=0 * o.image, **given) for o, lens in pairs]
 
