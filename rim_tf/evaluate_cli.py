@@ -70,7 +70,7 @@ def evaluate(out, report_only, **options):
 
 def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pixels, pixel_scale, seed):
     """What is missing of the study; the arguments are the command's options."""
-    from rim_tf.data.mocks import MockConfig
+    from rim_tf.config import MockConfig
     from rim_tf.evaluation.study import Study, StudyConfig, read_digits
     from rim_tf.models.pretrained import load_pretrained
 

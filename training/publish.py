@@ -12,17 +12,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.config import MockConfig
+from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.seeds import seed_pair
+from rim_tf.data.sources.find import find_galaxies
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel, flux_error, rms_error, summarise
 from rim_tf.models.pretrained import WEIGHTS, save_trained
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import imaging_operator
 from training.experiments import EXPERIMENTS
-from training.train import compiled_model, source_galaxies
+from training.train import compiled_model
 
-# A stream that neither training nor its validation reads.
-_TEST_SEED = 2_000_000
 # Test sets by name: the noise of Section 2.3, no masks, no lens errors; frames of 5.12 arcsec and the paper's.
 TEST_SETS = {
     "64 pixels of 0.08 arcsec": MockConfig(),
@@ -33,11 +34,11 @@ TEST_SETS = {
 }
 
 
-def measure(model, stamps, mocks, n, batch_size=10):
-    """RMS, flux error, chi^2 per pixel and noise over the image's peak of n test lenses, each [n]."""
+def measure(model, stamps, mocks, n, batch_size=10, stream_name="test"):
+    """RMS, flux error, chi^2 per pixel and noise over the image's peak of n lenses of a stream, each [n]."""
     columns = {"rms": [], "flux": [], "chi2": [], "noise": []}
     predict = tf.function(model.call)
-    for inputs, source in stream(_TEST_SEED, batch_size, stamps, mocks).take(-(-n // batch_size)):
+    for inputs, source in stream(seed_pair(stream_name, 0), batch_size, stamps, mocks).take(-(-n // batch_size)):
         shape = source.shape[1:]
         estimate = predict(inputs)[:, -1]
         operator = imaging_operator(inputs, shape)
@@ -86,7 +87,7 @@ def main(run, experiment, galaxies, n, out, made_by):
     """Measure the newest checkpoint of RUN, a run of EXPERIMENT, and write its weights."""
     model, steps = restored(experiment, run)
     try:
-        stamps = source_galaxies(galaxies, "validation", 0, _TEST_SEED)
+        stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
     except InputError as error:
         raise click.UsageError(str(error)) from None
     figures = {}
@@ -100,7 +101,7 @@ def main(run, experiment, galaxies, n, out, made_by):
         "test": {
             "galaxies": int(stamps.images.shape[0]),
             "lenses": n,
-            "seed": _TEST_SEED,
+            "stream": "test",
             "figures": figures,
         },
     }

@@ -22,11 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf import __version__
-from rim_tf.config import to_json
-from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
+from rim_tf.config import MockConfig, to_json
+from rim_tf.data.mocks import GalaxyStamps, simulate_batch
+from rim_tf.data.seeds import seed_pair
 from rim_tf.data.single import draw_system, observe_system
-from rim_tf.data.sources.galaxies import LOADERS, GalaxySet, half_light_radius, has_samples, load_directory
-from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import metrics
 from rim_tf.inference.rim import reconstruct
@@ -38,9 +39,6 @@ METHODS = ("rim", "inversion")
 # Systems that are drawn together, and those whose results share a file: inverting takes long, and what a stopped run
 # has not written is lost. A whole number of the second make one of the first.
 CHUNK, INVERSIONS = 20, 4
-# Training, its validation and fixed sets have a small second number in their seed, so that no run of theirs reads the
-# numbers of a study; procedural galaxies have one seed only, out of reach of theirs.
-_STREAM = 2_000_000
 _N_PROCEDURAL = 1000
 # Seconds after which a half-written file is one of a process that was killed.
 _ABANDONED = 600
@@ -128,7 +126,7 @@ class Study:
     @functools.cached_property
     def _simulate(self):
         stamps = GalaxyStamps(self._galaxies.images, self._galaxies.half_light_radius)
-        seed = tf.constant([self.config.seed, _STREAM], tf.int32)
+        seed = tf.constant(seed_pair("study", self.config.seed))
         return tf.function(lambda index: simulate_batch(seed, index, CHUNK, stamps, self.config.mocks))
 
     def draw(self, first, n):
@@ -246,30 +244,13 @@ def unseen_galaxies(where, seed=0):
 
     Args:
       where: None for procedural galaxies; or a folder or the name of a tfds set, of which the validation split is
-        taken, as `rim_tf.data.prepared.find_galaxies` does.
+        taken, as `find_galaxies` does.
       seed: of procedural galaxies.
 
     Returns:
       `GalaxySet`, not empty.
     """
-    if where is None:
-        images = procedural_galaxies(_N_PROCEDURAL, _STREAM + seed)
-        ids = tuple(f"procedural:{_STREAM + seed}:{i}" for i in range(len(images)))
-        return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
-    if has_samples(where):
-        found = load_directory(where).split("validation")  # needs nothing but the core of the package
-    else:
-        try:
-            from rim_tf.data.prepared import find_galaxies
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"{where} has none of {', '.join(LOADERS)}, and to read other galaxies needs {error.name}; "
-                "do: pip install 'rim_tf[datasets]'."
-            ) from error
-        found = find_galaxies(where, "validation", seed)
-    if not len(found):
-        raise InputError(f"{where} has no galaxies in the validation split; give more galaxies.")
-    return found
+    return find_galaxies(where, "validation", "study", seed, _N_PROCEDURAL)
 
 
 # ------------------------------------------------------------------------------------------- the two methods
@@ -447,10 +428,11 @@ def _unusual_system(number, source, mocks):
     """A drawing behind a lens of the study's kind."""
     pixel_scale = float(np.sqrt(np.prod(mocks.log_pixel_scale)))
     source_scale = pixel_scale * mocks.source_scale_ratio
-    seed = _STREAM + number
-    lens, source, source_scale = draw_system(seed, mocks.image_pixels, pixel_scale, source=(source, source_scale))
+    seed, stream = number, "study: drawings"
+    source = (source, source_scale)
+    lens, source, source_scale = draw_system(seed, mocks.image_pixels, pixel_scale, source=source, stream=stream)
     observation, noiseless = observe_system(
-        seed, lens, source, source_scale, mocks.image_pixels, pixel_scale, _UNUSUAL_NOISE, _UNUSUAL_PSF
+        seed, lens, source, source_scale, mocks.image_pixels, pixel_scale, _UNUSUAL_NOISE, _UNUSUAL_PSF, stream
     )
     return System(observation, lens, source, noiseless, source_scale)
 
