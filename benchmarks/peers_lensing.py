@@ -103,10 +103,11 @@ def rim_tf_simulate_batch(task):
     """What training draws: placed galaxies, refusals, PSF and noise; of the task only the batch is taken."""
     import tensorflow as tf
 
-    from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
+    from rim_tf.config import MockConfig
+    from rim_tf.data.mocks import GalaxyStamps, simulate_batch
     from rim_tf.data.sources.procedural import procedural_galaxies
 
-    images = procedural_galaxies(32, 1)
+    images = procedural_galaxies(32, "test", 1).images
     stamps = GalaxyStamps(images, np.full(len(images), 18.0))
     config = MockConfig(image_pixels=task.n, source_pixels=task.n, log_pixel_scale=(task.image_scale,) * 2)
     seed, count = tf.constant([1, 0]), iter(range(1 << 30))

@@ -29,9 +29,11 @@ import tensorflow as tf
 from side_by_side import check, lensing_workers, worst_difference, write_inputs
 from timing import machine, markdown_table, time_in_turns, versions, write_results
 
-from rim_tf.data.mocks import stream
+from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.seeds import seed_pair
+from rim_tf.data.sources.find import find_galaxies
 from training.experiments import EXPERIMENTS
-from training.train import compiled_model, source_galaxies
+from training.train import compiled_model
 
 NAMES = (
     "rim_tf graph",
@@ -88,11 +90,11 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     """
     config = EXPERIMENTS[experiment]
     if n_unrolled is not None:
-        config = dataclasses.replace(config, rim=dataclasses.replace(config.rim, n_steps=n_unrolled))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_steps=n_unrolled))
     model = compiled_model(config)
-    galaxies = source_galaxies(None, "train", 100, config.seed)
+    galaxies = GalaxyStamps.of(find_galaxies(None, "train", "training", config.seed, n_procedural=100))
     train_step = tf.function(lambda inputs, source: model.train_step((inputs, source))["loss"])
-    batches = iter(stream(config.seed, config.batch_size, galaxies, config.mocks))
+    batches = iter(stream(seed_pair("training", config.seed), config.batch_size, galaxies, config.mocks))
     batch = next(batches)
     train_step(*batch).numpy()
     time.sleep(2)  # the pipeline fills its buffer, as it has in a run of hours
@@ -107,7 +109,9 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     del batches  # or it would go on filling its buffer below
 
     n_drawn = max(4, n_steps // 4)
-    alone = iter(stream(config.seed + 1, config.batch_size, galaxies, config.mocks).take(n_drawn + 1))
+    alone = iter(
+        stream(seed_pair("training", config.seed + 1), config.batch_size, galaxies, config.mocks).take(n_drawn + 1)
+    )
     next(alone)
     clock = Clock()
     for _ in alone:
@@ -117,7 +121,7 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     return {
         "experiment": experiment,
         "batch": config.batch_size,
-        "n_unrolled": config.rim.n_steps,
+        "n_unrolled": config.model.n_steps,
         "n_steps": n_steps,
         "step_wall_s": wall / n_steps,
         "wait_s": sum(waits) / n_steps,

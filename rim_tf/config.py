@@ -1,12 +1,33 @@
-"""Settings as frozen dataclasses, and their JSON. Each default of the package is written here once."""
+"""Settings as frozen dataclasses. Each default of the package is written here once, or beside its only user.
+
+What a value may be stands in its annotation (`rim_tf.validation`).
+"""
 
 import dataclasses
-import json
+from typing import Annotated, Literal
+
+from rim_tf.errors import InputError
+from rim_tf.validation import (
+    LARGEST_SEED,
+    Limits,
+    Modulus,
+    NotNegative,
+    Positive,
+    PositiveRange,
+    Share,
+    Wanted,
+    check,
+    from_json,
+    shown,
+)
 
 # The paper's source pixel over its image pixel: (3 / 192) / 0.04 (Section 2.3).
 SOURCE_SCALE_RATIO = 3.0 / 192 / 0.04
 # Sides of a source grid are multiples of this unless a network asks for another: the stride of the presets.
 SOURCE_MULTIPLE = 2
+
+
+# ----------------------------------------------------------------------------------------------- the networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,32 +37,79 @@ class RIMConfig:
     What Section 2.1 leaves open (features, hidden size, steps, start) is as in its authors' earlier code.
     """
 
-    n_steps: int = 10
-    kernel: int = 11
-    stride: int = SOURCE_MULTIPLE
-    features: int = 32
+    n_steps: Annotated[int, Limits(least=1, most=1000)] = 10
+    kernel: Annotated[int, Limits(least=1, most=99, odd=True)] = 11
+    stride: Annotated[int, Limits(least=1, most=16)] = SOURCE_MULTIPLE
+    """Of the embedding; not above the kernel, which would miss pixels."""
+    features: Annotated[int, Limits(least=1, most=4096)] = 32
     """Channels of the embedding and of the upsampling layer."""
-    hidden: tuple[int, int] = (128, 128)
+    hidden: tuple[Annotated[int, Limits(least=1, most=4096)], Annotated[int, Limits(least=1, most=4096)]] = (128, 128)
     """Channels of the hidden states of the two recurrent layers."""
-    link: str = "sigmoid"
+    link: Literal["sigmoid", "softplus"] = "sigmoid"
     """Latent image -> source: "sigmoid" (the paper's) or "softplus", which has no upper bound."""
-    inputs: tuple[str, ...] = ("latent", "gradient")
+    inputs: tuple[
+        Literal["latent", "source", "gradient", "preconditioned", "significance", "log_noise", "log_coverage"], ...
+    ] = ("latent", "gradient")
     """What the cell sees, in this order; the names are those of `rim_tf.models.rim.INPUTS`."""
     gradient_step: bool = False
     """Add the preconditioned gradient to the update, times a gain for each pixel that the cell puts out."""
-    start: float | str = 1e-4
+    start: Annotated[Positive | Literal["backprojection"], Wanted("a number above 0, or 'backprojection'")] = 1e-4
     """First estimate of the source: a constant, in units of `flux_scale`, or "backprojection"."""
-    flux_scale: str = "unit"
+    flux_scale: Literal["unit", "image"] = "unit"
     """The unit of brightness inside: "unit" takes data as they come, "image" divides them by their peak."""
+    type: Literal["rim"] = "rim"
+    """Its name in MODELS, by which a file of settings says what network it describes."""
+
+    def __post_init__(self):
+        check(self)
+        if self.stride > self.kernel:
+            raise InputError(f"stride is {self.stride}; it must be at most the kernel, which is {self.kernel}.")
+        if not self.inputs:
+            raise InputError("inputs is empty; the network must see something.")
 
     @classmethod
     def from_dict(cls, values):
         """The inverse of `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        return from_json(cls, values, "The network")
 
 
-PAPER = RIMConfig()
-SMALL = RIMConfig(
+# What networks there are: a file of settings names one of them as its "type".
+MODELS = {"rim": RIMConfig}
+
+
+class _AnyModel:
+    """The rule of a field that holds the settings of any network in MODELS."""
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(model_from_json)
+
+
+def model_from_json(values, where="The network"):
+    """The settings of a network, whose kind `values["type"]` says; the rest is as in `from_json`."""
+    if dataclasses.is_dataclass(values):
+        values = dataclasses.asdict(values)
+    kind = values.get("type") if isinstance(values, dict) else None
+    if kind not in MODELS:
+        raise InputError(f"{where}: type is {shown(kind)}; it must be one of {', '.join(map(repr, MODELS))}.")
+    return from_json(MODELS[kind], values, where)
+
+
+Model = Annotated[RIMConfig, _AnyModel()]
+
+
+def _preset(cls, **changes):
+    """Settings that are not checked here, for pydantic takes long to import; a test checks all presets."""
+    preset = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        object.__setattr__(preset, field.name, changes.get(field.name, field.default))
+    return preset
+
+
+PAPER = _preset(RIMConfig)
+SMALL = _preset(
+    RIMConfig,
     n_steps=10,
     kernel=3,
     features=32,
@@ -55,8 +123,76 @@ SMALL = RIMConfig(
 PRESETS = {"paper": PAPER, "small": SMALL}
 
 
+# -------------------------------------------------------------------------------------------- simulated lenses
+
+
+@dataclasses.dataclass(frozen=True)
+class MockConfig:
+    """What is drawn. A pair is the range of a uniform draw, unless its name begins with `log_`.
+
+    Lengths are fractions of the field's width, as a lens has no scale of its own; only the PSF is in arcsec.
+    """
+
+    image_pixels: Annotated[int, Limits(least=8, most=4096)] = 64
+    source_pixels: Annotated[int, Limits(least=8, most=4096)] = 64
+    source_scale_ratio: Annotated[float, Limits(least=1e-3, most=10)] = SOURCE_SCALE_RATIO
+    log_pixel_scale: Annotated[tuple[float, float], Limits(least=1e-6, most=10**6)] = (0.08, 0.08)
+    """Pixel of the image [arcsec], log-uniform."""
+    theta_E: Annotated[tuple[float, float], Limits(above=0, most=1)] = (0.10, 0.28)
+    ellipticity: Modulus = (0.0, 0.3)
+    """|e|, with the angle uniform; likewise the shear."""
+    shear: Modulus = (0.0, 0.1)
+    lens_offset: NotNegative = 0.02
+    """Standard deviation of x_lens and y_lens."""
+    log_half_light_radius: PositiveRange = (0.02, 0.09)
+    """Of the source, log-uniform."""
+    source_offset: NotNegative = 0.07
+    """Standard deviation of the source's position on each axis, relative to the lens."""
+    axis_stretch: PositiveRange = (0.8, 1.0)
+    """One axis of the galaxy's image is multiplied by this: one galaxy stands for many inclinations."""
+    minimum_magnification: NotNegative = 3.0
+    edge_flux: Share = 0.01
+    """Largest share of the lensed flux in the outermost pixels, and of the source outside its grid."""
+    psf_sigma: Annotated[tuple[float, float], Limits(least=0)] = (0.0, 0.1)
+    """[arcsec]"""
+    log_noise: PositiveRange = (1e-3, 1e-1)
+    """Noise rms over the peak of the noiseless, blurred image, log-uniform."""
+    noise_map_fraction: Share = 0.0
+    """Share of systems whose noise grows with the image, as counting photons makes it."""
+    mask_fraction: Share = 0.0
+    """Share of systems with round holes in their mask."""
+    lens_error: NotNegative = 0.0
+    """Standard deviation of an error added to each lens parameter that the network is given."""
+    psf_pixels: Annotated[
+        Literal[0] | Annotated[int, Limits(least=1, most=999, odd=True)], Wanted("odd, or 0 for Gaussian PSFs")
+    ] = 0
+    """Side of pixelated PSFs, odd: elliptical Moffat profiles of the width that `psf_sigma` gives. 0 for Gaussians."""
+    psf_beta: Annotated[tuple[float, float], Limits(above=1)] = (2.5, 5.0)
+    """Moffat exponent: how strong the wings of pixelated PSFs are."""
+    psf_ellipticity: Modulus = (0.0, 0.1)
+    """Of pixelated PSFs, with the angle uniform."""
+    correlated_noise_fraction: Share = 0.0
+    """Share of systems whose noise has been blurred, at the same rms, which the network is not told."""
+    noise_correlation: Annotated[tuple[float, float], Limits(least=0)] = (0.3, 0.8)
+    """Sigma of the Gaussian that blurs it [pixels]; drizzling makes about half a pixel."""
+    lens_light_fraction: Share = 0.0
+    """Share of systems with what an imperfect subtraction of the lens galaxy leaves."""
+    lens_light_error: NotNegative = 0.01
+    """Relative error of that subtraction in each parameter; in the centre, tenths of a pixel for each 0.01."""
+
+    def __post_init__(self):
+        check(self)
+
+
+# Section 2.3: images of 192 x 192 pixels of 0.04", sources of as many pixels.
+PAPER_MOCKS = _preset(MockConfig, image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04))
+
+
+# ------------------------------------------------------------------------------------------------- the methods
+
+
 def setting(default, help, **limits):
-    """A field that a command line can offer: its help, and what it may be (`choices`, `least`, `above`)."""
+    """A field that a command line can offer: its help, and what it may be, as in `Limits`."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
@@ -65,6 +201,9 @@ class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
     weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
+
+    def __post_init__(self):
+        check(self)
 
 
 REGULARISATIONS = ("brightness", "gradient", "curvature")
@@ -81,7 +220,10 @@ class InversionSettings:
     non_negative: bool = setting(False, "Let no pixel be negative.")
     solver: str = setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
     samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
-    seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0)
+    seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0, most=LARGEST_SEED)
+
+    def __post_init__(self):
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +245,9 @@ class WorkflowConfig:
     """Half the width of the field that a lens is fitted to [theta_E]: the arcs and nothing else, since the fit unrolls
     the network hundreds of times."""
 
+    def __post_init__(self):
+        check(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class SimulationSettings:
@@ -114,7 +259,5 @@ class SimulationSettings:
     noise: float = setting(0.01, "Noise rms over the image's peak.", above=0)
     psf_sigma: float = setting(0.05, "Gaussian PSF [arcsec].", least=0)
 
-
-def to_json(config):
-    """The JSON text of any of the dataclasses here."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    def __post_init__(self):
+        check(self)

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from rim_tf.config import PAPER, SMALL, RIMConfig, to_json
+from rim_tf.config import PAPER, SMALL, RIMConfig
+from rim_tf.validation import to_json
 
 
 @pytest.mark.parametrize("config", [PAPER, SMALL])

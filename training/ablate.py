@@ -8,7 +8,6 @@ what the shipped weights had, so the differences say what helps early; who learn
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -17,15 +16,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from rim_tf.config import SMALL
-from rim_tf.data.mocks import MockConfig, stream
+from rim_tf.config import SMALL, MockConfig
+from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.seeds import check_seed, seed_pair
+from rim_tf.data.sources.find import find_galaxies
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import bootstrap
+from rim_tf.files import read_json, write_json, write_text
 from rim_tf.models.flops import count_flops
-from rim_tf.models.rim import RIM
+from rim_tf.models.pretrained import build_model
 from training.experiments import EXPERIMENTS
 from training.publish import measure, report
-from training.train import source_galaxies, train
+from training.train import train
 
 # rms of the error of each lens parameter that the authors injected for robustness.
 _JITTER = 0.01
@@ -43,15 +45,15 @@ VARIANTS = {
 }
 # The test sets: lenses known exactly, and known to the jitter.
 EXACT, JITTERED = MockConfig(), MockConfig(lens_error=_JITTER)
-_TEST_SEED = 3_000_000
+_STREAM = "ablation"
 
 
 def variant_config(name, n_steps, seed):
     """The `TrainingConfig` of a variant."""
     base = EXPERIMENTS["small"]
     mocks = dataclasses.replace(base.mocks, lens_error=_JITTER) if name == "lens jitter in training" else base.mocks
-    rim = dataclasses.replace(SMALL, **VARIANTS[name])
-    return dataclasses.replace(base, rim=rim, mocks=mocks, n_steps=n_steps, steps_per_epoch=n_steps // 4, seed=seed)
+    model = dataclasses.replace(SMALL, **VARIANTS[name])
+    return dataclasses.replace(base, model=model, mocks=mocks, n_steps=n_steps, steps_per_epoch=n_steps // 4, seed=seed)
 
 
 def measured_variant(name, n_steps, seed, galaxies, folder, n):
@@ -59,14 +61,14 @@ def measured_variant(name, n_steps, seed, galaxies, folder, n):
     result = folder / "figures.json"
     asked = {"steps": n_steps, "seed": seed, "galaxies": galaxies, "n": n}
     if result.exists():
-        figures = json.loads(result.read_text())
+        figures = read_json(result)
         if figures["asked"] != asked:
             raise InputError(f"{result} is of {figures['asked']}, not of {asked}; choose another --out.")
         return figures
     config = variant_config(name, n_steps, seed)
     model = train(config, folder, galaxies, verbose=0)
-    stamps = source_galaxies(galaxies, "validation", 0 if galaxies else 100, _TEST_SEED)
-    exact, jittered = (measure(model, stamps, mocks, n) for mocks in (EXACT, JITTERED))
+    stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
+    exact, jittered = (measure(model, stamps, mocks, n, stream=_STREAM) for mocks in (EXACT, JITTERED))
     figures = {
         "asked": asked,
         "weights": model.count_params(),
@@ -74,17 +76,15 @@ def measured_variant(name, n_steps, seed, galaxies, folder, n):
         "jittered": report(jittered),
         "rms_error_of_median": bootstrap(exact["rms"], np.median, n_draws=200)["error"],
     }
-    partial = result.with_suffix(".incomplete")
-    partial.write_text(json.dumps(figures, indent=1))
-    partial.replace(result)
+    write_json(result, figures)
     return figures
 
 
 def seconds_per_lens(names, rounds=5):
     """Median seconds of a reconstruction, in batches of 8, the variants taking turns so that all meet the same load."""
-    stamps = source_galaxies(None, "validation", 8, _TEST_SEED)
-    inputs, _ = next(iter(stream(_TEST_SEED, 8, stamps, EXACT)))
-    calls = {name: tf.function(RIM(dataclasses.replace(SMALL, **VARIANTS[name])).call) for name in names}
+    stamps = GalaxyStamps.of(find_galaxies(None, "validation", _STREAM, n_procedural=8))
+    inputs, _ = next(iter(stream(seed_pair(_STREAM, 0), 8, stamps, EXACT)))
+    calls = {name: tf.function(build_model(dataclasses.replace(SMALL, **VARIANTS[name])).call) for name in names}
     times = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -151,6 +151,7 @@ def main(galaxies, out, steps, n, seed, only):
     names = only or list(VARIANTS)
     results = {}
     try:
+        check_seed(seed)
         for name in tqdm(names, unit=" variants"):
             results[name] = measured_variant(name, steps, seed, galaxies, out / name.replace(" ", "-"), n)
     except InputError as error:
@@ -159,10 +160,8 @@ def main(galaxies, out, steps, n, seed, only):
     for name, seconds in seconds_per_lens(names).items():
         gflop = count_flops(dataclasses.replace(SMALL, **VARIANTS[name]), EXACT.image_pixels) / 1e9
         results[name] |= {"seconds": seconds, "gflop": gflop}
-    (out / "ablations.json").write_text(
-        json.dumps({"steps": steps, "n": n, "seed": seed, "variants": results}, indent=1)
-    )
-    (out / "ablations.md").write_text(table(results, steps, n))
+    write_json(out / "ablations.json", {"steps": steps, "n": n, "seed": seed, "variants": results})
+    write_text(out / "ablations.md", table(results, steps, n))
     plot(results).savefig(out / "ablations.png", dpi=120)
     click.echo(table(results, steps, n))
 

@@ -1,40 +1,46 @@
 """Experiments by name: everything that fixes a training run but its length's share of the clock."""
 
 import dataclasses
+from typing import Annotated, Literal
 
-from rim_tf.config import PAPER, SMALL, RIMConfig
-from rim_tf.data.mocks import PAPER_MOCKS, MockConfig
+from rim_tf.config import PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
+from rim_tf.models.losses import IterateLoss
+from rim_tf.validation import Count, Limits, Positive, Seed, check
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """One training run. Its JSON is saved beside the checkpoints and fixes every number that follows."""
 
-    rim: RIMConfig
+    model: Model
+    """The settings of any network; which one, says its `type`."""
     mocks: MockConfig
-    loss: str
-    learning_rate: float
-    schedule: str
+    loss: Annotated[str, Limits(choices=IterateLoss.KINDS)]
+    learning_rate: Positive
+    schedule: Literal["cosine", "exponential"]
     """"cosine": down to 1 % at the last step; "exponential": times 0.96 every 5000 steps (Section 2.4)."""
-    clip_norm: float
+    clip_norm: Positive
     """Largest norm of the gradient over all weights."""
-    batch_size: int
-    n_steps: int
-    steps_per_epoch: int = 100
+    batch_size: Count
+    n_steps: Count
+    steps_per_epoch: Count = 100
     """Steps between checkpoints, validations and lines in the log."""
-    n_procedural: int = 1000
-    seed: int = 1
-    larger_frames: tuple[int, ...] = ()
+    n_procedural: Annotated[int, Limits(least=0)] = 1000
+    seed: Seed = 1
+    larger_frames: tuple[Annotated[int, Limits(least=8, most=4096)], ...] = ()
     """Pixels of further frames, which take turns with those of `mocks`, with fewer lenses to a batch."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
+
+    def __post_init__(self):
+        check(self)
 
 
 # Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
 SMALL_MOCKS = MockConfig(log_pixel_scale=(0.03, 0.1), noise_map_fraction=0.25, mask_fraction=0.25)
 
 _SMALL = TrainingConfig(
-    rim=SMALL,
+    model=SMALL,
     mocks=SMALL_MOCKS,
     loss="log_rms",
     learning_rate=1e-3,
@@ -66,7 +72,7 @@ EXPERIMENTS = {
         initial="runs/small-frames/weights.json",
     ),
     "paper": TrainingConfig(
-        rim=PAPER,
+        model=PAPER,
         mocks=PAPER_MOCKS,
         loss="squared",
         learning_rate=2e-5,

@@ -3,6 +3,7 @@
 python -m training.publish runs/small small --galaxies FOLDER
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,21 +11,21 @@ import click
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import RIMConfig
-from rim_tf.data.mocks import MockConfig, simulate_batch
+from rim_tf.config import MockConfig
+from rim_tf.data.mocks import GalaxyStamps, simulate_batch
 from rim_tf.data.seeds import seed_pair
+from rim_tf.data.sources.find import find_galaxies
 from rim_tf.errors import InputError
 from rim_tf.evaluation import measures
 from rim_tf.files import DAMAGED, finite, read_json
 from rim_tf.models.pretrained import WEIGHTS, save_trained
 from rim_tf.physics.imaging import imaging_operator
+from rim_tf.validation import from_json
 from training.experiments import TrainingConfig
-from training.train import compiled_model, source_galaxies
+from training.train import compiled_model
 
-# Of the stream "test", which neither training nor its validation reads.
-_TEST_SEED = 0
-# Procedural galaxies, where there are no real ones.
-_N_PROCEDURAL = 100
+# The stream that neither training nor its validation reads.
+_STREAM = "test"
 # Test sets by name: the noise of Section 2.3, no masks, no lens errors; frames of 5.12 arcsec and the paper's.
 TEST_SETS = {
     "64 pixels of 0.08 arcsec": MockConfig(),
@@ -35,7 +36,7 @@ TEST_SETS = {
 }
 
 
-def measure(model, stamps, mocks, n, batch_size=10):
+def measure(model, stamps, mocks, n, batch_size=10, stream=_STREAM):
     """Judge a network on test lenses, the first k of which are the k of a smaller n.
 
     Args:
@@ -44,11 +45,12 @@ def measure(model, stamps, mocks, n, batch_size=10):
       mocks: `MockConfig` of the test lenses.
       n: how many.
       batch_size: of one call of the network.
+      stream: name of the stream that the lenses are drawn from.
 
     Returns:
       The columns of `rim_tf.evaluation.measures`, and noise, the noise's rms over the image's peak: {name: [n, ...]}.
     """
-    seed, parts = tf.constant(seed_pair("test", _TEST_SEED)), []
+    seed, parts = tf.constant(seed_pair(stream, 0)), []
     simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
     predict = tf.function(model.call)
     for index in range(-(-n // batch_size)):
@@ -89,12 +91,8 @@ def restored(run):
     """
     path = pathlib.Path(run) / "config.json"
     training = read_json(path)
-    try:
-        parts = {"rim": RIMConfig.from_dict(training["rim"]), "mocks": MockConfig.from_dict(training["mocks"])}
-        # The checkpoint holds the weights, whatever they began from.
-        config = TrainingConfig(**training | parts | {"initial": None})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not that of a training run ({error!r}).") from None
+    # The checkpoint holds the weights, whatever they began from.
+    config = dataclasses.replace(from_json(TrainingConfig, training, str(path)), initial=None)
     newest = tf.train.latest_checkpoint(str(pathlib.Path(run) / "checkpoints"))
     if newest is None:
         raise InputError(f"{run} holds no checkpoint; train first.")
@@ -123,12 +121,12 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
       InputError: no run there, or no galaxies.
     """
     model, steps, training = restored(run)
-    stamps = source_galaxies(galaxies, "validation", 0 if galaxies else _N_PROCEDURAL, _TEST_SEED)
+    stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
     figures = {}
     for name, mocks in TEST_SETS.items():
         figures[name] = finite(report(measure(model, stamps, mocks, n)))
         say(f"{name}: {json.dumps(figures[name], indent=1)}")
-    test = {"galaxies": len(stamps), "lenses": n, "stream": "test", "seed": _TEST_SEED, "figures": figures}
+    test = {"galaxies": len(stamps), "lenses": n, "stream": _STREAM, "figures": figures}
     save_trained(model, out, {"command": made_by, "steps": steps, "training": training, "test": test})
 
 

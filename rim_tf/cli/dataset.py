@@ -1,12 +1,12 @@
 """`rim-tf dataset`: fixed sets of simulated lenses, and contact sheets."""
 
-import dataclasses
-import json
 import pathlib
 
 import click
 
+from rim_tf.config import PAPER_MOCKS, MockConfig
 from rim_tf.errors import InputError
+from rim_tf.validation import from_json
 
 _positive = click.FloatRange(min=0, min_open=True)
 
@@ -26,12 +26,20 @@ def dataset():
     metavar="FOLDER|NAME",
     help="Folder of galaxies, or tfds name of a prepared set of them.  [default: procedural galaxies]",
 )
-@click.option("--pixels", type=click.IntRange(min=8), help="Pixels on a side of the images.  [default: 192]")
-@click.option("--source-pixels", type=click.IntRange(min=8), help="Of the sources.  [default: 192, or --pixels]")
-@click.option("--pixel-scale", type=_positive, help="[arcsec]  [default: 0.04]")
+@click.option(
+    "--pixels",
+    type=click.IntRange(min=8),
+    help=f"Pixels on a side of the images.  [default: {PAPER_MOCKS.image_pixels}]",
+)
+@click.option(
+    "--source-pixels",
+    type=click.IntRange(min=8),
+    help=f"Of the sources.  [default: {PAPER_MOCKS.source_pixels}, or --pixels]",
+)
+@click.option("--pixel-scale", type=_positive, help=f"[arcsec]  [default: {PAPER_MOCKS.log_pixel_scale[0]}]")
 @click.option("--config", metavar="JSON", help="File with any of the settings of MockConfig, in place of the paper's.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of DirectRunner.")
-@click.option("--runner", default="DirectRunner", show_default=True, help="Of Apache Beam.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of this machine.")
+@click.option("--runner", help="Of Apache Beam, in place of processes of this machine.")
 @click.option("--beam-option", multiple=True, metavar="--NAME=VALUE", help="Passed on to Apache Beam; any number.")
 def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale, config, workers, runner, beam_option):
     """Write a set of simulated lenses that tfds reads.
@@ -39,18 +47,13 @@ def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale
     The same options give the same bytes, whatever the number of workers. A run that was stopped goes on when it is
     given again.
     """
-    fixed_sets = _import()
-    from rim_tf.data.mocks import PAPER_MOCKS
-
-    changes = _read_config(config) if config else {}
-    if pixels:
-        changes |= {"image_pixels": pixels, "source_pixels": pixels}
-    if source_pixels:
-        changes["source_pixels"] = source_pixels
-    if pixel_scale:
-        changes["log_pixel_scale"] = (pixel_scale, pixel_scale)
-    mocks = dataclasses.replace(PAPER_MOCKS, **changes)
-    fixed_sets.build(
+    mocks = _settings(
+        config,
+        image_pixels=pixels,
+        source_pixels=source_pixels or pixels,
+        log_pixel_scale=pixel_scale and (pixel_scale, pixel_scale),
+    )
+    _imported("building").build(
         mocks, n, seed, out, galaxies, validation, workers, runner, beam_option, say=lambda line: click.echo(line)
     )
 
@@ -62,7 +65,7 @@ def build(n, validation, seed, out, galaxies, pixels, source_pixels, pixel_scale
 @click.option("--split", help="[default: the first]")
 def show(folder, out, n, split):
     """Draw a contact sheet of the set in FOLDER, of lenses or of galaxies."""
-    _save(_import().show(folder, n, split), out)
+    _save(_imported("showing").show(folder, n, split), out)
 
 
 @dataset.command()
@@ -73,13 +76,13 @@ def show(folder, out, n, split):
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 def priors(out, n, galaxies, config, seed):
     """Draw the distribution of every parameter, of the magnification and of the signal to noise."""
-    find_galaxies = _import().find_galaxies
+    settings = _settings(config)
     from rim_tf.data.distributions import draw_distributions, plot_distributions
-    from rim_tf.data.mocks import PAPER_MOCKS, GalaxyStamps
+    from rim_tf.data.mocks import GalaxyStamps
+    from rim_tf.data.sources.find import find_galaxies
 
-    found = find_galaxies(galaxies, "train")
-    settings = dataclasses.replace(PAPER_MOCKS, **(_read_config(config) if config else {}))
-    drawn = draw_distributions(settings, GalaxyStamps(found.images, found.half_light_radius), n, seed)
+    found = find_galaxies(galaxies, "train", "priors", seed)
+    drawn = draw_distributions(settings, GalaxyStamps.of(found), n, seed)
     _save(plot_distributions(drawn), out)
 
 
@@ -91,28 +94,17 @@ def _save(figure, out):
     click.echo(f"Wrote {out}")
 
 
-def _import():
-    try:
-        from rim_tf.data.sets import fixed as fixed_sets
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("rim_tf"):
-            raise
-        raise InputError(
-            f"This needs {error.name}, which is not installed; do: pip install 'rim_tf[datasets,beam]'."
-        ) from error
-    return fixed_sets
+def _settings(path, **changes):
+    """The paper's `MockConfig`, with what a JSON file says and then what the options say in its place."""
+    from rim_tf.files import read_json
+
+    base = PAPER_MOCKS if path is None else from_json(MockConfig, read_json(path), path, base=PAPER_MOCKS)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return from_json(MockConfig, changes, "What the options ask for", base=base)
 
 
-def _read_config(path):
-    """Settings of MockConfig from a JSON file."""
-    from rim_tf.data.mocks import MockConfig
+def _imported(name):
+    """A module of `rim_tf.data.sets`, which needs tfds."""
+    from rim_tf.data.extras import imported
 
-    try:
-        values = json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
-    known = [field.name for field in dataclasses.fields(MockConfig)]
-    unknown = [name for name in values if name not in known] if isinstance(values, dict) else ["no object"]
-    if unknown:
-        raise InputError(f"{path} has {', '.join(map(str, unknown))}; it may have {', '.join(known)}.")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return imported(f"rim_tf.data.sets.{name}", "datasets", "This command")

@@ -70,8 +70,7 @@ def evaluate(out, report_only, **options):
 
 def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pixels, pixel_scale, seed):
     """What is missing of the study; the arguments are the command's options."""
-    from rim_tf.config import InversionSettings, RIMSettings
-    from rim_tf.data.mocks import MockConfig
+    from rim_tf.config import InversionSettings, MockConfig, RIMSettings
     from rim_tf.data.sources.drawings import read_digits
     from rim_tf.evaluation.store import StudyConfig
     from rim_tf.evaluation.study import Study

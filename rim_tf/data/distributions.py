@@ -3,8 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.data.mocks import Draws, draw_systems, observing_draws
+from rim_tf.data import seeds
+from rim_tf.data.mocks import Draws, draw_systems, observing_draws, refusal
 from rim_tf.data.observing import observe
+from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.lens import LENS_PARAMETERS
 from rim_tf.physics.psf import blur_operator
@@ -34,27 +36,37 @@ def draw_distributions(config, stamps, n, seed=0):
     """Every parameter of n drawn systems, before the conditions of Section 2.3 choose among them.
 
     Args:
-      config: `MockConfig`. stamps: `GalaxyStamps`. n: systems drawn.
+      config: `MockConfig`.
+      stamps: `GalaxyStamps`.
+      n: systems drawn.
+      seed: the user's, of the stream "priors".
 
     Returns:
       Dictionary of arrays [n], by the names of LABELS, and "accepted", [n] boolean: what a set would hold.
+
+    Raises:
+      InputError: none of them is accepted.
     """
-    pair = tf.constant([seed, 0], tf.int32)
+    pair = tf.constant(seeds.seed_pair("priors", seed))
 
     @tf.function(autograph=False)
     def draw(index):
-        systems, accepted = draw_systems(Draws(tf.random.fold_in(pair, index), 0), _BATCH, stamps, config)
+        systems, conditions = draw_systems(Draws(tf.random.fold_in(pair, index), 0), _BATCH, stamps, config)
         inputs = observe(observing_draws(pair, index), systems, config)
         grid = PixelGrid(config.image_pixels, config.image_pixels, systems["pixel_scale"])
         signal = tf.reduce_max(blur_operator(inputs["psf"], grid).forward(systems["lensed"]), (1, 2))
         noise = tf.reduce_min(inputs["noise_rms"], (1, 2))
         return {name: systems[name] for name in systems if name not in ("source", "lensed")} | {
             "snr": signal / noise,
-            "accepted": accepted,
+            "conditions": conditions,
         }
 
     batches = [draw(tf.constant(i)) for i in range(-(-n // _BATCH))]
     drawn = {name: np.concatenate([batch[name] for batch in batches])[:n] for name in batches[0]}
+    conditions = drawn.pop("conditions")
+    accepted = conditions.all(axis=1)
+    if not accepted.any():
+        raise InputError(refusal(1, 0, n, tf.constant(conditions.sum(axis=0)), config).numpy().decode())
     lens = dict(zip(LENS_PARAMETERS, drawn.pop("lens").T, strict=True))
     x, y = drawn.pop("source_position").T
     return (
@@ -65,6 +77,7 @@ def draw_distributions(config, stamps, n, seed=0):
             "shear": np.hypot(lens["gamma1"], lens["gamma2"]),
             "source_x": x,
             "source_y": y,
+            "accepted": accepted,
         }
     )
 

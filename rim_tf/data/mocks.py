@@ -1,85 +1,27 @@
 """Simulated lenses: priors, draws, and a tf.data stream that never shows the same image twice (Section 2.3).
 
-Everything is drawn from the pair (seed, index of the batch), so that a stream is the same on every machine, can be
-taken up at any batch after an interruption, and differs between any two batches.
+Everything is drawn from a pair of `rim_tf.data.seeds` and the index of the batch, so that a stream is the same on every
+machine, can be taken up at any batch after an interruption, and differs between any two batches.
 """
 
-import dataclasses
+import contextlib
+import re
 
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import SOURCE_SCALE_RATIO
+from rim_tf.data import seeds
 from rim_tf.data.observing import observe
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
 
-
-@dataclasses.dataclass(frozen=True)
-class MockConfig:
-    """What is drawn. A pair is the range of a uniform draw, unless its name begins with `log_`.
-
-    Lengths are fractions of the field's width, as a lens has no scale of its own; only the PSF is in arcsec.
-    """
-
-    image_pixels: int = 64
-    source_pixels: int = 64
-    source_scale_ratio: float = SOURCE_SCALE_RATIO
-    log_pixel_scale: tuple[float, float] = (0.08, 0.08)
-    """Pixel of the image [arcsec], log-uniform."""
-    theta_E: tuple[float, float] = (0.10, 0.28)
-    ellipticity: tuple[float, float] = (0.0, 0.3)
-    """|e|, with the angle uniform; likewise the shear."""
-    shear: tuple[float, float] = (0.0, 0.1)
-    lens_offset: float = 0.02
-    """Standard deviation of x_lens and y_lens."""
-    log_half_light_radius: tuple[float, float] = (0.02, 0.09)
-    """Of the source, log-uniform."""
-    source_offset: float = 0.07
-    """Standard deviation of the source's position on each axis, relative to the lens."""
-    axis_stretch: tuple[float, float] = (0.8, 1.0)
-    """One axis of the galaxy's image is multiplied by this: one galaxy stands for many inclinations."""
-    minimum_magnification: float = 3.0
-    edge_flux: float = 0.01
-    """Largest share of the lensed flux in the outermost pixels, and of the source outside its grid."""
-    psf_sigma: tuple[float, float] = (0.0, 0.1)
-    """[arcsec]"""
-    log_noise: tuple[float, float] = (1e-3, 1e-1)
-    """Noise rms over the peak of the noiseless, blurred image, log-uniform."""
-    noise_map_fraction: float = 0.0
-    """Share of systems whose noise grows with the image, as counting photons makes it."""
-    mask_fraction: float = 0.0
-    """Share of systems with round holes in their mask."""
-    lens_error: float = 0.0
-    """Standard deviation of an error added to each lens parameter that the network is given."""
-    psf_pixels: int = 0
-    """Side of pixelated PSFs, odd: elliptical Moffat profiles of the width that `psf_sigma` gives. 0 for Gaussians."""
-    psf_beta: tuple[float, float] = (2.5, 5.0)
-    """Moffat exponent: how strong the wings of pixelated PSFs are."""
-    psf_ellipticity: tuple[float, float] = (0.0, 0.1)
-    """Of pixelated PSFs, with the angle uniform."""
-    correlated_noise_fraction: float = 0.0
-    """Share of systems whose noise has been blurred, at the same rms, which the network is not told."""
-    noise_correlation: tuple[float, float] = (0.3, 0.8)
-    """Sigma of the Gaussian that blurs it [pixels]; drizzling makes about half a pixel."""
-    lens_light_fraction: float = 0.0
-    """Share of systems with what an imperfect subtraction of the lens galaxy leaves."""
-    lens_light_error: float = 0.01
-    """Relative error of that subtraction in each parameter; in the centre, tenths of a pixel for each 0.01."""
-
-    @classmethod
-    def from_dict(cls, values):
-        """The inverse of `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-
-    def __post_init__(self):
-        if self.psf_pixels and self.psf_pixels % 2 == 0:
-            raise InputError(f"psf_pixels is {self.psf_pixels}; it must be odd, or 0 for Gaussian PSFs.")
-
-
-# Section 2.3: images of 192 x 192 pixels of 0.04", sources of as many pixels.
-PAPER_MOCKS = MockConfig(image_pixels=192, source_pixels=192, log_pixel_scale=(0.04, 0.04))
+# Systems are drawn in rounds of twice as many as are wanted, and at least so many; after so many rounds it is given up.
+_SMALLEST_ROUND, _ROUNDS = 16, 50
+# What else is drawn for a batch is folded in where a round has its number, beyond those of all rounds.
+_OBSERVING, _POOL = 1 << 20, 1 << 21
+# How the sentence begins that says why too few systems are accepted; a graph of TensorFlow's wraps it in its own words.
+_REFUSAL = "Too few simulated systems are accepted"
 
 
 class GalaxyStamps:
@@ -94,12 +36,22 @@ class GalaxyStamps:
         self.images = tf.convert_to_tensor(images, tf.float32)
         self.half_light_radius = tf.convert_to_tensor(half_light_radius, tf.float32)
 
+    @classmethod
+    def of(cls, galaxies):
+        """The stamps of a `GalaxySet`."""
+        return cls(galaxies.images, galaxies.half_light_radius)
+
     def __len__(self):
         return self.images.shape[0]
 
 
 class Draws:
-    """Stateless random numbers, a fresh stream at each call."""
+    """Stateless random numbers, others at each call.
+
+    Args:
+      seed: `seeds.seed_pair` of a stream, or what has been folded from one, int32 [2].
+      index: what is folded in, scalar integer.
+    """
 
     def __init__(self, seed, index):
         self.seed = tf.random.fold_in(seed, index)
@@ -144,11 +96,15 @@ def place_sources(stamps, index, grid, x, y, radius, angle, stretch, mirror):
     """Galaxies on a source grid, [n, rows, columns], each pixel the mean of 2 x 2 samples; peak 1.
 
     Args:
+      stamps: `GalaxyStamps`.
       index: [n], which galaxies.
       grid: `PixelGrid` of the source plane.
-      x, y, radius: [n], centre and half-light radius there [arcsec].
+      x: [n], centre there [arcsec].
+      y: likewise.
+      radius: [n], half-light radius there [arcsec].
       angle: [n], rotation [rad].
-      stretch: [n], factor on one axis of the galaxy. mirror: [n], 1 or -1.
+      stretch: [n], factor on one axis of the galaxy.
+      mirror: [n], 1 or -1.
     """
     fine = PixelGrid(2 * grid.rows, 2 * grid.columns, grid.pixel_scale / 2)
     column, row = fine.coordinates()
@@ -166,12 +122,18 @@ def place_sources(stamps, index, grid, x, y, radius, angle, stretch, mirror):
 
 
 def draw_systems(draws, n, stamps, config):
-    """Noiseless systems and whether each fulfils the paper's conditions (magnification, flux on the frame).
+    """Noiseless systems, and which of the paper's conditions each fulfils (magnification, flux on the frame).
+
+    Args:
+      draws: `Draws`.
+      n: how many.
+      stamps: `GalaxyStamps`.
+      config: `MockConfig`.
 
     Returns:
       A dictionary of lens [n, 7], source [n, m, m], lensed [n, k, k], pixel_scale [n], source_pixel_scale [n],
       source_position [n, 2] relative to the lens, half_light_radius [n] (both [arcsec]) and magnification [n]; and
-      accepted, [n] boolean.
+      the conditions, [n, 3] boolean, whose order is that of `refusal`: a system that fulfils all is accepted.
     """
     pixel_scale = draws.log_uniform([n], *config.log_pixel_scale)
     source_scale = pixel_scale * config.source_scale_ratio
@@ -204,12 +166,12 @@ def draw_systems(draws, n, stamps, config):
     flux, source_flux = tf.reduce_sum(lensed, (1, 2)), tf.reduce_sum(source, (1, 2))
     # Surface brightness is conserved, so fluxes compare through the areas of the pixels.
     magnification = flux / tf.maximum(source_flux, 1e-6) / config.source_scale_ratio**2
-    accepted = (
-        (magnification >= config.minimum_magnification)
-        & (_edge_sum(lensed) <= config.edge_flux * flux)
-        & (_edge_sum(source) <= config.edge_flux * source_flux)
-    )
-    return systems | {"lensed": lensed, "magnification": magnification}, accepted
+    conditions = [
+        magnification >= config.minimum_magnification,
+        _edge_sum(lensed) <= config.edge_flux * flux,
+        _edge_sum(source) <= config.edge_flux * source_flux,
+    ]
+    return systems | {"lensed": lensed, "magnification": magnification}, tf.stack(conditions, axis=1)
 
 
 def image_systems(systems, pixels):
@@ -225,36 +187,91 @@ def _edge_sum(image):
 
 
 def draw_accepted(seed, index, n, stamps, config):
-    """Exactly n accepted systems: `draw_systems` in rounds until there are enough."""
-    round_size = 2 * n
+    """Exactly n accepted systems: `draw_systems` in rounds until there are enough.
 
-    def another(round_index, kept, found):
+    Args:
+      seed: `seeds.seed_pair` of a stream.
+      index: of the batch, scalar integer.
+      n: how many.
+      stamps: `GalaxyStamps`.
+      config: `MockConfig`.
+
+    Returns:
+      The systems of `draw_systems`.
+
+    Raises:
+      InputError: too few are accepted; inside a graph of TensorFlow's a `tf.errors.InvalidArgumentError`, which
+        `refusals_are_input_errors` turns into one.
+    """
+    seeds.check_pair(seed)
+    size = max(2 * n, _SMALLEST_ROUND)
+
+    def another(round_index, kept, fulfilled, found):
         # Rounds of one batch and batches of one stream never share numbers: they are folded in one after another.
         draws = Draws(tf.random.fold_in(seed, index), round_index)
-        systems, accepted = draw_systems(draws, round_size, stamps, config)
+        systems, conditions = draw_systems(draws, size, stamps, config)
+        accepted = tf.reduce_all(conditions, 1)
         found = {name: tf.concat([found[name], tf.boolean_mask(value, accepted)], 0) for name, value in systems.items()}
-        return round_index + 1, tf.shape(found["lens"])[0], found
+        fulfilled += tf.reduce_sum(tf.cast(conditions, tf.int32), 0)
+        return round_index + 1, tf.shape(found["lens"])[0], fulfilled, found
 
     m, k = config.source_pixels, config.image_pixels
     shapes = {"lens": [7], "source": [m, m], "lensed": [k, k], "pixel_scale": [], "source_pixel_scale": []}
     shapes |= {"source_position": [2], "half_light_radius": [], "magnification": []}
     found = {name: tf.zeros([0, *shape]) for name, shape in shapes.items()}
     spec = {name: tf.TensorShape([None, *shape]) for name, shape in shapes.items()}
-    _, _, found = tf.while_loop(
-        lambda round_index, kept, found: kept < n,
+    n_done, kept, fulfilled, found = tf.while_loop(
+        lambda round_index, kept, fulfilled, found: (kept < n) & (round_index < _ROUNDS),
         another,
-        (0, 0, found),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), spec),
+        (0, 0, tf.zeros([3], tf.int32), found),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([3]), spec),
     )
-    return {name: tf.ensure_shape(value[:n], [n, *shapes[name]]) for name, value in found.items()}
+    with refusals_are_input_errors():
+        enough = tf.debugging.Assert(kept >= n, [refusal(n, kept, n_done * size, fulfilled, config)])
+    with tf.control_dependencies([] if enough is None else [enough]):  # None outside a graph, where it has raised
+        return {name: tf.ensure_shape(value[:n], [n, *shapes[name]]) for name, value in found.items()}
+
+
+def refusal(wanted, accepted, drawn, fulfilled, config):
+    """The sentence that says which conditions refuse what is drawn, a string tensor.
+
+    Args:
+      wanted: systems.
+      accepted: systems.
+      drawn: systems.
+      fulfilled: how many of them fulfil each condition of `draw_systems`, [3].
+      config: `MockConfig`.
+    """
+    percent = tf.cast(tf.round(100 * (1 - fulfilled / drawn)), tf.int32)
+    return tf.strings.format(
+        f"{_REFUSAL}: {{}} of {{}} drawn, where {wanted} are wanted. {{}} % are magnified less than "
+        f"{config.minimum_magnification:g} times (minimum_magnification), {{}} % have more than "
+        f"{100 * config.edge_flux:g} % of their light at the edge of the image and {{}} % at the edge of the "
+        "source grid (edge_flux); loosen these conditions, or draw other lenses and sources.",
+        [accepted, drawn, *tf.unstack(percent)],
+    )
+
+
+@contextlib.contextmanager
+def refusals_are_input_errors():
+    """What `draw_accepted` says where too few systems are accepted, as an InputError, also out of a graph."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if not (said := re.search(rf"{_REFUSAL}.*other lenses and sources\.", str(error))):
+            raise
+        raise InputError(said[0]) from None
 
 
 def simulate_batch(seed, index, batch_size, stamps, config, psfs=None):
     """One batch (inputs, source) of a stream: the same for the same seed and index.
 
     Args:
-      seed: int32 [2]. index: scalar integer.
+      seed: `seeds.seed_pair` of the stream.
+      index: of the batch, scalar integer.
+      batch_size: lenses in it.
       stamps: `GalaxyStamps`.
+      config: `MockConfig`.
       psfs: as in `observe`.
 
     Returns:
@@ -264,9 +281,44 @@ def simulate_batch(seed, index, batch_size, stamps, config, psfs=None):
     return observe(observing_draws(seed, index), systems, config, psfs), systems["source"]
 
 
+class Simulator:
+    """`simulate_batch` for one stream, compiled once, and called with the index of a batch.
+
+    Args:
+      seed: `seeds.seed_pair` of the stream.
+      batch_size: lenses in a batch.
+      stamps: `GalaxyStamps`.
+      config: `MockConfig`.
+      psfs: as in `observe`.
+    """
+
+    def __init__(self, seed, batch_size, stamps, config, psfs=None):
+        seed = tf.constant(seed)
+        self._compiled = tf.function(
+            lambda index: simulate_batch(seed, index, batch_size, stamps, config, psfs),
+            input_signature=[tf.TensorSpec([], tf.int32)],
+            autograph=False,
+        )
+
+    @property
+    def specification(self):
+        """tf.TensorSpec of all that a call returns, in the same structure."""
+        return self._compiled.get_concrete_function().structured_outputs
+
+    def __call__(self, index):
+        """The batch (inputs, sources) of that index; InputError where too few systems are accepted."""
+        with refusals_are_input_errors():
+            return self._compiled(tf.constant(index))
+
+
 def observing_draws(seed, index):
-    """The `Draws` that PSF, noise and masks of a batch come from; the galaxies' end in the number of a round."""
-    return Draws(tf.random.fold_in(tf.random.fold_in(seed, index), 1 << 20), 0)
+    """The `Draws` that PSF, noise and masks of a batch come from."""
+    return Draws(tf.random.fold_in(seed, index), _OBSERVING)
+
+
+def pool_draws(seed, index):
+    """The `Draws` that say which galaxies a batch may choose from."""
+    return Draws(tf.random.fold_in(seed, index), _POOL)
 
 
 def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1):
@@ -275,14 +327,18 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
     Keras averages the first batch over the replicas of a tf.distribute strategy, and cannot average booleans.
 
     Args:
+      seed: `seeds.seed_pair` of the stream.
+      batch_size: lenses in a batch.
       stamps: `GalaxyStamps`, or an endless tf.data.Dataset that gives, for each batch from `first_batch` on, the
         images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`prepared_sets.galaxy_pools`).
+      config: `MockConfig`.
+      first_batch: number of the first batch.
       psfs: as in `observe`.
-      shard, n_shards: this worker and how many there are, as in tf.distribute.InputContext. Of the batches from
-        `first_batch` on, worker i has number i and every n_shards-th after it: together the workers see what one
-        would, whatever their number.
+      shard: this worker, as in tf.distribute.InputContext. Of the batches from `first_batch` on, worker i has number i
+        and every n_shards-th after it: together the workers see what one would, whatever their number.
+      n_shards: how many workers there are.
     """
-    seed = tf.constant([seed, 0], tf.int32)
+    seed = tf.constant(seeds.check_pair(seed))
 
     def simulate(index, stamps=stamps):
         inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs)

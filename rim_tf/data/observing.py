@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.grids import PixelGrid
+from rim_tf.physics.light import elliptical_radius2, sersic
 from rim_tf.physics.psf import GaussianBlur, blur_operator
 
 # Samples of a PSF along each side of a pixel, whose mean is the pixel's value.
@@ -21,7 +22,9 @@ def observe(draws, systems, config, psfs=None):
     background and, at the peak, as much as that for the photons; those of the lens galaxy count as well.
 
     Args:
-      draws: `mocks.Draws`. systems: dictionary as `mocks.draw_accepted` returns it. config: `MockConfig`.
+      draws: `mocks.Draws`.
+      systems: dictionary as `mocks.draw_accepted` returns it.
+      config: `MockConfig`.
       psfs: [n_psfs, k, k], stamps of odd side and sum 1 at the pixel scale of the images, of which each system gets
         one; None for what the config describes.
     """
@@ -32,7 +35,7 @@ def observe(draws, systems, config, psfs=None):
     photons = tf.cast(draws.uniform([n, 1, 1]) < config.noise_map_fraction, tf.float32)
     white = draws.normal(tf.shape(lensed))
     mask = _draw_masks(draws, n, grid, config)
-    lens = systems["lens"] + draws.normal([n, 7], config.lens_error)
+    lens = systems["lens"] + draws.normal(tf.shape(systems["lens"]), config.lens_error)
 
     psf = _draw_psfs(draws, sigma, systems["pixel_scale"], config, psfs)
     blur = blur_operator(psf, grid)
@@ -87,7 +90,10 @@ def moffat_stamps(fwhm, beta, e1, e2, pixels):
     """Pixelated PSFs with wings, [n, pixels, pixels]: elliptical Moffat profiles (1 + r^2 / a^2)^-beta of sum 1.
 
     Args:
-      fwhm: [n] [pixels], on the intermediate axis. beta: [n], above 1. e1, e2: [n], as those of a lens.
+      fwhm: [n] [pixels], on the intermediate axis.
+      beta: [n], above 1.
+      e1: [n], ellipticity, as that of a lens.
+      e2: likewise.
       pixels: side of the stamps, odd.
     """
     grid = PixelGrid(pixels * _OVERSAMPLING, pixels * _OVERSAMPLING, tf.constant([1 / _OVERSAMPLING]))
@@ -95,22 +101,9 @@ def moffat_stamps(fwhm, beta, e1, e2, pixels):
     fwhm, beta, e1, e2 = (value[:, None, None] for value in (fwhm, beta, e1, e2))
     # A PSF much narrower than the samples would fall between them.
     core = tf.maximum(fwhm, 1 / _OVERSAMPLING) / (2 * tf.sqrt(2 ** (1 / beta) - 1))
-    profile = (1 + _elliptical_radius2(x, y, e1, e2) / core**2) ** -beta
+    profile = (1 + elliptical_radius2(x, y, e1, e2) / core**2) ** -beta
     stamps = tf.nn.avg_pool2d(profile[..., None], _OVERSAMPLING, _OVERSAMPLING, "VALID")[..., 0]
     return stamps / tf.reduce_sum(stamps, (1, 2), keepdims=True)
-
-
-def _elliptical_radius2(x, y, e1, e2):
-    """q x'^2 + y'^2 / q in the frame of the axes, of which the ellipses enclose pi r^2."""
-    e = e1**2 + e2**2
-    return ((1 + e) * (x**2 + y**2) - 2 * e1 * (x**2 - y**2) - 4 * e2 * x * y) / (1 - e)
-
-
-def _sersic(x, y, softening, radius, index, e1, e2):
-    """Surface brightness over that at the half-light radius; the cusp is as wide as `softening`."""
-    b = 2 * index - 1 / 3  # Ciotti & Bertin (1999), to first order
-    r = tf.sqrt(_elliptical_radius2(x, y, e1, e2) + softening**2) / radius
-    return tf.exp(-b * (r ** (1 / index) - 1))
 
 
 def _draw_lens_light(draws, lens, grid, config):
@@ -133,11 +126,14 @@ def _draw_lens_light(draws, lens, grid, config):
     def error():
         return draws.normal(column, config.lens_light_error)
 
-    light = _sersic(x, y, half_pixel, radius, index, e1, e2)
-    fit = _sersic(
+    def galaxy(x, y, radius, index, e1, e2):
+        # Within half a pixel of its centre the cusp is flat: a pixel is a mean, and no cusp could be seen.
+        return sersic(elliptical_radius2(x, y, e1, e2) + half_pixel**2, radius, index, tf.exp)
+
+    light = galaxy(x, y, radius, index, e1, e2)
+    fit = galaxy(
         x + 20 * half_pixel * error(),
         y + 20 * half_pixel * error(),
-        half_pixel,
         radius * tf.exp(error()),
         index * tf.exp(error()),
         e1 + error(),

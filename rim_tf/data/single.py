@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import SOURCE_SCALE_RATIO
-from rim_tf.data import mocks
+from rim_tf.config import SOURCE_SCALE_RATIO, MockConfig
+from rim_tf.data import mocks, seeds
 from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
@@ -13,32 +13,35 @@ from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.systems import batch_of
-
-# Training draws its galaxies from SeedSequence(its seed); every sequence here begins with this number instead.
-_STREAM = 2019
+from rim_tf.validation import from_json
 
 
-def draw_system(seed, pixels, pixel_scale, lens=None, source=None):
+def draw_system(seed, pixels, pixel_scale, lens=None, source=None, stream="simulate"):
     """A lens and a source; what is not given is drawn, the same for the same seed.
 
     Args:
       seed: whole number from 0 to 2^31 - 1.
-      pixels, pixel_scale: of the image that is to come: pixels on a side, [arcsec].
-      lens: `LensParameters`, or None to draw as `mocks.MockConfig` does.
+      pixels: on a side of the image that is to come.
+      pixel_scale: of that image [arcsec].
+      lens: a lens, or None to draw as `mocks.MockConfig` does.
       source: (surface brightness [n, m], pixel scale [arcsec]), or None for a procedural clumpy spiral on the grid
         that `rim_tf.reconstruct` chooses by default.
+      stream: a name in `seeds.STREAMS`.
 
     Returns:
-      `LensParameters`, the source [n, m] and its pixel scale [arcsec].
+      The lens, the source [n, m] and its pixel scale [arcsec].
+
+    Raises:
+      InputError: a seed, a number of pixels or a pixel scale out of range.
     """
-    rng = np.random.default_rng([_STREAM, seed])
+    rng = seeds.generator(stream, seed)
     galaxy = clumpy_spiral(rng)
     stamps = mocks.GalaxyStamps([galaxy], [half_light_radius(galaxy)])
     source_pixels = pixels + pixels % 2
+    asked = {"image_pixels": pixels, "source_pixels": source_pixels, "log_pixel_scale": (pixel_scale, pixel_scale)}
+    config = from_json(MockConfig, asked, "The image that is asked for")
     if lens is None:
-        scales = (pixel_scale, pixel_scale)
-        config = mocks.MockConfig(image_pixels=pixels, source_pixels=source_pixels, log_pixel_scale=scales)
-        system = mocks.draw_accepted(tf.constant([_STREAM, seed], tf.int32), 0, 1, stamps, config)
+        system = mocks.draw_accepted(seeds.seed_pair(stream, seed), 0, 1, stamps, config)
         lens = LensParameters(*map(float, system["lens"][0]))
         if source is None:
             return lens, system["source"][0].numpy(), pixel_scale * SOURCE_SCALE_RATIO
@@ -57,14 +60,19 @@ def draw_system(seed, pixels, pixel_scale, lens=None, source=None):
     return lens, source[0].numpy(), float(source_scale)
 
 
-def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf):
+def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf, stream="simulate"):
     """`Observation` of a source, with white noise of rms `noise` times the peak; and the image without noise.
 
     Args:
       seed: of the noise, as in `draw_system`.
-      lens, source, source_scale: as `draw_system` returns them.
-      pixels, pixel_scale: of the image: pixels on a side, [arcsec].
+      lens: as `draw_system` returns it.
+      source: likewise.
+      source_scale: likewise.
+      pixels: on a side of the image.
+      pixel_scale: of the image [arcsec].
+      noise: its rms over the image's peak.
       psf: as in `Observation`.
+      stream: as in `draw_system`.
 
     Raises:
       InputError: a PSF that `Observation` refuses, or none of the source's light reaches the image.
@@ -78,5 +86,5 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
     peak = float(noiseless.max())
     if peak <= 0:
         raise InputError("None of the source's light reaches the image; check the lens and the source's pixel scale.")
-    image = noiseless + noise * peak * np.random.default_rng([_STREAM, seed, 1]).normal(size=noiseless.shape)
+    image = noiseless + noise * peak * seeds.generator(stream, seed, 1).normal(size=noiseless.shape)
     return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless

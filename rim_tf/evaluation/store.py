@@ -17,12 +17,12 @@ import warnings
 import numpy as np
 
 from rim_tf import __version__
-from rim_tf.config import InversionSettings
-from rim_tf.data.mocks import MockConfig
+from rim_tf.config import InversionSettings, MockConfig
 from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, finite, load_arrays, read_json, save_arrays, sweep, write_json
 from rim_tf.inference.methods import METHODS
+from rim_tf.validation import Seed, check, from_json
 
 # Systems that are drawn together. Of the first so many every picture is kept.
 CHUNK = 20
@@ -38,13 +38,16 @@ class StudyConfig:
     """What is drawn and how it is judged; n is not part of it, as a study may grow, nor are the methods."""
 
     mocks: MockConfig = MockConfig()
-    seed: int = 0
+    seed: Seed = 0
     sources: str | None = None
     """Where the galaxies come from, as for `rim_tf.evaluation.study.unseen_galaxies`."""
     regularisation: str = InversionSettings.regularisation
     """Of the Gaussian prior by which the smoothness of every source is judged; the paper's is the gradient."""
     boundary: str = InversionSettings.boundary
     """Of that prior."""
+
+    def __post_init__(self):
+        check(self)
 
 
 class Store:
@@ -113,13 +116,15 @@ class Store:
             raise InputError(f"{self.out} holds no study; name the --out of an earlier `rim-tf evaluate`.")
         values = read_json(self._config)
         try:
-            config = StudyConfig(**{field.name: values[field.name] for field in dataclasses.fields(StudyConfig)})
-            config = dataclasses.replace(config, mocks=MockConfig.from_dict(config.mocks))
+            fields = {field.name: values[field.name] for field in dataclasses.fields(StudyConfig)}
+            config = from_json(StudyConfig, fields, str(self._config))
             methods = {
                 name: {"settings": dict(found["settings"]), "key": str(found["key"])}
                 for name, found in values["methods"].items()
             }
             return _settings(config) | {"rim_tf": values["rim_tf"], "methods": methods}
+        except InputError:
+            raise
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             fault = f"it has no {error}" if isinstance(error, KeyError) else error
             raise InputError(f"{self._config} is not that of a study ({fault}); choose another --out.") from None

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.data.mocks import GalaxyStamps, simulate_batch
-from rim_tf.data.seeds import STREAMS, check_seed, seed_pair
+from rim_tf.data.seeds import seed_pair
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.data.sources.drawings import draw_digit, draw_text, read_digits
-from rim_tf.data.sources.galaxies import LOADERS, GalaxySet, half_light_radius, has_samples, load_directory
-from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import measures, store
 from rim_tf.evaluation.store import Store
@@ -32,8 +32,6 @@ from rim_tf.physics.imaging import imaging_operator
 _N_PROCEDURAL = 1000
 # What the sources of Figure 10 are shown with; `mocks` has the same on average.
 _UNUSUAL_NOISE, _UNUSUAL_PSF = 0.01, 0.05
-# Their lenses are those that `rim-tf simulate` draws for the seeds from this one on.
-_UNUSUAL_SEED = 2_000_000
 TEXT = "STRONG\nLENSING\n2026"
 
 
@@ -160,7 +158,7 @@ def unseen_galaxies(where, seed=0):
 
     Args:
       where: None for procedural galaxies; or a folder or the name of a tfds set, of which the validation split is
-        taken, as `rim_tf.data.prepared.find_galaxies` does.
+        taken, as `find_galaxies` does.
       seed: of procedural galaxies.
 
     Returns:
@@ -169,24 +167,7 @@ def unseen_galaxies(where, seed=0):
     Raises:
       InputError: no galaxies there.
     """
-    if where is None:
-        images = procedural_galaxies(_N_PROCEDURAL, [STREAMS["study"], check_seed(seed)])
-        ids = tuple(f"procedural:study:{seed}:{i}" for i in range(len(images)))
-        return GalaxySet(images, ids, np.array([half_light_radius(image) for image in images]))
-    if has_samples(where):
-        found = load_directory(where).split("validation")  # needs nothing but the core of the package
-    else:
-        try:
-            from rim_tf.data.prepared import find_galaxies
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"{where} has none of {', '.join(LOADERS)}, and to read other galaxies needs {error.name}; "
-                "do: pip install 'rim_tf[datasets]'."
-            ) from error
-        found = find_galaxies(where, "validation", seed)
-    if not len(found):
-        raise InputError(f"{where} has no galaxies in the validation split; give more galaxies.")
-    return found
+    return find_galaxies(where, "validation", "study", seed, _N_PROCEDURAL)
 
 
 # ------------------------------------------------------------------------------------------- systems and results
@@ -225,10 +206,10 @@ def _systems(inputs, source):
 def _unusual_system(number, source, mocks):
     """A drawing behind a lens of the study's kind."""
     pixel_scale = float(np.sqrt(np.prod(mocks.log_pixel_scale)))
-    source_scale, seed = pixel_scale * mocks.source_scale_ratio, _UNUSUAL_SEED + number
-    lens, source, source_scale = draw_system(seed, mocks.image_pixels, pixel_scale, source=(source, source_scale))
+    source, stream = (source, pixel_scale * mocks.source_scale_ratio), "study: drawings"
+    lens, source, source_scale = draw_system(number, mocks.image_pixels, pixel_scale, source=source, stream=stream)
     observation, noiseless = observe_system(
-        seed, lens, source, source_scale, mocks.image_pixels, pixel_scale, _UNUSUAL_NOISE, _UNUSUAL_PSF
+        number, lens, source, source_scale, mocks.image_pixels, pixel_scale, _UNUSUAL_NOISE, _UNUSUAL_PSF, stream
     )
     return System(observation, lens, source, noiseless, source_scale)
 

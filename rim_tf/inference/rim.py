@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from rim_tf.config import RIMSettings, to_json
+from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.lens import Lens
 from rim_tf.models.pretrained import load_pretrained
@@ -18,6 +18,7 @@ from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
 from rim_tf.systems import batch_of, batches, source_grid
+from rim_tf.validation import to_json
 
 
 def reconstruct(

@@ -1,18 +1,64 @@
-"""Weights that ship with the package: HDF5 files of plain arrays, checked against a checksum before they are read."""
+"""Trained networks as files: NAME.json, which describes one, beside NAME.weights.h5, plain arrays in HDF5.
 
+The description holds the network's settings, checksums of both, and where the weights come from. Nothing large is read
+before it is known to belong to it. Weights that ship are in `rim_tf/models/weights/`.
+"""
+
+import dataclasses
 import hashlib
 import json
+import math
 import pathlib
+from collections.abc import Callable
 
-from rim_tf.config import RIMConfig
+import h5py
+import humanize
+
+from rim_tf.config import RIMConfig, model_from_json
 from rim_tf.errors import InputError
+from rim_tf.files import read_json, write_json, written_whole
+from rim_tf.models.flops import convolutions
 from rim_tf.models.rim import RIM
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
+# HDF5 puts its own tables around the numbers: some kilobytes for each array.
+_OVERHEAD = 1_000_000
+
+
+def _rim_shapes(config):
+    """The shape of each array in the weights file of a RIM, by its name there."""
+    shapes = {}
+    for layer in convolutions(config, config.stride):
+        channels = (layer.outputs, layer.inputs) if layer.transpose else (layer.inputs, layer.outputs)
+        arrays = f"cell/{layer.name.replace('.', '/')}/vars"
+        shapes |= {f"{arrays}/0": (layer.kernel, layer.kernel, *channels), f"{arrays}/1": (layer.outputs,)}
+    return shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """How the networks of one kind are made.
+
+    Attributes:
+      build: settings -> an untrained `keras.Model` with these as its `config`.
+      shapes: settings -> the shape of each array in its weights file, by name, without making the network.
+    """
+
+    build: Callable
+    shapes: Callable
+
+
+# By the class of their settings, which `rim_tf.config.MODELS` has by name.
+_NETWORKS = {RIMConfig: _Network(RIM, _rim_shapes)}
+
+
+def build_model(config):
+    """An untrained network of the given settings, one of `rim_tf.config.MODELS`."""
+    return _NETWORKS[type(config)].build(config)
 
 
 def load_pretrained(name="small"):
-    """The trained `RIM` of that name.
+    """The trained network of that name.
 
     Args:
       name: of shipped weights ("small"), or the path of a description NAME.json beside its weights, as
@@ -25,20 +71,17 @@ def load_pretrained(name="small"):
     if not description_path.is_file():
         shipped = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.json"))) or "none"
         raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
-    try:
-        description = json.loads(description_path.read_text())
-        config, checksum = RIMConfig.from_dict(description["rim"]), description["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{description_path} does not describe weights ({error}); install it again.") from None
+    config, checksum = _read_description(description_path)
     path = description_path.with_suffix(".weights.h5")
     if not path.is_file():
         raise InputError(f"{path} is missing; install it again.")
+    _check_arrays(path, _NETWORKS[type(config)].shapes(config))
     if sha256(path) != checksum:
         raise InputError(
             f"{path} is truncated or was changed: its checksum is not the one in {description_path.name}. "
             "Install or download it again."
         )
-    model = RIM(config)
+    model = build_model(config)
     model.load_weights(path)
     return model
 
@@ -47,19 +90,75 @@ def save_trained(model, path, provenance):
     """Write PATH.json and PATH.weights.h5 for `load_pretrained`.
 
     Args:
-      model: a built `RIM`.
+      model: a built network of the package, as `build_model` makes them.
       path: without a suffix.
       provenance: JSON-ready dictionary: the command, seed, data and measured figures of these weights.
     """
     path = pathlib.Path(path)
-    weights = path.with_name(path.name + ".weights.h5")
-    bare = RIM(model.config)  # a compiled model would write its optimiser's state too, twice its size
+    bare = build_model(model.config)  # a compiled model would write its optimiser's state too, twice its size
     bare.set_weights(model.get_weights())
-    bare.save_weights(weights)
-    description = {"rim": bare.get_config()["config"], "sha256": sha256(weights), **provenance}
-    path.with_name(path.name + ".json").write_text(json.dumps(description, indent=2) + "\n")
+    with written_whole(path.with_name(path.name + ".weights.h5")) as unfinished:
+        # Keras wants this very ending, which an unfinished file has not.
+        weights = unfinished.with_suffix(".weights.h5")
+        bare.save_weights(weights)
+        weights.replace(unfinished)
+        checksum = sha256(unfinished)
+    settings = dataclasses.asdict(model.config)
+    checksums = {"sha256": checksum, "model_sha256": _settings_sha256(settings)}
+    write_json(path.with_name(path.name + ".json"), {"model": settings, **checksums, **provenance})
 
 
 def sha256(path):
     """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settings_sha256(settings):
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _read_description(path):
+    """The settings of a network and the checksum of its weights, from NAME.json."""
+    advice = "install it again"
+    try:
+        values = read_json(path)
+        if missing := [name for name in ("model", "sha256", "model_sha256") if name not in values]:
+            raise InputError(f"it lacks {', '.join(missing)}.")
+        config = model_from_json(values["model"], "its network")
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} does not describe weights: {str(error).rstrip('.')}; {advice}.") from None
+    if _settings_sha256(values["model"]) != values["model_sha256"]:
+        # Most settings change no shape: weights that were trained with others would load, and be wrong without a word.
+        raise InputError(f"{path} was changed: its network is not the one that the weights were trained as; {advice}.")
+    return config, values["sha256"]
+
+
+def _check_arrays(path, wanted):
+    """InputError where a weights file is not one of arrays of the shapes `wanted`; only its tables are read."""
+    n_bytes, size = 4 * sum(map(math.prod, wanted.values())), path.stat().st_size
+    if not n_bytes <= size <= n_bytes + _OVERHEAD:
+        raise InputError(
+            f"{path} is truncated or was changed: it has {humanize.naturalsize(size)}, and the network that it is said "
+            f"to belong to has {humanize.naturalsize(n_bytes)} of weights. Install or download it again."
+        )
+    found = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item.shape
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(note)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} is truncated or was changed: it cannot be read as HDF5 ({reason}). Install or download it again."
+        ) from None
+    for name in sorted({*wanted, *found}):
+        if found.get(name) != wanted.get(name):
+            raise InputError(
+                f"{path} does not belong to its description: {name} has the shape {found.get(name)}, and wanted is "
+                f"{wanted.get(name)}. Install or download both again."
+            )

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from rim_tf.config import InversionSettings
-from rim_tf.data.mocks import MockConfig
+from rim_tf.config import InversionSettings, MockConfig
 from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation.store import Store, StudyConfig, read_study

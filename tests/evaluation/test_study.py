@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.config import SMALL, InversionSettings, RIMSettings, to_json
-from rim_tf.data.mocks import MockConfig
+from rim_tf.config import SMALL, InversionSettings, MockConfig, RIMSettings
 from rim_tf.data.sources.drawings import draw_digit
 from rim_tf.errors import InputError
 from rim_tf.evaluation import figures, metrics, report, store, study
@@ -22,6 +21,7 @@ from rim_tf.inference.methods import METHODS, Method, register
 from rim_tf.inference.rim import RIMSolver
 from rim_tf.models.rim import RIM
 from rim_tf.results import SourceFit
+from rim_tf.validation import to_json
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, log_pixel_scale=(0.3, 0.3))
 INVERSION = InversionSolver(InversionSettings(solver="exact"))

@@ -25,7 +25,7 @@ from training.train import train
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.1)
 TINY = dataclasses.replace(
     EXPERIMENTS["small"],
-    rim=dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)),
+    model=dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)),
     mocks=MOCKS,
     batch_size=2,
     n_steps=2,

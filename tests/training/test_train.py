@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from rim_tf.config import SMALL
-from rim_tf.data.mocks import MockConfig
+from rim_tf.config import SMALL, MockConfig
 from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError

@@ -16,7 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rim_tf.data.sources.galaxies import QUALITIES, STAMP_SIZE, GalaxySet, split_of
+from rim_tf.data.sources.galaxies import STAMP_SIZE, GalaxySet, split_of
+from rim_tf.data.sources.preparation import QUALITIES
 from rim_tf.errors import InputError, InputWarning
 
 # What the readers of FITS, images and archives raise at a file that is cut short or is something else.
@@ -57,8 +58,8 @@ class Candidate:
       id: its name in the set, "<set>:<name within it>", unique.
       file: what to call it where it cannot be read.
       read: reads the frame, the argument of `prepare`.
-      prepare: frame -> `Stamp` or None; a function of `rim_tf.data.sources.galaxies`, so that processes can share the
-        work.
+      prepare: frame -> `Stamp` or None; a function of `rim_tf.data.sources.preparation`, so that processes can share
+        the work.
       pixel_scale: of the frame that `prepare` starts from [arcsec]; NaN where it is not known.
       band: filter, "" where it is not known.
       features: functions that give the further features of the builder, by name.
@@ -127,7 +128,10 @@ class GalaxyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        folder = pathlib.Path(dl_manager.manual_dir)
+        try:
+            folder = pathlib.Path(dl_manager.manual_dir)
+        except AssertionError as error:  # tfds says so of a folder that is empty or not there
+            raise InputError(" ".join(str(error).split())) from None
         parts = {"train": [], "validation": []}
         for candidate in self.candidates(folder):
             name = split_of(candidate.galaxy or candidate.id, self.builder_config.validation_fraction)

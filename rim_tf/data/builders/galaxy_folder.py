@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import math
-import os
-import warnings
 
 import numpy as np
 from astropy import wcs
 from astropy.io import fits
 
 from rim_tf.data.builders.base import UNREADABLE, Candidate, GalaxyBuilder, GalaxyConfig, read_picture
-from rim_tf.data.sources.galaxies import prepare_cosmos, prepare_frame, unstretched
+from rim_tf.data.sources.fits_files import is_cut_short, opened
+from rim_tf.data.sources.preparation import prepare_cosmos, prepare_frame, unstretched
 from rim_tf.errors import InputError
 
 _FITS, _PICTURES = (".fits", ".fit", ".fits.gz", ".fits.fz"), (".jpg", ".jpeg", ".png")
@@ -65,23 +64,22 @@ galaxy, seen in several bands, say, and share a split.
             )
 
     def _in_fits(self, path, name):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what astropy says of a broken file, we say with its name
-            try:
-                with fits.open(path, memmap=False) as hdus:
-                    images = [
-                        (i, hdu.header)
-                        for i, hdu in enumerate(hdus)
-                        if isinstance(hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU))
-                        and hdu.header.get("NAXIS") == 2
-                        and hdu.name.upper() not in _NO_GALAXY
-                    ]
-                    last, n_hdus = hdus[-1].fileinfo(), len(hdus)
-            except UNREADABLE as error:
-                self.skip(str(path), error)
-                return
-        # astropy passes over a header that is cut short: the bytes after the last HDU give it away.
-        if not name.lower().endswith("z") and last["datLoc"] + last["datSpan"] < os.path.getsize(path):
+        try:
+            with opened(path) as hdus:
+                images = [
+                    (i, hdu.header)
+                    for i, hdu in enumerate(hdus)
+                    if isinstance(hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU))
+                    and hdu.header.get("NAXIS") == 2
+                    and hdu.name.upper() not in _NO_GALAXY
+                ]
+                n_hdus = len(hdus)
+                # Of compressed files the bytes are others than astropy's.
+                cut_short = not name.lower().endswith("z") and is_cut_short(hdus, path)
+        except UNREADABLE as error:
+            self.skip(str(path), error)
+            return
+        if cut_short:
             self.skip(f"{path} after HDU {n_hdus - 1}", ValueError("what follows is cut short"))
         elif not images:
             self.skip(str(path), ValueError("holds no two-dimensional image"))
@@ -110,10 +108,8 @@ galaxy, seen in several bands, say, and share a split.
 
 
 def _read_fits(path, index):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with fits.open(path, memmap=False) as hdus:
-            return np.asarray(hdus[index].data, np.float32)
+    with opened(path) as hdus:
+        return np.asarray(hdus[index].data, np.float32)
 
 
 def _pixel_scale(header):

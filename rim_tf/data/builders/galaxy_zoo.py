@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 
 from rim_tf.data.builders.base import Candidate, GalaxyBuilder, GalaxyConfig, read_picture
-from rim_tf.data.sources.galaxies import prepare_galaxy_zoo
+from rim_tf.data.sources.preparation import prepare_galaxy_zoo
 from rim_tf.errors import InputError
 
 _SIDE = 424

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 from astropy.io import fits
 
 from rim_tf.data.builders.base import Candidate, GalaxyBuilder, GalaxyConfig
-from rim_tf.data.sources.galaxies import prepare_cosmos
+from rim_tf.data.sources.fits_files import opened
+from rim_tf.data.sources.preparation import prepare_cosmos
 from rim_tf.errors import InputError
 
 _COLUMNS = ("IDENT", "MAG", "BAND", "GAL_FILENAME", "PSF_FILENAME", "GAL_HDU", "PSF_HDU", "PIXEL_SCALE")
@@ -73,7 +74,7 @@ real_galaxy_catalog_23.5.fits and, beside it, real_galaxy_images_23.5_n*.fits an
 
 def _read_catalogue(path):
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with opened(path) as hdus:
             table = hdus[1].data
             missing = [name for name in _COLUMNS if name not in table.columns.names]
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:

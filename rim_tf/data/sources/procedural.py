@@ -8,6 +8,10 @@ index, row 0 is the smallest y.
 
 import numpy as np
 
+from rim_tf.data import seeds
+from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
+from rim_tf.physics.light import sersic
+
 # The light falls by a cosine from this fraction of half the side to zero at its end, so that a stamp ends in
 # exact zeros and a ray that leaves the source plane meets no step.
 TAPER_START = 0.7
@@ -47,15 +51,15 @@ def clumpy_spiral(rng: np.random.Generator, n: int = 128) -> np.ndarray:
 
     if rng.random() < 0.7:
         x, y = _axes_of_galaxy(n, centre, np.sqrt(q), orientation)  # a bulge is rounder than its disc
-        bulge = _sersic(np.hypot(x, y), half_light * rng.uniform(0.12, 0.35), rng.uniform(1.0, 2.5), n)
-        image += rng.uniform(0.03, 0.25) * bulge / np.sum(bulge)
+        bulge = _softened_sersic(x, y, half_light * rng.uniform(0.12, 0.35), rng.uniform(1.0, 2.5))
+        image += rng.uniform(0.03, 0.25) * bulge
     return _finish(image)
 
 
 def sersic_galaxy(rng: np.random.Generator, n: int = 128) -> np.ndarray:
     """One elliptical Sersic profile or, three times in ten, two of them merging.
 
-    The profile is exp(-b (r / r50)^(1 / index)) with index from 0.7 to 4, blurred by about a pixel because a
+    The profile is `rim_tf.physics.light.sersic` with an index from 0.7 to 4, blurred by about a pixel because a
     cusp sampled at pixel centres depends on where within its pixel it falls.
 
     Args:
@@ -78,19 +82,23 @@ def sersic_galaxy(rng: np.random.Generator, n: int = 128) -> np.ndarray:
     return _finish(primary + flux_ratio * companion)
 
 
-def procedural_galaxies(n_galaxies: int, seed: int, n: int = 128) -> np.ndarray:
-    """Spirals (seven in ten) and smooth galaxies, the same for the same seed.
+def procedural_galaxies(n_galaxies: int, stream: str, seed: int, n: int = 128) -> GalaxySet:
+    """Spirals (seven in ten) and smooth galaxies, the same for the same stream and seed.
 
-    Each galaxy has its own random stream, so the first k galaxies of a larger set are the set of k.
+    Each galaxy has a generator of its own, so the first k galaxies of a larger set are the set of k.
 
-    Returns:
-      Surface brightness, each galaxy's peak 1, [n_galaxies, n, n] float32.
+    Args:
+      n_galaxies: how many.
+      stream: a name in `seeds.STREAMS`.
+      seed: the user's.
+      n: pixels on a side.
     """
     images = np.empty((n_galaxies, n, n), np.float32)
-    for i, stream in enumerate(np.random.SeedSequence(seed).spawn(n_galaxies)):
-        rng = np.random.default_rng(stream)
+    for i in range(n_galaxies):
+        rng = seeds.generator(stream, seed, i)
         images[i] = clumpy_spiral(rng, n) if rng.random() < 0.7 else sersic_galaxy(rng, n)
-    return images
+    radii = np.array([half_light_radius(image) for image in images])
+    return GalaxySet(images, tuple(f"procedural:{stream}:{seed}:{i}" for i in range(n_galaxies)), radii)
 
 
 def _centre(rng, n):
@@ -136,13 +144,10 @@ def _clumps(rng, birthplaces, half_light):
     return image / np.sum(image)
 
 
-def _sersic(radius, half_light, index, n):
-    """exp(-b (r / r50)^(1 / index)), its centre softened by half a pixel of a 128-pixel stamp, [n, n].
-
-    The asymptotic b is that of Ciotti & Bertin (1999, astro-ph/9911078), to its third term.
-    """
-    b = 2.0 * index - 1.0 / 3.0 + 4.0 / (405.0 * index)
-    return np.exp(-b * (np.hypot(radius, 0.5 * n / 128) / half_light) ** (1.0 / index))
+def _softened_sersic(x, y, half_light, index):
+    """A Sersic profile whose centre is softened by half a pixel of a 128-pixel stamp, of unit flux, [n, n]."""
+    image = sersic(x**2 + y**2 + (0.5 * len(x) / 128) ** 2, half_light, index, np.exp)
+    return image / np.sum(image)
 
 
 def _random_sersic(rng, n, centre, half_light):
@@ -150,8 +155,7 @@ def _random_sersic(rng, n, centre, half_light):
     q = rng.uniform(0.35, 1.0)
     x, y = _axes_of_galaxy(n, centre, q, rng.uniform(0.0, np.pi))
     # Dividing by sqrt(q) keeps the area, hence the circularised half-light radius, whatever the axis ratio.
-    image = _sersic(np.hypot(x, y), half_light / np.sqrt(q), rng.uniform(0.7, 4.0), n)
-    return image / np.sum(image)
+    return _softened_sersic(x, y, half_light / np.sqrt(q), rng.uniform(0.7, 4.0))
 
 
 def _taper(n):

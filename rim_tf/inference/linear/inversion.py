@@ -20,7 +20,7 @@ import warnings
 
 import numpy as np
 
-from rim_tf.config import SOURCE_MULTIPLE, InversionSettings, to_json
+from rim_tf.config import SOURCE_MULTIPLE, InversionSettings
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
@@ -29,6 +29,7 @@ from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.linear.system import LinearSystem
 from rim_tf.results import SourceFit
 from rim_tf.systems import source_grid
+from rim_tf.validation import to_json
 
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
 _AUTO_PIXELS = 64 * 64

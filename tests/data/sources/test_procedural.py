@@ -51,8 +51,12 @@ def test_a_galaxy_keeps_its_shape_when_sampled_more_coarsely():
 
 
 def test_the_seed_decides_and_nothing_else():
-    galaxies = procedural_galaxies(6, seed=5, n=64)
-    np.testing.assert_array_equal(galaxies, procedural_galaxies(6, seed=5, n=64))
-    np.testing.assert_array_equal(galaxies[:3], procedural_galaxies(3, seed=5, n=64))
-    assert not np.array_equal(galaxies, procedural_galaxies(6, seed=6, n=64))
-    assert len({galaxy.tobytes() for galaxy in galaxies}) == 6
+    galaxies = procedural_galaxies(6, "test", 5, n=64)
+    np.testing.assert_array_equal(galaxies.images, procedural_galaxies(6, "test", 5, n=64).images)
+    np.testing.assert_array_equal(galaxies.images[:3], procedural_galaxies(3, "test", 5, n=64).images)
+    others = [procedural_galaxies(6, "test", 6, n=64), procedural_galaxies(6, "training", 5, n=64)]
+    every = [image.tobytes() for each in (galaxies, *others) for image in each.images]
+    assert len(set(every)) == len(every) == 18
+    names = [name for each in (galaxies, *others) for name in each.ids]
+    assert len(set(names)) == 18
+    assert galaxies.half_light_radius[2] == half_light_radius(galaxies.images[2])
