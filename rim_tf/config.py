@@ -208,6 +208,7 @@ class RIMSettings:
 
 REGULARISATIONS = ("brightness", "gradient", "curvature")
 BOUNDARIES = ("zero", "suyu", "free")
+SOLVERS = ("auto", "exact", "matrix-free")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +219,7 @@ class InversionSettings:
     boundary: str = setting("zero", "What the prior finds beyond the grid.", choices=BOUNDARIES)
     strength: float | None = setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
     non_negative: bool = setting(False, "Let no pixel be negative.")
-    solver: str = setting("auto", "How the linear system is solved.", choices=("auto", "exact", "matrix-free"))
+    solver: str = setting("auto", "How the linear system is solved.", choices=SOLVERS)
     samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
     seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0, most=LARGEST_SEED)
 

@@ -4,11 +4,10 @@ import pathlib
 
 import click
 
+from rim_tf.cli import options
 from rim_tf.config import PAPER_MOCKS, MockConfig
 from rim_tf.errors import InputError
 from rim_tf.validation import from_json
-
-_positive = click.FloatRange(min=0, min_open=True)
 
 
 @click.group()
@@ -36,7 +35,7 @@ def dataset():
     type=click.IntRange(min=8),
     help=f"Of the sources.  [default: {PAPER_MOCKS.source_pixels}, or --pixels]",
 )
-@click.option("--pixel-scale", type=_positive, help=f"[arcsec]  [default: {PAPER_MOCKS.log_pixel_scale[0]}]")
+@click.option("--pixel-scale", type=options.POSITIVE, help=f"[arcsec]  [default: {PAPER_MOCKS.log_pixel_scale[0]}]")
 @click.option("--config", metavar="JSON", help="File with any of the settings of MockConfig, in place of the paper's.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of this machine.")
 @click.option("--runner", help="Of Apache Beam, in place of processes of this machine.")

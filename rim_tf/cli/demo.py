@@ -12,7 +12,7 @@ from rim_tf.config import SimulationSettings
 
 # A lens that fills its field as most do; the seed gives a galaxy with arms and clumps to look for.
 _LENS = {"theta_E": 1.25, "e1": 0.10, "e2": -0.12, "x_lens": 0.03, "y_lens": -0.04, "gamma1": 0.03, "gamma2": 0.02}
-_SETTINGS = SimulationSettings(seed=28)
+_SEED = 28
 
 
 @click.command()
@@ -24,10 +24,12 @@ def demo(out, overwrite):
         import_quietly()
         from rim_tf.lens import LensParameters
 
+        settings = SimulationSettings(seed=_SEED)
+
         lens_folder = out / "lens"
         with results(lens_folder, simulation.SIMULATION, overwrite) as files:
-            made = simulation.simulated(_SETTINGS, LensParameters(**_LENS))
-            simulation.write(files, made, _SETTINGS)
+            made = simulation.simulated(settings, LensParameters(**_LENS))
+            simulation.write(files, made, settings)
         click.echo("A simulated lens; its source, a procedural spiral, is none of those the network was trained on.\n")
         from rim_tf.inference import workflow
 

@@ -7,12 +7,15 @@ import sys
 import click
 
 from rim_tf.cli.heavy import import_quietly
+from rim_tf.config import SOLVERS, SOURCE_SCALE_RATIO, InversionSettings, MockConfig, RIMSettings
 from rim_tf.errors import InputError
 from rim_tf.inference.methods import METHODS
 
 
 @click.command()
-@click.option("--weights", default="small", show_default=True, help="Name of shipped weights, or a path NAME.json.")
+@click.option(
+    "--weights", default=RIMSettings.weights, show_default=True, help="Name of shipped weights, or a path NAME.json."
+)
 @click.option("--n", "n", type=click.IntRange(min=1), default=2000, show_default=True, help="Systems to reconstruct.")
 @click.option(
     "--n-inversion",
@@ -35,18 +38,24 @@ from rim_tf.inference.methods import METHODS
 )
 @click.option(
     "--solver",
-    type=click.Choice(["matrix-free", "exact", "auto"]),
+    type=click.Choice(SOLVERS),
     default="matrix-free",
     show_default=True,
     help="Of the linear inversion.",
 )
-@click.option("--image-pixels", type=click.IntRange(min=16), default=64, show_default=True, help="Pixels on a side.")
+@click.option(
+    "--image-pixels",
+    type=click.IntRange(min=16),
+    default=MockConfig.image_pixels,
+    show_default=True,
+    help="Pixels on a side.",
+)
 @click.option(
     "--pixel-scale",
     type=click.FloatRange(min=0, min_open=True),
-    default=0.08,
+    default=MockConfig.log_pixel_scale[0],
     show_default=True,
-    help="Of the image [arcsec]; the source's is 0.39 of it.",
+    help=f"Of the image [arcsec]; the source's is {SOURCE_SCALE_RATIO:.2f} of it.",
 )
 @click.option("--seed", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Of all that is random.")
 @click.option("--report-only", is_flag=True, help="Run nothing; report what is in --out.")
@@ -70,7 +79,6 @@ def evaluate(out, report_only, **options):
 
 def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pixels, pixel_scale, seed):
     """What is missing of the study; the arguments are the command's options."""
-    from rim_tf.config import InversionSettings, MockConfig, RIMSettings
     from rim_tf.data.sources.drawings import read_digits
     from rim_tf.evaluation.store import StudyConfig
     from rim_tf.evaluation.study import Study

@@ -16,6 +16,7 @@ from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.lens import Lens
 from rim_tf.observation import Observation
+from rim_tf.physics.light import gaussian
 from rim_tf.physics.psf import blur_operator
 
 # Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples.
@@ -150,17 +151,10 @@ class _Galaxy:
         x, y = self.x - shape[0], self.y - shape[1]
         narrow, wide = [], []
         for e1, e2 in shape[2:].reshape(-1, 2):
-            # q x'^2 + y'^2 / q = |z - e z*|^2 / (1 - |e|^2), with e as in the lens and no angle to go round.
-            # The inverse of that form, sigma apart, is the covariance
-            # [[1 + |e|^2 + 2 e1, 2 e2], [2 e2, 1 + |e|^2 - 2 e1]] / (1 - |e|^2).
-            m2 = e1**2 + e2**2
             for i, sigma in enumerate(self.sigmas):
-                extra = 0.0 if i < self.n_narrow else self.psf_sigma**2
-                xx, yy = (sigma**2 * (1 + m2 + 2 * s * e1) / (1 - m2) + extra for s in (1, -1))
-                xy = sigma**2 * 2 * e2 / (1 - m2)
-                det = xx * yy - xy**2
-                image = np.exp(-(yy * x**2 - 2 * xy * x * y + xx * y**2) / (2 * det))
-                (narrow if i < self.n_narrow else wide).append(image * sigma**2 / math.sqrt(det))
+                is_narrow = i < self.n_narrow
+                image = gaussian(x, y, sigma, e1, e2, np.exp, 0.0 if is_narrow else self.psf_sigma)
+                (narrow if is_narrow else wide).append(image)
         blurred = ops.convert_to_numpy(self.blur.forward(ops.convert_to_tensor(np.stack(narrow))))
         return np.concatenate([blurred, np.asarray(wide).reshape(-1, *x.shape), np.ones((1, *x.shape))])
 

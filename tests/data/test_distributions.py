@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from rim_tf.config import MockConfig
 from rim_tf.data.distributions import LABELS, draw_distributions, plot_distributions
-from rim_tf.data.mocks import GalaxyStamps, MockConfig
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.data.sources.procedural import procedural_galaxies
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
 
-from rim_tf.config import SMALL
-from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
+from rim_tf.config import SMALL, MockConfig
+from rim_tf.data.mocks import GalaxyStamps, simulate_batch
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.inference.rim import reconstruct

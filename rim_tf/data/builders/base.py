@@ -223,7 +223,8 @@ def read_galaxies(builder, split):
     """A split of a prepared set of galaxies, as the `GalaxySet` that `rim_tf.data.mocks` lenses.
 
     Args:
-      builder: of a set prepared by one of the builders here. split: "train", "validation", or any that tfds knows.
+      builder: of a set prepared by one of the builders here.
+      split: "train", "validation", or any that tfds knows.
     """
     check_split(builder, split)
     examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))

@@ -58,8 +58,10 @@ class EvidenceCurve:
     nodes and weights that stand for them (Lanczos).
 
     Args:
-      fit_nodes, fit_weights: b^T f(K) b = sum weight f(node), arrays of equal shape.
-      nodes, weights: trace f(K) = sum weight f(node), arrays of equal shape.
+      fit_nodes: with fit_weights, such that b^T f(K) b = sum weight f(node).
+      fit_weights: the same shape.
+      nodes: with weights, such that trace f(K) = sum weight f(node).
+      weights: the same shape.
       n_null: dimensions in which H is singular (`Regularisation.size` - `rank`).
     """
 

@@ -91,7 +91,9 @@ class Posterior:
 
     Args:
       matrix: F + lambda H, [N, N] in Fortran's order; overwritten.
-      system, prior, strength: of which it was made.
+      system: `LinearSystem` of which it was made.
+      prior: `Regularisation`, likewise.
+      strength: lambda, likewise.
     """
 
     def __init__(self, matrix, system, prior, strength):

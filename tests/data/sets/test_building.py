@@ -15,7 +15,8 @@ import tensorflow as tf
 from click.testing import CliRunner
 from rim_tf.dataset_cli import dataset
 
-from rim_tf.data.mocks import GalaxyStamps, MockConfig, simulate_batch
+from rim_tf.config import MockConfig
+from rim_tf.data.mocks import GalaxyStamps, simulate_batch
 from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError

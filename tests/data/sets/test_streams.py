@@ -8,7 +8,8 @@ import tensorflow as tf
 from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.data.mocks import GalaxyStamps, MockConfig, stream
+from rim_tf.config import MockConfig
+from rim_tf.data.mocks import GalaxyStamps, stream
 from rim_tf.data.sources.galaxies import STAMP_SIZE, GalaxySet, half_light_radius
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
