@@ -9,6 +9,7 @@ through it.
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -97,6 +98,8 @@ def optimise_lens(
     target_chi2: float | None = None,
     prior: LensPrior | None = None,
     source_pixels: int | None = None,
+    fixed: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> LensFit:
     """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
 
@@ -116,27 +119,45 @@ def optimise_lens(
         progress stops.
       prior: `LensPrior`; None takes its defaults.
       source_pixels: as in `rim_tf.reconstruct`.
+      fixed: names of parameters, of `lens.mass.names`, that keep their values.
+      progress: is called with the number of steps done and the most there can be.
 
     Returns:
       `LensFit`.
 
     Raises:
-      InputError: n_steps or n_angles below 1.
+      InputError: n_steps or n_angles below 1, or `fixed` names what is no parameter of the lens, or all of them.
     """
     if n_steps < 1 or n_angles < 1:
         raise InputError(f"n_steps is {n_steps} and n_angles {n_angles}; each must be at least 1.")
+    names = lens.mass.names
+    unknown = [name for name in fixed if name not in names]
+    if unknown or set(fixed) == set(names):
+        fault = f"{unknown[0]!r} is no parameter of it" if unknown else "nothing is left to fit"
+        raise InputError(
+            f"The lens cannot be fitted with {', '.join(fixed)} fixed: {fault}; it has {', '.join(names)}."
+        )
+    n_trial = _TRIAL_STEPS if n_angles > 1 else 0
+
+    def told(done):
+        if progress is not None:
+            progress(done, n_trial + n_steps)
+
     model = load_pretrained(model) if isinstance(model, str) else model
     objective = _Objective(observation, lens, prior or LensPrior(), source_pixels)
     history = []
     starts = np.asarray([lens.as_tuple()], np.float32)
     if n_angles > 1:
-        starts = _turned(lens, n_angles)
-        trial = _Descent(objective, _shortened(model, _TRIAL_RIM_STEPS), starts)
-        trial.run(history, "starts", _TRIAL_STEPS)
+        starts = _turned(lens, n_angles, fixed)
+        trial = _Descent(objective, _shortened(model, _TRIAL_RIM_STEPS), starts, fixed)
+        trial.run(history, "starts", _TRIAL_STEPS, told=told)
         starts = trial.best_lens[np.argsort(trial.best)[:_SURVIVORS]]
-    descent = _Descent(objective, model, starts)
-    descent.run(history, "refine", n_steps, target_chi2)
-    found = lens_of(lens.mass, descent.best_lens[np.argmin(descent.best)])
+    descent = _Descent(objective, model, starts, fixed)
+    descent.run(history, "refine", n_steps, target_chi2, told)
+    found = descent.best_lens[np.argmin(descent.best)]
+    # What is fixed went to the real line and back in float32.
+    kept = [old if name in fixed else new for name, old, new in zip(names, lens.as_tuple(), found, strict=True)]
+    found = lens_of(lens.mass, kept)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # of a lens that was only tried
         results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in (lens, found)]
@@ -144,14 +165,17 @@ def optimise_lens(
     return LensFit(lens=best.lens, history=history, reconstruction=best)
 
 
-def _turned(lens, n_angles):
+def _turned(lens, n_angles, fixed=()):
     """The lens at n_angles position angles, the first its own, without shear, [n_angles, columns].
 
-    All components turn together. A round one is made elliptical, or they would all be the same start.
+    All components turn together, but for what is fixed. A round one is made elliptical, or they would all be the same
+    start.
     """
     starts = np.tile(np.asarray(lens.as_tuple(), np.float32), (n_angles, 1))
     turns = 2 * np.pi * np.arange(n_angles) / n_angles
     for column, indices in lens.mass.columns:
+        if any(lens.mass.names[i] in fixed for i in indices):
+            continue
         if column.names == ("e1", "e2"):
             e1, e2 = (starts[0, i] for i in indices)
             modulus, two_phi = max(math.hypot(e1, e2), _LEAST_ELLIPTICITY), math.atan2(e2, e1) + turns
@@ -210,7 +234,7 @@ class _Objective:
 class _Descent:
     """Adam on a batch of lenses at once, each on its own objective; steps that overshoot are halved."""
 
-    def __init__(self, objective, model, starts):
+    def __init__(self, objective, model, starts, fixed=()):
         self.objective = objective
         batch = len(starts)
         inputs, source_shape = objective.inputs(model, batch)
@@ -218,6 +242,7 @@ class _Descent:
         origin = mass.to_real(ops.convert_to_tensor(starts))
         # A first step is what a human would try; Adam's are of this size whatever the size of the gradient.
         steps = [c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices]
+        steps = [0.0 if name in fixed else step for name, step in zip(mass.names, steps, strict=True)]
         unit = tf.constant(steps, tf.float32)
         position = keras.Variable(np.zeros_like(starts), name="position")  # in steps from the origin
         optimiser = keras.optimizers.Adam(1.0, beta_1=0.8, beta_2=0.95)  # tens of steps, not thousands
@@ -239,10 +264,12 @@ class _Descent:
         self.best, self.best_lens = np.full(batch, np.inf), np.asarray(starts)
         self.best_position = np.zeros_like(starts)
 
-    def run(self, history, stage, n_steps, target_chi2=None):
-        """At most n_steps steps; each adds its dictionary to `history`."""
+    def run(self, history, stage, n_steps, target_chi2=None, told=None):
+        """At most n_steps steps; each adds its dictionary to `history`, and `told` is called with its length."""
         goal, since, halvings = np.inf, 0, 0
         for _ in range(n_steps):
+            if told is not None:
+                told(len(history))
             position = self.position.numpy()
             lens, misfit, value = self.step()
             value = np.where(np.isfinite(value), value, np.inf)

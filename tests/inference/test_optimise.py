@@ -129,3 +129,29 @@ def test_a_power_law_with_shear_is_fitted_as_any_lens():
     assert fit.lens.mass == start.mass
     assert fit.reconstruction.chi2_per_pixel < 0.7 * reconstruct(observed(), start, short()).chi2_per_pixel
     assert abs(fit.lens.theta_E - TRUTH.theta_E) < 0.02
+
+
+def test_what_is_fixed_keeps_its_value_and_steps_are_told():
+    start, told = dataclasses.replace(TRUTH, theta_E=1.03), []
+    fit = optimise_lens(
+        observed(),
+        start,
+        short(),
+        n_steps=6,
+        n_angles=2,
+        fixed=("x_lens", "gamma1"),
+        progress=lambda *at: told.append(at),
+    )
+    assert fit.lens.theta_E != start.theta_E and fit.lens.e1 != start.e1
+    assert (fit.lens.x_lens, fit.lens.gamma1) == (start.x_lens, start.gamma1)
+    assert fit.lens.gamma2 != start.gamma2 and fit.lens.y_lens != start.y_lens
+    assert [done for done, _ in told] == list(range(len(fit.history))) and {most for _, most in told} == {16}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "complaint"),
+    [(("q",), "'q' is no parameter of it; it has theta_E"), (TRUTH.mass.names, "nothing is left")],
+)
+def test_fixing_what_there_is_not_or_everything_is_refused(fixed, complaint):
+    with pytest.raises(InputError, match=complaint):
+        optimise_lens(observed(), TRUTH, short(), fixed=fixed)
