@@ -94,7 +94,8 @@ def radial_power(source, estimate):
     modulus, taken of each mode, would count unrelated structure as common.
 
     Args:
-      source, estimate: [..., n, n].
+      source: [..., n, n].
+      estimate: [..., n, n].
 
     Returns:
       P12, P11, P22, each [..., n // 2 + 1], at k = 0, 1, ..., n // 2 cycles per field.
