@@ -254,7 +254,7 @@ def _describe(systems):
         "magnification": image_flux / source_flux * area_ratio,
         "half_light_radius": np.array([half_light_radius(system.truth) for system in systems]) * scale,
         # As text, since lenses may have any parameters.
-        "lens": np.array([json.dumps(dataclasses.asdict(system.lens)) for system in systems]),
+        "lens": np.array([json.dumps(system.lens.to_dict()) for system in systems]),
         "theta_E": np.array([system.lens.theta_E for system in systems]),
         "pixel_scale": np.array([each.pixel_scale for each in observations]),
         "psf_sigma": np.array([each.psf if isinstance(each.psf, float) else np.nan for each in observations]),

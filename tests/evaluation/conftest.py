@@ -67,17 +67,17 @@ def kept_of(rng, index):
 
 @pytest.fixture(scope="session")
 def make_up_study():
-    """A function that returns what `store.read_study` does, with pictures of so many systems of the first chunk.
+    """A function that returns what `store.read_study` does; of the first systems, so many have pictures, and two later.
 
     The inversion has done 30 systems, and its errors are twice those of the RIM. The truth is as rough as the prior of
     the inversion expects; the log-prior of the inversion is 84.5 above the truth's, which is 13 sigma.
     """
 
-    def make_up(n_examples=3):
+    def make_up(n_examples=3, later=(27, 55)):
         rng = np.random.default_rng(4)
         rim, inversion = made_up(rng, N, 0.004, 1.0, 99.98), made_up(rng, 30, 0.008, 0.95, 15.5)
         inversion |= {"strength": np.full(30, 2.0)}
-        kept = {"rim": kept_of(rng, [*range(n_examples), 27, 55]), "inversion": kept_of(rng, range(n_examples))}
+        kept = {"rim": kept_of(rng, [*range(n_examples), *later]), "inversion": kept_of(rng, range(n_examples))}
         unusual = {}
         for method in ("rim", "inversion"):
             unusual[method] = {"names": np.array(["text", "digit 4"]), "rms": [0.03, 0.02]}

@@ -147,8 +147,8 @@ def test_the_first_method_is_shown_where_one_is(made_up_study):
     assert_allclose(curve.get_ydata(), 0.92)
 
 
-def test_without_another_method_nothing_is_compared(made_up_study):
-    settings, columns, kept, _ = made_up_study
+def test_without_another_method_nothing_is_compared(make_up_study):
+    settings, columns, kept, _ = make_up_study(1, [27])
     columns, kept = {"rim": columns["rim"]}, {"rim": kept["rim"]}
     drawn = figures.draw_figures(columns, kept, {}, evaluate(settings, columns, {}))
     assert set(drawn) == {"examples", "worst", "flux", "coherence", "coherence_pooled", "rms"}

@@ -17,7 +17,7 @@ def written(tmp_path_factory, make_up_study):
     """The folder of its report; to be read only."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch().context() as patch:
-        patch.setattr(store, "read_study", lambda out: make_up_study())
+        patch.setattr(store, "read_study", lambda out: make_up_study(2, [27]))
         report.write_report(folder)
     return folder
 

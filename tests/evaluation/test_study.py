@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -290,6 +291,12 @@ def test_results_of_a_method_that_is_not_known_here_are_left_out_aloud(flat, fin
             Study(out, config).run(flat, method.build(), 1)
     finally:
         register(method)
+
+
+def test_no_module_of_the_evaluation_names_a_method():
+    for path in pathlib.Path(study.__file__).parent.glob("*.py"):
+        text = path.read_text()
+        assert not [name for name in METHODS if f'"{name}"' in text], path.name
 
 
 # ------------------------------------------------------------------------------------------ where sources come from
