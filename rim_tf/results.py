@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
 # Say aloud that more than this share of an image's light comes from outside the source grid.
 _FLUX_OUTSIDE = 0.02
 # Chi^2 per pixel that nobody should believe. Of 1000 unseen lenses with the true lens given, 0.4 % were above the first
-# on pixels of 0.08", and 4 % on pixels of 0.03-0.1", nearly all of them of a noise below _FAINT_NOISE of the peak, where
+# on pixels of 0.08", and 4 % on pixels of 0.03-0.1", nearly all of a noise below _FAINT_NOISE of the peak, where
 # the network itself does not reach the noise. Noise maps of drizzled images that are too large by half give 0.4.
 _CHI2_TOO_HIGH, _CHI2_TOO_LOW = 1.3, 0.1
 _FAINT_NOISE = 0.003
