@@ -261,9 +261,7 @@ def _celestial(header, path):
     with _damage_named(path):
         kinds = [str(header.get(f"CTYPE{axis}", "")).strip() for axis in range(1, header.get("NAXIS", 0) + 1)]
     if not any("-" in kind for kind in kinds):
-        return (
-            None  # as a celestial axis has, "RA---TAN"; without one importing astropy.wcs would take long for nothing
-        )
+        return None  # a celestial axis has one, as in RA---TAN; without it astropy.wcs need not be imported
     from astropy.wcs import WCS
 
     with warnings.catch_warnings():
