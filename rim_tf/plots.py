@@ -21,7 +21,9 @@ SIGMAS = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.55")
 # Residuals are shown from -5 to 5 sigma in every figure, so that figures can be compared.
 RESIDUAL_RANGE = 5.0
 
-_PANEL = 2.15  # width and height of a panel [inches]
+# Width and height of a panel and of a row, what is left of the first panel, between two, after the last and above
+# them, and where the colour bar is [inches]. Written down, as it takes matplotlib longer to find them than to draw.
+_PANEL, _ROW, _LEFT, _BETWEEN, _RIGHT, _ABOVE, _BAR, _BAR_HEIGHT = 2.0, 3.1, 0.42, 0.3, 0.12, 0.5, 0.34, 0.08
 
 
 def extent(shape, pixel_scale):
@@ -132,8 +134,8 @@ def plot_reconstructions(reconstructions, truths=None, names=None):
       A matplotlib Figure; save it with `savefig`.
     """
     n_rows, n_columns = len(reconstructions), 4 if truths is None else 5
-    size = (n_columns * (_PANEL + 0.2), n_rows * (_PANEL + 0.95))
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    width = _LEFT + n_columns * _PANEL + (n_columns - 1) * _BETWEEN + _RIGHT
+    figure = Figure(figsize=(width, n_rows * _ROW), dpi=160)
     rows = figure.subfigures(n_rows, 1, squeeze=False)[:, 0]
     for i, (row, reconstruction) in enumerate(zip(rows, reconstructions, strict=True)):
         title = _title(reconstruction) if names is None else f"{names[i]}:  {_title(reconstruction)}"
@@ -166,7 +168,7 @@ def _draw_row(figure, reconstruction, truth):
     brightest = observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
     image_norm = brightness_norm(brightest, noise)
     source_norm = brightness_norm(reconstruction.source if truth is None else truth)
-    panels = figure.subplots(1, 4 if truth is None else 5)
+    panels = _panels(figure, 4 if truth is None else 5)
     draw_image(panels[0], observation.image, scale, image_norm, observation.mask).set_title("observed")
     draw_image(panels[1], reconstruction.model_image, scale, image_norm).set_title("model")
     draw_residual(panels[2], reconstruction.residual, scale).set_title("residual")
@@ -191,11 +193,19 @@ def _draw_row(figure, reconstruction, truth):
     _colour_bar(figure, panels[3:], "surface brightness")
 
 
+def _panels(figure, n):
+    width, height = figure.bbox.size / figure.figure.dpi
+    bottom = (_ROW - _ABOVE - _PANEL) / height
+    lefts = [(_LEFT + i * (_PANEL + _BETWEEN)) / width for i in range(n)]
+    return [figure.add_axes((left, bottom, _PANEL / width, _PANEL / height)) for left in lefts]
+
+
 def _colour_bar(figure, panels, label, extend="neither"):
-    mappable = panels[0].images[0]
-    bar = figure.colorbar(
-        mappable, ax=list(panels), location="bottom", extend=extend, aspect=18 * len(panels), pad=0.02
-    )
+    """A bar below neighbouring panels, as wide as all of them."""
+    mappable, (_, height) = panels[0].images[0], figure.bbox.size / figure.figure.dpi
+    left, right = panels[0].get_position().x0, panels[-1].get_position().x1
+    axes = figure.add_axes((left, _BAR / height, right - left, _BAR_HEIGHT / height), label="<colorbar>")
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
     bar.set_label(label, fontsize=7, labelpad=1)
     bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
     if isinstance(mappable.norm, AsinhNorm):

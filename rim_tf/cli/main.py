@@ -13,6 +13,7 @@ from rim_tf.cli import interrupt
 from rim_tf.cli.dataset import dataset
 from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
+from rim_tf.cli.heavy import collection_later
 from rim_tf.cli.reconstruct import command_of
 from rim_tf.cli.simulate import simulate
 from rim_tf.errors import InputError, InputWarning
@@ -36,7 +37,7 @@ class _Commands(click.Group):
         return super().get_command(ctx, name)
 
     def invoke(self, ctx):
-        with interrupt.watched(), _spoken_warnings():
+        with interrupt.watched(), collection_later(), _spoken_warnings():
             try:
                 return super().invoke(ctx)
             except Exception as error:

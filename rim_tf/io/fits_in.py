@@ -18,8 +18,6 @@ import warnings
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, check_file
@@ -221,8 +219,10 @@ class _Stored:
 
     def pixel_scale(self, given=None):
         """[arcsec] or None; one that cannot be is refused, unless another was `given` in its place."""
-        wcs = _celestial(self.header)
+        wcs = _celestial(self.header, self.path)
         if wcs is not None:
+            from astropy.wcs.utils import proj_plane_pixel_scales
+
             # Going through degrees leaves noise in the last digits.
             sides = [float(f"{side * 3600:.10g}") for side in proj_plane_pixel_scales(wcs)]
             if not abs(sides[0] / sides[1] - 1) <= _SAME_SCALE:
@@ -246,7 +246,7 @@ class _Stored:
 
     def sky(self):
         """`Observation.sky`, or None."""
-        wcs = _celestial(self.header)
+        wcs = _celestial(self.header, self.path)
         if wcs is None:
             return None
         rows, columns = self.pixels.shape
@@ -256,8 +256,14 @@ class _Stored:
             return wcs.to_header()
 
 
-def _celestial(header):
+def _celestial(header, path):
     """The celestial WCS of a header, or None where it has none that says how large a pixel is."""
+    with _damage_named(path):
+        kinds = [str(header.get(f"CTYPE{axis}", "")).strip() for axis in range(1, header.get("NAXIS", 0) + 1)]
+    if not any("-" in kind for kind in kinds):
+        return None  # a celestial axis has one, as in RA---TAN; without it astropy.wcs need not be imported
+    from astropy.wcs import WCS
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
