@@ -3,14 +3,14 @@
     python benchmarks/inversion.py --out /tmp/inversion --peers --peers-python PEERS/bin/python
 
 One problem for all: a 192 x 192 image at 0.04 arcsec in a circular mask of 3.2 arcsec, a PSF stamp of 21 pixels, noise
-2 % of the peak, gradient prior. An evaluation is everything that a new lens asks for at a given strength: rays, L, F or
-Lanczos runs, source, log evidence. `optimal` also finds the best strength. Wall-clock and processor seconds stand side
-by side, since on a machine that others use only the latter can be compared. BLAS takes the threads that OMP_NUM_THREADS
-allows. Each case runs in a process of its own, whose peak memory is its own (what Python and TensorFlow take before
-anything happens is `import` in table.json). The least of the repeats counts.
+2 % of the peak, gradient prior. An evaluation is everything that a new lens needs at a given strength: rays, L, F or
+Lanczos runs, source, log evidence. `optimal` also finds the best strength. Wall-clock and processor seconds are both
+given, since only the latter can be compared on a machine that others use. BLAS takes the threads that OMP_NUM_THREADS
+allows. Each case runs in a process of its own, so that its peak memory can be told (that of Python and TensorFlow when
+they are imported is `import` in table.json). The least of the repeats counts.
 
-The network (`rim_tf.reconstruct`, shipped weights) has an image as large as its source, since it has no use for
-other sizes. Exponents are those of time ~ (source pixels)^k over the three largest grids.
+The network (`rim_tf.reconstruct`, shipped weights) gets an image as large as its source, for which it was trained.
+Exponents are those of time ~ (source pixels)^k over the three largest grids.
 
 PyAutoLens has a free boundary (so it is ours here) and, as its strength is a parameter of its sampler, no call for the
 best one. What it sets up once for each PSF and noise map is in table.json as `setup`. Its pixels span the traced rays,
@@ -28,6 +28,7 @@ import tempfile
 
 import click
 import numpy as np
+from timing import markdown_table, say
 
 LENS = {"theta_E": 1.1, "e1": 0.12, "e2": -0.07, "x_lens": 0.03, "y_lens": -0.05, "gamma1": 0.04, "gamma2": -0.03}
 IMAGE, PIXEL_SCALE, FIELD, NOISE, STRENGTH, MASK = 192, 0.04, 4.4, 0.02, 200.0, 3.2
@@ -198,11 +199,11 @@ def exponents(cases):
 
 def table(cases):
     """The cases as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for case in cases:
-        cells = [case.get(column, case.get("failed", "") if column == "evaluation" else "") for column in COLUMNS]
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join(lines)
+    rows = [
+        [_cell(case.get(column, case.get("failed", "") if column == "evaluation" else "")) for column in COLUMNS]
+        for case in cases
+    ]
+    return markdown_table(COLUMNS, rows)
 
 
 def _cell(value):
@@ -239,6 +240,7 @@ def main(out, peers, peers_python, most, case):
         return
     out.mkdir(parents=True, exist_ok=True)
     cases = []
+    say("Making the problem that all solve ...")
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "problem.npz")
         np.savez(file, **problem())
@@ -248,18 +250,23 @@ def main(out, peers, peers_python, most, case):
             plan += [([peers_python, "-c", PEER, file, str(n)], "PyAutoLens", n) for n in PEERS]
         for command, solver, pixels in sorted(plan, key=lambda each: each[2]):
             if pixels <= most:
+                say(f"{solver}, source of {pixels} x {pixels} pixels ...")
                 cases.append({"solver": solver, "pixels": pixels} | in_a_process(command))
-                print(cases[-1], flush=True)
+                say("  " + ", ".join(f"{name} {_cell(cases[-1][name])}" for name in COLUMNS[2:] if name in cases[-1]))
+                if "failed" in cases[-1]:
+                    say(f"  {cases[-1]['failed']}")
                 report(cases, out)
     print((out / "table.md").read_text())
 
 
 def report(cases, out):
     """Write what is known so far, so that an interrupted run leaves its figures."""
+    from rim_tf.files import write_json, write_text
+
     cases = sorted(cases, key=lambda case: case["solver"])
     text = table(cases) + "\n\n" + "\n".join(f"{name}: {k:.2f}" for name, k in exponents(cases).items())
-    (out / "table.md").write_text(text + "\n")
-    (out / "table.json").write_text(json.dumps({"cases": cases, "exponents": exponents(cases)}, indent=2) + "\n")
+    write_text(out / "table.md", text + "\n")
+    write_json(out / "table.json", {"cases": cases, "exponents": exponents(cases)})
     plot(cases, out / "times.png")
 
 

@@ -5,16 +5,15 @@
 One isothermal ellipsoid with shear, a source of 192 x 192 pixels bilinearly interpolated onto an image of 192 x 192,
 without and with blurring by a PSF stamp of 27 x 27, batches of 8; then the gradient of half the sum of the squared
 image, in the source, and in lens and source. Every package is given the same arrays, and must return the same ones
-before it is timed. Turns go round, so run it on a machine that does nothing else. PEERS has the extra `peers`.
+before it is timed. Run it on a machine that does nothing else. PEERS has the extra `peers`.
 """
 
 import pathlib
-import sys
-import tempfile
 
 import click
-from side_by_side import check, lensing_workers, worst_difference, write_inputs
-from timing import THREADS, machine, markdown_table, spread, time_in_turns, versions, write_results
+from results import write_results
+from side_by_side import compare, lensing_options, worst_difference
+from timing import markdown_table, spread
 
 NAMES = (
     "rim_tf graph",
@@ -49,38 +48,17 @@ def table(rows, checks, batch, blur):
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="physics", show_default=True)
-@click.option("--peers-python", default=sys.executable, help="Interpreter that has the peers.  [default: this one]")
 @click.option("--batch", default=8, show_default=True)
-@click.option("--rounds", default=7, show_default=True, help="Turns of every package in every case.")
-@click.option("--threads", default=THREADS, show_default=True, help="Cores that each package may use.")
+@lensing_options
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="May be repeated.  [default: all]")
 def main(out, peers_python, batch, rounds, threads, only):
     """Time the physics of every package side by side; see the top of this file."""
-    before = machine()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        write_inputs(folder / "inputs.npz", batch)
-        workers = lensing_workers(only or NAMES, folder / "inputs.npz", peers_python, threads)
-        try:
-            checks = check(workers, cases(batch), folder)
-            rows = time_in_turns(workers, cases(batch), rounds)
-        finally:
-            for worker in workers:
-                worker.close()
+    rows, checks, facts = compare(only or NAMES, cases(batch), rounds, peers_python, threads)
     text = "\n\n".join(
         f"{title}, batch {batch}: median (least - most) of {rounds} turns.\n\n{table(rows, checks, batch, blur)}"
         for blur, title in [(False, "Lensed image, no PSF"), (True, "Lensed image blurred by a PSF of 27 x 27")]
     )
-    results = {
-        "machine_before": before,
-        "machine_after": machine(),
-        "threads": threads,
-        "versions": {"benchmark": versions()} | {worker.name: worker.versions for worker in workers},
-        "first_call_s": {worker.name: worker.first_call_s for worker in workers},
-        "checks": checks,
-        "timings": rows,
-    }
-    write_results(out, "physics", results, text)
+    write_results(out, "physics", facts | {"checks": checks, "timings": rows}, text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import tempfile
 import click
 import numpy as np
 from matplotlib.figure import Figure
-from timing import THREADS, Worker, machine, markdown_table, time_in_turns, versions, write_results
+from results import circumstances, write_results
+from timing import THREADS, Worker, described, machine, markdown_table, say, time_in_turns
 
 from rim_tf.config import PRESETS
 from rim_tf.models.flops import count_flops
@@ -216,6 +217,7 @@ def main(out, peers_python, config, pixels, batches, steps, rounds, threads, mos
     try:
         with tempfile.TemporaryDirectory() as folder:
             for worker in workers:
+                say(f"Compiling {described(kept[0])}: {worker.name} ...")
                 arrays = worker.arrays(kept[0], pathlib.Path(folder) / "output.npz")
                 if "parameters" in arrays:
                     sizes[worker.name] = int(arrays["parameters"])
@@ -232,13 +234,9 @@ def main(out, peers_python, config, pixels, batches, steps, rounds, threads, mos
     if left_out:
         sizes_left = ", ".join(f"{case['pixels']} pixels in batches of {case['batch']}" for case in left_out)
         text += f"\n\nLeft out, as above {most_gflops:g} GFLOP: {sizes_left}."
-    results = {
-        "machine_before": before,
-        "machine_after": machine(),
-        "threads": threads,
+    results = circumstances(before, threads, workers) | {
         "config": config,
         "parameters": sizes,
-        "versions": {"benchmark": versions()} | {worker.name: worker.versions for worker in workers},
         "flops": [{"case": case, "flops": case_flops(case)} for case in kept],
         "timings": rows,
         "exponents": found,

@@ -1,9 +1,13 @@
 """What simulation.py and physics.py share: the systems that every package is given, who takes part, and the check."""
 
+import pathlib
 import sys
+import tempfile
 
+import click
 import numpy as np
-from timing import Worker
+from results import circumstances
+from timing import THREADS, Worker, described, machine, say, time_in_turns
 
 from rim_tf.data.sources.procedural import clumpy_spiral
 
@@ -13,6 +17,49 @@ _PSF_HALF = 13  # five standard deviations
 _SAME = 1e-2
 # Beyond the frame caustics renders light that it blurs in, and the others do not.
 _INSIDE = np.s_[:, _PSF_HALF + 1 : -_PSF_HALF - 1, _PSF_HALF + 1 : -_PSF_HALF - 1]
+
+
+def lensing_options(command):
+    """The options of a command that times packages side by side."""
+    options = [
+        click.option(
+            "--peers-python", default=sys.executable, help="Interpreter that has the peers.  [default: this one]"
+        ),
+        click.option("--rounds", default=7, show_default=True, help="Turns of every package in every case."),
+        click.option("--threads", default=THREADS, show_default=True, help="Cores that each package may use."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def compare(names, cases, rounds, peers_python, threads, unchecked=()):
+    """Every package does every case, is compared with the first, and is then timed in turns.
+
+    Args:
+      names: in `peers_lensing.CONTENDERS`.
+      cases: as peers_lensing.py describes them.
+      rounds: turns of every package in every case.
+      peers_python: interpreter of those that are not ours.
+      threads: cores that each may use.
+      unchecked: of the names, those that do something else.
+
+    Returns:
+      The rows of `timing.time_in_turns`, those of `check`, and the `circumstances`.
+    """
+    before = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        say("Drawing lenses and sources ...")
+        write_inputs(folder / "inputs.npz", max(case["batch"] for case in cases))
+        workers = lensing_workers(names, folder / "inputs.npz", peers_python, threads)
+        try:
+            checks = check([worker for worker in workers if worker.name not in unchecked], cases, folder)
+            rows = time_in_turns(workers, cases, rounds)
+        finally:
+            for worker in workers:
+                worker.close()
+    return rows, checks, circumstances(before, threads, workers)
 
 
 def write_inputs(path, n, seed=1):
@@ -65,23 +112,25 @@ def lensing_workers(names, path, peers_python, threads):
 def check(workers, cases, folder):
     """Largest difference of every array from the first worker's, over that one's largest value; a list of rows.
 
-    A worker that differs by more than _SAME has another status than "ok", and is not compared in the table.
-
-    Images are compared inside a margin of half the PSF, gradients in the source away from the outermost row.
+    A worker that differs by more than _SAME has another status than "ok", and is not compared in the table. Images are
+    compared inside a margin of half the PSF, gradients in the source away from the outermost row.
     """
     rows = []
-    for case in cases:
+    for i, case in enumerate(cases):
+        say(f"Compiling and comparing, {i + 1} of {len(cases)}: {described(case)}")
         reference = None
         for worker in workers:
             arrays = worker.arrays(case, folder / "output.npz")
             if isinstance(arrays, str):
                 rows.append({"name": worker.name, "case": case, "status": arrays})
+                say(f"  {worker.name}: {arrays}")
                 continue
             reference = reference or arrays
             difference = {key: _difference(arrays[key], reference[key]) for key in arrays}
             worst = max(difference.values())
             status = "ok" if worst <= _SAME else f"differs by {worst:.0e}"
             rows.append({"name": worker.name, "case": case, "status": status, "difference": difference})
+            say(f"  {worker.name}: largest difference {worst:.0e}")
     return rows
 
 

@@ -4,18 +4,17 @@
 
 First part: the noiseless lensed image, without PSF, of a 192 x 192 source on 192 x 192 pixels, the same for each
 package and compared before it is timed. Its last row is what training draws: `mocks.simulate_batch`, with galaxies
-rotated and placed, systems refused that the paper would refuse (about half), Gaussian PSF and noise.
+rotated and placed, about half of the systems refused as in the paper, Gaussian PSF and noise.
 
 Second part: a training loop that asks the tf.data pipeline for one batch at each step. Utilisation is the share of
-the time that is not spent waiting in `next`. On a machine without an accelerator the pipeline uses the cores that
-the step wants, so its own CPU seconds are given too, beside those of the step (the loop's without the pipeline's).
+the time that is not spent waiting in `next`. On a machine without an accelerator the pipeline and the step share
+the cores, so the CPU seconds of both are given (those of the step are the loop's without the pipeline's).
 PEERS has the extra `peers`; run this on a machine that does nothing else.
 """
 
 import dataclasses
 import pathlib
 import sys
-import tempfile
 import time
 
 from timing import THREADS, limit_threads
@@ -26,8 +25,9 @@ if __name__ == "__main__":
 
 import click
 import tensorflow as tf
-from side_by_side import check, lensing_workers, worst_difference, write_inputs
-from timing import machine, markdown_table, time_in_turns, versions, write_results
+from results import write_results
+from side_by_side import compare, lensing_options, worst_difference
+from timing import markdown_table, say
 
 from rim_tf.data.mocks import GalaxyStamps, stream
 from rim_tf.data.seeds import seed_pair
@@ -85,9 +85,10 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     Args:
       experiment: name in training/experiments.py.
       n_steps: steps that are timed, after one that compiles.
-      n_unrolled: steps of the RIM, in place of the experiment's own; fewer make a step cheaper and the pipeline
-        as dear as before, so that the utilisation found is a lower bound.
+      n_unrolled: steps of the RIM, in place of the experiment's own. Fewer make a step cheaper and leave the cost of
+        the pipeline as it is, so that the utilisation found is a lower bound.
     """
+    say(f"Training `{experiment}`: compiling a step ...")
     config = EXPERIMENTS[experiment]
     if n_unrolled is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_steps=n_unrolled))
@@ -99,6 +100,7 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     train_step(*batch).numpy()
     time.sleep(2)  # the pipeline fills its buffer, as it has in a run of hours
 
+    say(f"  {n_steps} steps ...")
     waits, clock = [], Clock()
     for _ in range(n_steps):
         asked = time.perf_counter()
@@ -106,6 +108,7 @@ def utilisation(experiment, n_steps, n_unrolled=None):
         waits.append(time.perf_counter() - asked)
         train_step(*batch).numpy()
     wall, loop_cpu = clock.read()
+    say(f"  {wall / n_steps:.3g} s a step, {1e3 * sum(waits) / n_steps:.2g} ms of it waiting; the pipeline alone ...")
     del batches  # or it would go on filling its buffer below
 
     n_drawn = max(4, n_steps // 4)
@@ -161,27 +164,16 @@ def utilisation_table(rows):
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="simulation", show_default=True)
-@click.option("--peers-python", default=sys.executable, help="Interpreter that has the peers.  [default: this one]")
+@lensing_options
 @click.option("--batch", "batches", multiple=True, type=int, default=(1, 16, 64), show_default=True)
-@click.option("--rounds", default=7, show_default=True, help="Turns of every package in every case.")
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="May be repeated.  [default: all]")
 @click.option("--small-steps", default=40, show_default=True, help="Training steps of `small` that are timed.")
 @click.option("--paper-steps", default=2, show_default=True, help="Those of `paper`; 0 leaves it out.")
 @click.option("--paper-unrolled", default=1, show_default=True, help="RIM steps in each; the paper has 10.")
-def main(out, peers_python, batches, rounds, only, small_steps, paper_steps, paper_unrolled):
+def main(out, peers_python, rounds, threads, batches, only, small_steps, paper_steps, paper_unrolled):
     """Time simulators side by side, then training's wait for its data; see the top of this file."""
-    before = machine()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        write_inputs(folder / "inputs.npz", max(batches))
-        workers = lensing_workers(only or NAMES, folder / "inputs.npz", peers_python, THREADS)
-        try:
-            compared = [worker for worker in workers if worker.name != "rim_tf simulate_batch"]
-            checks = check(compared, cases(batches), folder)
-            rows = time_in_turns(workers, cases(batches), rounds)
-        finally:
-            for worker in workers:
-                worker.close()
+    others = ("rim_tf simulate_batch",)
+    rows, checks, facts = compare(only or NAMES, cases(batches), rounds, peers_python, threads, unchecked=others)
     waiting = [utilisation("small", small_steps)] if small_steps else []
     if paper_steps:
         waiting.append(utilisation("paper", paper_steps, paper_unrolled))
@@ -191,17 +183,7 @@ def main(out, peers_python, batches, rounds, only, small_steps, paper_steps, pap
         f"{rate_table(rows, checks)}\n\n"
         f"Waiting for data in training, on {THREADS} cores.\n\n{utilisation_table(waiting)}"
     )
-    results = {
-        "machine_before": before,
-        "machine_after": machine(),
-        "threads": THREADS,
-        "versions": {"benchmark": versions()} | {worker.name: worker.versions for worker in workers},
-        "first_call_s": {worker.name: worker.first_call_s for worker in workers},
-        "checks": checks,
-        "timings": rows,
-        "utilisation": waiting,
-    }
-    write_results(out, "simulation", results, text)
+    write_results(out, "simulation", facts | {"checks": checks, "timings": rows, "utilisation": waiting}, text)
 
 
 if __name__ == "__main__":

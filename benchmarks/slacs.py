@@ -10,7 +10,6 @@ table.txt and table.json have the figures. A study, not a test: look at the figu
 Noise maps of these drizzled images are conservative: chi^2 per pixel is about 0.45 on empty sky.
 """
 
-import json
 import math
 import pathlib
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from astropy.io import fits
 from matplotlib.figure import Figure
 
+from rim_tf.files import write_json, write_text
 from rim_tf.inference.lens_light import subtract_lens_light
 from rim_tf.inference.optimise import cropped, optimise_lens
 from rim_tf.inference.rim import reconstruct
@@ -163,12 +163,13 @@ def main(data, lenses, weights, out):
     click.echo(header)
     table = [header]
     for name in lenses or CLEAR:
+        click.echo(f"{name}: subtracting the lens galaxy, fitting the lens, reconstructing ...", err=True)
         rows.append(study(name, catalogue, model, out))
         table.append("  ".join(form.format(rows[-1][key]) for key, (_, form) in _COLUMNS.items()))
         click.echo(table[-1])
         # After each lens, so that an interrupted study is not lost.
-        (out / "table.txt").write_text("\n".join(table) + "\n")
-        (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+        write_text(out / "table.txt", "\n".join(table) + "\n")
+        write_json(out / "table.json", rows)
 
 
 def _blank(form):

@@ -1,9 +1,10 @@
-"""What the benchmarks share: contenders in processes of their own, timed in turns, and the files that result.
+"""What the benchmarks share: contenders in processes of their own, timed in turns.
 
 A contender is a worker process: it has its own interpreter (the peers' packages need not be installed beside
 TensorFlow), the same cores as every other, and answers one request at a time. Requests are lines of JSON on its
 standard input; arrays travel in .npz files. `serve` is the worker's side, `Worker` that of the benchmark. While one
-contender works the others wait, and the turns go round, so that a slow minute of the machine meets all of them.
+contender works the others wait, and they take turns, so that a slow minute of the machine is shared by all of them.
+Progress goes to standard error, each figure as soon as there is one.
 
 Standard library and NumPy only: the peers' interpreter imports this file too.
 """
@@ -16,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +41,11 @@ def limit_threads(n):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def say(text, end="\n"):
+    """Progress, at once and beside the results: on standard error."""
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
 def versions(names=_PACKAGES):
     """Of the packages that this interpreter has, and of Python itself."""
     found = {"python": platform.python_version()}
@@ -51,14 +58,21 @@ def versions(names=_PACKAGES):
 
 
 def _calls_per_turn(call):
-    """So many calls that they last about `_TURN`; the first call, which compiles, is not among those timed."""
-    started = time.perf_counter()
-    call()
-    first = time.perf_counter() - started
-    call()
-    started = time.perf_counter()
-    call()
-    return first, max(1, round(_TURN / max(time.perf_counter() - started, 1e-6)))
+    """Seconds of the first call, which compiles, and so many calls that they last about `_TURN`."""
+    seconds = []
+    # The second call may compile too. One that lasts longer than a turn need not be known better.
+    while len(seconds) < 3 and (len(seconds) < 2 or seconds[-1] < _TURN):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], max(1, round(_TURN / max(seconds[-1], 1e-6)))
+
+
+class Measured(NamedTuple):
+    """What a `call` returns that times a part of itself."""
+
+    wall_s: float
+    cpu_s: float
 
 
 def serve(prepare):
@@ -66,7 +80,8 @@ def serve(prepare):
 
     Args:
       prepare: function of a case (a dictionary) that returns `call`, which does the work once and waits until it is
-        done, and `arrays`, which returns what it computes as a dictionary of NumPy arrays.
+        done, and `arrays`, which returns what it computes as a dictionary of NumPy arrays. A call that returns
+        `Measured` has timed itself.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what packages print must not get between the replies
@@ -92,8 +107,10 @@ def _answer(request, key, prepared, prepare):
         return {"first_call_s": first, "versions": versions()}
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
-        call()
+        result = call()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if isinstance(result, Measured):
+        return result._asdict() | {"calls": calls}
     return {"wall_s": wall / calls, "cpu_s": cpu / calls, "calls": calls}
 
 
@@ -102,9 +119,12 @@ class Worker:
 
     Args:
       name: as it stands in the tables.
-      python: its interpreter. script, *arguments: what it runs, which calls `serve`.
+      python: its interpreter.
+      script: what it runs, beside this file, which calls `serve`.
+      *arguments: of the script, after the number of threads.
       packages: modules without which it is "not installed".
       threads: cores it may use.
+      environment: variables that it gets beside ours.
     """
 
     def __init__(self, name, python, script, *arguments, packages=(), threads=THREADS, environment=None):
@@ -155,21 +175,34 @@ class Worker:
 
 
 def time_in_turns(workers, cases, rounds):
-    """Rows of a table: for every case and worker the median, least and most of `rounds` timings.
+    """Rows of a table: for every case and worker the median, least and most of `rounds` timings; each is said too.
 
     Returns:
       A list of dictionaries: name, case, status ("ok", or why there is no timing), wall_s, wall_min_s, wall_max_s,
       cpu_s (the median; on a shared machine the steadier figure), calls (in each timing).
     """
     rows = []
-    for case in cases:
+    for i, case in enumerate(cases):
+        say(f"Case {i + 1} of {len(cases)}: {described(case)}")
         replies = {worker.name: [] for worker in workers}
-        for _ in range(rounds):
+        for turn in range(rounds):
+            say(f"  turn {turn + 1} of {rounds}:", end="")
             for worker in workers:
                 reply = worker.request("time", case)
                 replies[worker.name].append({"failed": worker.status} if reply is None else reply)
-        rows += [_summary(worker.name, case, replies[worker.name]) for worker in workers]
+                if "wall_s" in replies[worker.name][-1]:
+                    say(f"  {worker.name} {1e3 * reply['wall_s']:.3g} ms", end="")
+            say("")
+        found = [_summary(worker.name, case, replies[worker.name]) for worker in workers]
+        for row in found:
+            say(f"  {row['name']}: {spread(row, 1e3, '{:.3g}')}{' ms' if row['status'] == 'ok' else ''}")
+        rows += found
     return rows
+
+
+def described(case):
+    """A case in words: its values, with their names where they need one."""
+    return ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in case.items())
 
 
 def _summary(name, case, replies):
@@ -221,11 +254,3 @@ def spread(row, scale, form="{:.2f}"):
     if row["status"] != "ok":
         return row["status"]
     return f"{form} ({form} - {form})".format(*(scale * row[key] for key in ("wall_s", "wall_min_s", "wall_max_s")))
-
-
-def write_results(out, name, results, text):
-    """name.json and name.md in the folder `out`; the text is printed too."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
-    (out / f"{name}.md").write_text(text + "\n")
-    print(text)

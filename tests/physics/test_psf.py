@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import array, grad, slopes, tensor
+from gradients import BACKEND, array, grad, slopes, tensor, traced
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import stamps
@@ -25,15 +25,38 @@ def gaussian_stamp(sigma, half):
     return stamp / stamp.sum()
 
 
-@pytest.mark.parametrize("stamp_rows, stamp_columns", [(1, 1), (3, 3), (5, 3), (3, 7), (9, 7), (21, 25)])
-def test_stamp_convolves_as_scipy_does(stamp_rows, stamp_columns, rng):
-    image, psf = rng.normal(size=(2, 9, 7)), rng.normal(size=(2, stamp_rows, stamp_columns))
-    ours = array(StampBlur(tensor(psf), grid(scale=[0.1, 0.2])).forward(tensor(image)))
-    for i in range(2):
-        # SciPy's mode="same" trims to the larger of the two, so trim the full convolution by hand.
-        full = convolve2d(image[i], psf[i], boundary="fill", fillvalue=0)
-        top, left = stamp_rows // 2, stamp_columns // 2
-        assert_allclose(ours[i], full[top : top + 9, left : left + 7], atol=1e-12)
+def convolved(image, psf):
+    """SciPy's full convolution of each image, cut back to the frame: its mode="same" trims to the larger of the two."""
+    (rows, columns), (top, left) = image.shape[1:], (side // 2 for side in psf.shape[1:])
+    full = [convolve2d(*each, boundary="fill", fillvalue=0) for each in zip(image, psf, strict=True)]
+    return np.stack(full)[:, top : top + rows, left : left + columns]
+
+
+FRAMES = [((9, 7), stamp) for stamp in [(1, 1), (3, 3), (5, 3), (3, 7), (9, 7), (21, 25)]]
+FRAMES += [((1, 1), (1, 1)), ((1, 4), (3, 5)), ((2, 3), (5, 1)), ((8, 6), (3, 3)), ((8, 6), (13, 9))]
+
+
+@pytest.mark.parametrize("shape, stamp", FRAMES)
+def test_stamp_convolves_as_scipy_does(shape, stamp, rng):
+    image, psf = rng.normal(size=(2, *shape)), rng.normal(size=(2, *stamp))
+    ours = StampBlur(tensor(psf), grid(*shape, scale=[0.1, 0.2])).forward(tensor(image))
+    assert_allclose(array(ours), convolved(image, psf), atol=1e-12)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX knows every size when it traces")
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_sizes_that_are_unknown_when_traced(direction, rng):
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3, "float64")] * 2)
+    def blur(image, psf):
+        rows, columns = ops.shape(image)[1:]
+        return getattr(StampBlur(psf, grid(rows, columns)), direction)(image)
+
+    for shape, stamp in FRAMES[3:]:
+        image, psf = rng.normal(size=(2, *shape)), rng.normal(size=(2, *stamp))
+        mirrored = psf if direction == "forward" else psf[:, ::-1, ::-1]
+        assert_allclose(array(blur(tensor(image), tensor(psf))), convolved(image, mirrored), atol=1e-12)
 
 
 def test_a_star_looks_like_the_stamp_not_like_its_mirror_image():
@@ -120,6 +143,7 @@ def test_gradient_in_the_width_is_the_finite_difference(sigma, rng):
 def test_gradient_in_the_stamp_and_image_is_the_finite_difference(direction, rng):
     image, psf, weight = rng.normal(size=(1, 4, 5)), stamps(3, 5, batch=1), tensor(rng.normal(size=(1, 4, 5)))
 
+    @traced
     def total(psf, image):
         return ops.sum(weight * getattr(StampBlur(psf, grid(4, 5)), direction)(image) ** 2)
 
@@ -128,6 +152,24 @@ def test_gradient_in_the_stamp_and_image_is_the_finite_difference(direction, rng
     in_image = slopes(lambda image: total(at[0], image), image)
     assert_allclose(array(grad(total, 0)(*at)), in_psf, rtol=1e-6, atol=1e-8)
     assert_allclose(array(grad(total, 1)(*at)), in_image, rtol=1e-6, atol=1e-8)
+
+
+def test_second_derivatives_in_stamp_and_image_are_the_finite_differences(rng):
+    image, psf, weight = rng.normal(size=(1, 4, 3)), stamps(3, 3, batch=1), tensor(rng.normal(size=(1, 4, 3)))
+
+    def total(psf, image):
+        blur = StampBlur(psf, grid(4, 3))
+        return ops.sum(weight * blur.adjoint(blur.forward(image) ** 2))
+
+    @traced
+    def steepness(psf, image):
+        in_psf, in_image = grad(total, (0, 1))(psf, image)
+        return ops.sum(in_psf**2) + ops.sum(in_image**3)
+
+    at = tensor(psf), tensor(image)
+    in_psf, in_image = grad(steepness, (0, 1))(*at)
+    assert_allclose(array(in_psf), slopes(lambda psf: steepness(psf, at[1]), psf), rtol=1e-6, atol=1e-6)
+    assert_allclose(array(in_image), slopes(lambda image: steepness(at[0], image), image), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 3, 4), (1, 4, 3)])

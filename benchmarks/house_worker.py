@@ -1,0 +1,124 @@
+"""What a user waits for, in one version of rim_tf: the worker of house.py, which sets PYTHONPATH to that version.
+
+    python house_worker.py THREADS OBSERVATIONS.npz
+
+OBSERVATIONS.npz has image_N [k, N, N], noise_N, psf_N, scale_N [k] and lens_N [k, 7] for each size N. A case is
+{"task": "reconstruct", "optimise_lens, one step" or "exported", "pixels": N, "batch": b}. Only public functions are
+called, and their arguments by position, so that many versions can be compared.
+"""
+
+import sys
+import tempfile
+import time
+
+from timing import Measured, limit_threads, serve
+
+if __name__ == "__main__":
+    limit_threads(int(sys.argv[1]))
+
+import numpy as np
+
+# Of the lens; its first steps compile.
+_LENS_STEPS = 8
+
+
+def systems(arrays, case):
+    """The first systems of this size, as two lists: `Observation` and `LensParameters`."""
+    import rim_tf
+
+    n = case["pixels"]
+    mine = [arrays[f"{name}_{n}"][: case["batch"]] for name in ("image", "noise", "psf", "scale", "lens")]
+    observations, lenses = [], []
+    for image, noise, psf, scale, lens in zip(*mine, strict=True):
+        observations.append(rim_tf.Observation(image, float(noise), float(psf), None, float(scale)))
+        lenses.append(rim_tf.LensParameters(*map(float, lens)))
+    return observations, lenses
+
+
+def reconstruct(arrays, case):
+    import rim_tf
+
+    observations, lenses = systems(arrays, case)
+
+    def call():
+        return rim_tf.reconstruct(observations, lenses)
+
+    return call, lambda: {"source": np.stack([each.source for each in call()])}
+
+
+def optimise_lens(arrays, case):
+    """A step of the refinement, with as many lenses as the batch: the median time between two of them."""
+    import tensorflow as tf
+
+    from rim_tf.inference import optimise
+    from rim_tf.models.rim import RIM
+
+    (observation, *_), (lens, *_) = systems(arrays, case)
+    shipped = _shipped()
+    model = RIM(shipped.config)
+    model.set_weights(shipped.get_weights())
+    stamps, cell_call = [], model.cell.call
+
+    def stamp():
+        stamps.append((time.perf_counter(), time.process_time()))
+
+    def call_and_stamp(*args, **kwargs):
+        tf.py_function(stamp, [], [])
+        return cell_call(*args, **kwargs)
+
+    # The cell runs config.n_steps times in each step of the lens, whichever way a version builds that step.
+    model.cell.call = call_and_stamp
+
+    def call():
+        stamps.clear()
+        call.fit = optimise.optimise_lens(observation, lens, model, _LENS_STEPS, case["batch"])
+        begun = np.array(stamps[:: model.config.n_steps][:_LENS_STEPS])
+        return Measured(*np.median(np.diff(begun[2:], axis=0), axis=0).tolist())
+
+    def arrays_of():
+        call()
+        return {"lens": np.array(call.fit.lens.as_tuple())}
+
+    return call, arrays_of
+
+
+def exported(arrays, case):
+    import tensorflow as tf
+
+    from rim_tf.export import export_saved_model
+
+    n, batch = case["pixels"], case["batch"]
+    with tempfile.TemporaryDirectory() as folder:
+        export_saved_model(_shipped(), folder + "/model")
+        loaded = tf.saved_model.load(folder + "/model")
+    scale = arrays[f"scale_{n}"][:batch].astype(np.float32)
+    image = arrays[f"image_{n}"][:batch].astype(np.float32)
+    inputs = {
+        "image": image,
+        "noise_rms": np.ones_like(image) * arrays[f"noise_{n}"][:batch, None, None].astype(np.float32),
+        "psf": arrays[f"psf_{n}"][:batch].astype(np.float32),
+        "mask": np.ones(image.shape, bool),
+        "lens": arrays[f"lens_{n}"][:batch].astype(np.float32),
+        "pixel_scale": scale,
+        "source_pixel_scale": scale * np.float32(3 / 192 / 0.04),
+    }
+    inputs = {name: tf.constant(value) for name, value in inputs.items()}
+
+    def call():
+        return loaded.signatures["gaussian_psf"](**inputs)["source"].numpy()
+
+    return call, lambda: {"source": call()}
+
+
+def _shipped():
+    import rim_tf
+
+    return rim_tf.load_pretrained("small")
+
+
+TASKS = {"reconstruct": reconstruct, "optimise_lens, one step": optimise_lens, "exported": exported}
+
+
+if __name__ == "__main__":
+    OBSERVATIONS = dict(np.load(sys.argv[2]))
+    serve(lambda case: TASKS[case["task"]](OBSERVATIONS, case))
