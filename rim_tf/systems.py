@@ -40,10 +40,13 @@ def batches(observations, grids):
 
 
 def network_inputs(observations, lenses, source_pixel_scales):
-    """The dictionary that `RIM.call` takes, as float32 tensors, for observations of one shape and kind of PSF."""
+    """The dictionary that `RIM.call` takes, as float32 tensors, for observations of one shape and kind of PSF.
+
+    Brightness is in the `unit` of each observation.
+    """
     arrays = {
-        "image": [each.image for each in observations],
-        "noise_rms": [each.noise for each in observations],
+        "image": [each.image / each.unit for each in observations],
+        "noise_rms": [each.noise / each.unit for each in observations],
         "psf": _stack_psfs([each.psf for each in observations]),
         "lens": [lens.as_tuple() for lens in lenses],
         "pixel_scale": [each.pixel_scale for each in observations],
