@@ -16,6 +16,7 @@ from .lens import LensParameters as LensParameters
 from .models.pretrained import load_pretrained as load_pretrained
 from .models.rim import RIM as RIM
 from .observation import Observation as Observation
+from .observation import centred_psf as centred_psf
 from .results import Reconstruction as Reconstruction
 from .results import SourceFit as SourceFit
 

@@ -87,7 +87,7 @@ def batches(observations, lenses, grids):
 
 
 def batch_of(observations, lenses, source_pixel_scales, dtype="float32"):
-    """The dictionary of arrays that IMAGING describes.
+    """The dictionary of arrays that IMAGING describes, its brightness in the `unit` of each observation.
 
     Args:
       observations: list of `Observation` of one shape and kind of PSF.
@@ -96,8 +96,8 @@ def batch_of(observations, lenses, source_pixel_scales, dtype="float32"):
       dtype: of all but the mask.
     """
     arrays = {
-        "image": [each.image for each in observations],
-        "noise_rms": [each.noise for each in observations],
+        "image": [each.image / each.unit for each in observations],
+        "noise_rms": [each.noise / each.unit for each in observations],
         "mask": [each.mask for each in observations],
         "psf": _stack_psfs([each.psf for each in observations]),
         "lens": [lens.as_tuple() for lens in lenses],

@@ -21,12 +21,12 @@ _SLOW = {"lens": "Fitting the lens parameters, which takes a minute or more ..."
 def command_of(method):
     """The command of a `rim_tf.inference.methods.Method`."""
 
-    def callback(image, noise, psf, lens, mask, pixel_scale, truth, out, overwrite, **arguments):
+    def callback(image, noise, psf, centre_psf, lens, mask, pixel_scale, truth, out, overwrite, **arguments):
         settings = options.settings_from(method.settings, arguments)
         config = options.settings_from(WorkflowConfig, arguments)
         given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
         with results(out, RESULTS, overwrite) as folder:
-            observation, known_lens, true_source = _read(given, pixel_scale, truth)
+            observation, known_lens, true_source = _read(given, pixel_scale, centre_psf, truth)
             from rim_tf.inference import workflow
 
             result = workflow.run(observation, known_lens, method.name, settings, config, _say)
@@ -56,6 +56,9 @@ def _input_options():
             help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
         ),
         click.option("--lens", required=True, metavar="JSON", help="theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2."),
+        click.option(
+            "--centre-psf", is_flag=True, help="Resample a PSF stamp to odd sides with its centre in the middle pixel."
+        ),
         click.option("--mask", metavar="FITS", help="Nonzero where a pixel is to be used."),
         click.option(
             "--pixel-scale", type=options.POSITIVE, help="[arcsec], where the WCS of IMAGE does not say or is wrong."
@@ -73,7 +76,7 @@ def _more_options(method):
     ]
 
 
-def _read(given, pixel_scale, truth):
+def _read(given, pixel_scale, centre_psf, truth):
     """The `Observation`, its lens and the true source or None, from the paths that were given."""
     import numpy as np
 
@@ -81,7 +84,7 @@ def _read(given, pixel_scale, truth):
     from rim_tf.files import read_json
 
     psf, noise = number_or_path(given["psf"]), number_or_path(given["noise"])
-    observation = io.read_observation(given["image"], noise, psf, given["mask"], pixel_scale)
+    observation = io.read_observation(given["image"], noise, psf, given["mask"], pixel_scale, centre_psf)
     read_json(given["lens"])
     import_quietly()  # only now, so that a wrong file name is told at once
     lens = io.read_lens(given["lens"])

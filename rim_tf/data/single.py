@@ -78,7 +78,7 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
       InputError: a PSF that `Observation` refuses, or none of the source's light reaches the image.
     """
     # Whatever is wrong with the PSF is said here, before anything is blurred by it.
-    blank = Observation(np.zeros((pixels, pixels)), 1.0, psf, None, pixel_scale)
+    blank = Observation(np.ones((pixels, pixels)), 1.0, psf, None, pixel_scale)
     inputs = batch_of([blank], [lens], [source_scale])
     noiseless = np.asarray(
         imaging_operator(inputs, source.shape, lens.mass).forward(source[None].astype(np.float32))[0]

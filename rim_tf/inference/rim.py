@@ -75,10 +75,10 @@ def _reconstruct_batch(observations, lenses, grids, model):
     seconds = (time.perf_counter() - started) / len(observations)
     return [
         Reconstruction(
-            source=iterates[i, -1],
+            source=observations[i].in_data_units(iterates[i, -1]),
             source_pixel_scale=grids[i][1],
-            model_image=model_images[i],
-            iterates=iterates[i],
+            model_image=observations[i].in_data_units(model_images[i]),
+            iterates=observations[i].in_data_units(iterates[i]),
             observation=observations[i],
             lens=lenses[i],
             chi2_per_pixel=float(chi2[i]),

@@ -22,7 +22,7 @@ from astropy.io import fits
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, check_file
 from rim_tf.memory import check_memory
-from rim_tf.observation import Observation, check_pixel_scale
+from rim_tf.observation import Observation, centred_psf, check_pixel_scale
 
 # Two pixel scales are the same, and a pixel is square, within this fraction.
 _SAME_SCALE = 0.01
@@ -52,7 +52,7 @@ def read_image(path, hdu=None):
     return stored.pixels, stored.pixel_scale()
 
 
-def read_observation(image, noise, psf, mask=None, pixel_scale=None):
+def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=False):
     """An `Observation` from files.
 
     Args:
@@ -61,6 +61,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None):
       psf: path of the PSF stamp, or a Gaussian sigma [arcsec].
       mask: path of the mask, nonzero where a pixel is to be used (as in `Observation`), or None to use all.
       pixel_scale: [arcsec]; by default what the file of the image says.
+      centre_psf: whether a stamp is brought to odd sides and its centre to the middle pixel, by `centred_psf`.
 
     Returns:
       `Observation`, with the sky coordinates of the image where they agree with its pixel scale.
@@ -80,7 +81,8 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None):
     _warn_if_scales_differ(scale_of_image, pixel_scale, image, "the given pixel scale is used")
     if isinstance(psf, (str, os.PathLike)):
         psf_name, stored_psf = psf, _read(psf)
-        psf, scale_of_psf = stored_psf.pixels, stored_psf.pixel_scale(given=pixel_scale)
+        psf = centred_psf(stored_psf.pixels) if centre_psf else stored_psf.pixels
+        scale_of_psf = stored_psf.pixel_scale(given=pixel_scale)
         _warn_if_scales_differ(scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be")
     return Observation(
         image=stored.pixels,

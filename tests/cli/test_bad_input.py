@@ -1,6 +1,7 @@
 """What cannot be used is told in one sentence, and nothing is left behind."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -43,6 +44,34 @@ def one_bad_pixel(value):
     return noise
 
 
+def repeated_name(folder):
+    text = changed_lens()(folder).read_text()
+    (folder / "lens.json").write_text(text.replace("{", '{"theta_E": 0.7, ', 1))
+    return folder / "lens.json"
+
+
+def pipe(folder):
+    os.mkfifo(folder / "pipe")
+    return folder / "pipe"
+
+
+def larger_than_memory(folder):
+    path = fits_of(np.ones((32, 32)))(folder)
+    header = path.read_bytes()[:2880]
+    for axis in (b"1", b"2"):
+        header = header.replace(
+            b"NAXIS" + axis + b"  =                   32", b"NAXIS" + axis + b"  =              2000000"
+        )
+    path.write_bytes(header)
+    return path
+
+
+def bright_block():
+    image = np.ones((32, 32))
+    image[4:12, 4:12] = 1e30
+    return image
+
+
 def no_scale(folder):
     fits.PrimaryHDU(np.ones((32, 32))).writeto(folder / "bare.fits")
     return folder / "bare.fits"
@@ -79,6 +108,19 @@ BAD_INPUT = {
     "lens no JSON": ("--lens", text_file, "text.fits is not JSON"),
     "truncated weights": ("--weights", truncated_weights, "small.weights.h5 is truncated"),
     "unknown weights": ("--weights", "huge", "no weights 'huge'"),
+    "lens parameter twice": ("--lens", repeated_name, "'theta_E' stands twice in one object"),
+    "pipe": ("image", pipe, "pipe is a pipe or a device"),
+    "no end": ("--noise", "/dev/zero", "/dev/zero cannot be read: it is a pipe or a device"),
+    "pipe of a lens": ("--lens", pipe, "pipe is a pipe or a device"),
+    "cloud": ("image", "gs://bucket/lens.fits", "gs://bucket/lens.fits is an address and no file"),
+    "web": ("--psf", "http://example.org/psf.fits[PSF]", "is an address and no file"),
+    "superscript": ("image", lambda folder: f"{fits_of(np.ones((32, 32)))(folder)}[IMAGE,\u00b2]", "has no HDU IMAGE"),
+    "larger than memory": ("image", larger_than_memory, "GB of memory"),
+    "source larger than memory": ("--source-pixels", "10000000", "GB of memory"),
+    "huge pixels": ("--pixel-scale", "1e300", "pixel_scale is 1e+300"),
+    "block of 1e30": ("image", fits_of(lambda: bright_block()), "which no telescope reaches"),
+    "truth of NaN": ("--truth", fits_of(np.full((32, 32), np.nan)), "bad.fits has pixels that are NaN"),
+    "truth of other pixels": ("--truth", fits_of(np.ones((32, 32))), "truth has pixels of 0.1 arcsec"),
     "truth of another grid": ("--truth", fits_of(np.ones((9, 9))), "truth has shape (9, 9)"),
     "no pixel scale": ("image", lambda folder: no_scale(folder), "has no pixel scale"),
 }

@@ -91,6 +91,37 @@ def test_arcs_that_leave_the_source_plane_are_warned_of(options, tmp_path):
     assert "Warning: " in result.stderr and "% of the image's flux comes from outside" in result.stderr
 
 
+@pytest.mark.parametrize("unit", [1e-19, 1e-35, 1e25])
+def test_brightness_may_have_any_unit(options, tmp_path, unit):
+    for name, option in (("image", "image"), ("noise", "--noise")):
+        array = unit * fits.getdata(options[option], 1).astype(float)
+        fits.PrimaryHDU(array, fits.Header({"PIXSCALE": 0.1})).writeto(tmp_path / f"{name}.fits")
+    scaled = options | {
+        "image": tmp_path / "image.fits",
+        "--noise": tmp_path / "noise.fits",
+        "--out": tmp_path / "scaled",
+    }
+    results = [reconstruct(each) for each in (options, scaled)]
+    assert [result.exit_code for result in results] == [0, 0] and results[0].stderr == results[1].stderr
+    summaries = [json.loads((each["--out"] / "summary.json").read_text()) for each in (options, scaled)]
+    for name, power in (("chi2_per_pixel", 0), ("magnification", 0), ("flux", 1), ("source_peak", 1)):
+        assert summaries[1][name] == pytest.approx(unit**power * summaries[0][name], rel=1e-3)
+    sources = [fits.getdata(each["--out"] / "reconstruction.fits", "SOURCE") for each in (options, scaled)]
+    np.testing.assert_allclose(sources[1] / unit, sources[0], atol=1e-3 * sources[0].max())
+
+
+def test_a_psf_of_even_sides_can_be_centred(options, tmp_path):
+    y, x = np.mgrid[:8, :8] - 3.5
+    psf = np.exp(-(x**2 + y**2) / 2)
+    fits.PrimaryHDU(psf / psf.sum()).writeto(tmp_path / "psf.fits")
+    given = options | {"--psf": tmp_path / "psf.fits"}
+    refused = reconstruct(given)
+    assert refused.exit_code == 2 and "sides must be odd" in refused.stderr and "--centre-psf" in refused.stderr
+    assert reconstruct(given, "--centre-psf").exit_code == 0
+    stamp = fits.getdata(options["--out"] / "reconstruction.fits", "PSF")
+    assert stamp.shape == (9, 9) and np.unravel_index(stamp.argmax(), stamp.shape) == (4, 4)
+
+
 @pytest.fixture
 def options_of_inversion(options):
     return {name: value for name, value in options.items() if name != "--weights"}

@@ -129,6 +129,23 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work(flat, observat
     assert solver.seen == []
 
 
+@pytest.mark.parametrize("method", ["rim", "inversion"])
+@pytest.mark.parametrize("unit", [1e-40, 1e-19, 1e25])
+def test_results_are_in_the_units_of_the_data(method, unit, rng):
+    y, x = np.mgrid[:24, :24] - 11.5
+    image = np.exp(-((np.hypot(x, y) - 6) ** 2) / 2 / 1.5**2) + 0.05 * rng.normal(size=(24, 24))
+    usual, scaled = (
+        workflow.run(Observation(u * image, u * 0.05, 0.1, pixel_scale=0.1), LENS, method).source_fit
+        for u in (1.0, unit)
+    )
+    for name in ("source", "model_image"):
+        tolerance = 1e-3 * getattr(usual, name).max()
+        np.testing.assert_allclose(getattr(scaled, name) / unit, getattr(usual, name), atol=tolerance)
+    np.testing.assert_allclose(scaled.residual, usual.residual, atol=0.05)
+    assert scaled.flux == pytest.approx(unit * usual.flux, rel=1e-3)
+    assert scaled.magnification == pytest.approx(usual.magnification, rel=1e-3)
+
+
 def test_nothing_heavy_is_imported_before_it_is_needed():
     code = "import sys, rim_tf.inference.workflow; print([m for m in ('keras', 'scipy', 'click') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -96,7 +96,9 @@ class LinearSystem:
             blur = blur or FourierBlur(observation.psf, observation.shape)
         data, weight = (ops.convert_to_numpy(each)[0] for each in (problem.data, problem.weight))
         flux_outside = float(ops.convert_to_numpy(problem.flux_outside())[0])
-        return cls(lensing, blur, data, weight, source_shape, flux_outside)
+        # A batch is in units of its own; back to those of the data, without rounding, as a unit is a power of two.
+        unit = observation.unit
+        return cls(lensing, blur, unit * data, weight / unit**2, source_shape, flux_outside)
 
     def in_units_of(self, unit):
         """The same system with the brightness `unit` as one."""
