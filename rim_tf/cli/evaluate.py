@@ -7,15 +7,11 @@ import sys
 import click
 
 from rim_tf.cli.heavy import import_quietly
-from rim_tf.cli.options import POSITIVE
-from rim_tf.config import RIMSettings, SimulationSettings
 from rim_tf.errors import InputError
 
 
 @click.command()
-@click.option(
-    "--weights", default=RIMSettings.weights, show_default=True, help="Name of shipped weights, or a path NAME.json."
-)
+@click.option("--weights", default="small", show_default=True, help="Name of shipped weights, or a path NAME.json.")
 @click.option("--n", "n", type=click.IntRange(min=1), default=2000, show_default=True, help="Systems to reconstruct.")
 @click.option(
     "--n-inversion",
@@ -43,17 +39,11 @@ from rim_tf.errors import InputError
     show_default=True,
     help="Of the linear inversion.",
 )
-@click.option(
-    "--image-pixels",
-    type=click.IntRange(min=16),
-    default=SimulationSettings.pixels,
-    show_default=True,
-    help="Pixels on a side.",
-)
+@click.option("--image-pixels", type=click.IntRange(min=16), default=64, show_default=True, help="Pixels on a side.")
 @click.option(
     "--pixel-scale",
-    type=POSITIVE,
-    default=SimulationSettings.pixel_scale,
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.08,
     show_default=True,
     help="Of the image [arcsec]; the source's is 0.39 of it.",
 )
