@@ -76,8 +76,8 @@ def _arguments(settings, field):
 
 
 def _type(kind, limits):
-    if "choices" in limits:
-        return click.Choice(limits["choices"])
+    if "choices" in limits or typing.get_origin(kind) is typing.Literal:
+        return click.Choice(limits.get("choices") or typing.get_args(kind))
     if kind is int:
         return click.IntRange(limits.get("least"), limits.get("most"))
     if kind is float:

@@ -51,9 +51,13 @@ def simulate(ctx, out, overwrite, lens, source, source_pixel_scale, psf, **argum
     settings = options.settings_from(SimulationSettings, arguments)
     with results(out, SIMULATION, overwrite) as folder:
         from rim_tf import io
+        from rim_tf.files import read_json
 
         known_source = None if source is None else io.read_source(source, source_pixel_scale)
         psf = settings.psf_sigma if psf is None else io.read_image(psf)[0]
+        if lens is not None:
+            read_json(lens)
+            import_quietly()  # what a lens is made of takes Keras, and a wrong file is told before that
         known_lens = None if lens is None else io.read_lens(lens)
         simulation = simulated(settings, known_lens, known_source, psf)
         write(folder, simulation, settings)

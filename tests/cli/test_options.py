@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import click
 import pytest
@@ -15,6 +16,7 @@ class Settings:
     many: int = setting(3, "How many.", least=2, most=5)
     wide: float | None = setting(None, "How wide.", above=0)
     bright_sky: bool = setting(False, "Whether the sky is bright.")
+    colour: Literal["red", "blue"] = setting("red", "A colour.")
     hidden: float = 1.5
 
 
@@ -35,14 +37,15 @@ def test_defaults_are_those_of_the_dataclass():
 
 
 def test_each_field_is_an_option_of_its_type():
-    words = ["--name", "y", "--kind", "a", "--many", "2", "--wide", "0.5", "--bright-sky"]
-    assert invoke(*words).stdout == f"{Settings('y', 'a', 2, 0.5, True)!r}\n"
+    words = ["--name", "y", "--kind", "a", "--many", "2", "--wide", "0.5", "--bright-sky", "--colour", "blue"]
+    assert invoke(*words).stdout == f"{Settings('y', 'a', 2, 0.5, True, 'blue')!r}\n"
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--kind", "c"], "'c' is not one of 'a', 'b'"),
+        (["--colour", "green"], "'green' is not one of 'red', 'blue'"),
         (["--many", "1"], "1 is not in the range 2<=x<=5"),
         (["--many", "2.5"], "'2.5' is not a valid integer"),
         (["--wide", "0"], "0.0 is not in the range x>0"),

@@ -12,7 +12,6 @@ from rim_tf.errors import InputError
 from rim_tf.inference import methods, workflow
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
-from rim_tf.results import SourceFit
 
 LENS = LensParameters(0.6, 0.1, 0.05)
 
@@ -32,17 +31,10 @@ class Flat:
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
         self.seen.append((observations, lenses, source_pixel_scale, source_pixels))
+        source = np.full((4, 4), self.settings.level)
         return [
-            SourceFit(
-                source=np.full((4, 4), self.settings.level),
-                source_pixel_scale=0.1,
-                model_image=np.zeros(observation.shape),
-                observation=observation,
-                lens=lens,
-                seconds=0.0,
-                flux_outside=0.0,
-            )
-            for observation, lens in zip(observations, lenses, strict=True)
+            types.SimpleNamespace(source=source, model_image=np.zeros(data.shape), observation=data, lens=lens)
+            for data, lens in zip(observations, lenses, strict=True)
         ]
 
 
