@@ -8,7 +8,7 @@ from rim_tf.cli.main import main
 
 LENS = {"theta_E": 0.6, "e1": 0.1, "e2": 0.05, "x_lens": 0.0, "y_lens": 0.02, "gamma1": 0.02, "gamma2": 0.0}
 # Options of `simulate` for the lens of the tests here.
-SIMULATED = ("--seed", 4, "--pixels", 32, "--pixel-scale", 0.1, "--noise", 0.2)
+SIMULATED = ("--seed", 4, "--pixels", 32, "--pixel-scale", 0.1, "--noise", 0.1)
 
 
 def run(*arguments):
