@@ -239,6 +239,7 @@ class WorkflowConfig:
     )
     subtract_lens_light: bool = setting(False, "First fit the lens galaxy's light and subtract it.")
     fit_lens: bool = setting(False, "First adjust the lens parameters to the data.")
+    fixed: tuple[str, ...] = setting((), "A parameter that --fit-lens holds fixed; any number.", metavar="NAME")
     fit_weights: str | None = setting(
         None, "Weights of the RIM that the lens is fitted with; by default those of the method, where it has some."
     )

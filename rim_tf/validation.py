@@ -182,7 +182,7 @@ def _adapter(cls):
 
     hints, fields = typing.get_type_hints(cls, include_extras=True), []
     for field in dataclasses.fields(cls):
-        limits = {name: value for name, value in field.metadata.items() if name != "help"}
+        limits = {name: value for name, value in field.metadata.items() if name not in ("help", "metavar")}
         hint = Annotated[hints[field.name], Limits(**limits)] if limits else hints[field.name]
         default = dataclasses.field(default=field.default, default_factory=field.default_factory)
         fields.append((field.name, hint, default))

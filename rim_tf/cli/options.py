@@ -34,7 +34,8 @@ def options_of(settings, **changes):
     """A decorator that gives a command an option for each field of a dataclass that has a help in its metadata.
 
     The type of a field decides what is taken: a flag for bool, a number for int or float, words for str, those of
-    `choices` where there are some; `| None` marks what may be left out. `rim_tf.config.setting` makes such fields.
+    `choices` where there are some, any number of them for a tuple; `| None` marks what may be left out.
+    `rim_tf.config.setting` makes such fields.
 
     Args:
       settings: the dataclass.
@@ -72,6 +73,10 @@ def _arguments(settings, field):
     arguments = {"help": limits["help"], "default": field.default, "show_default": field.default is not None}
     if kind is bool:
         return arguments | {"is_flag": True, "show_default": False}
+    if typing.get_origin(kind) is tuple:  # given once for each of its values
+        kind = typing.get_args(kind)[0]
+        several = {"multiple": True, "show_default": False}
+        return arguments | {"type": _type(kind, limits), "metavar": limits.get("metavar")} | several
     return arguments | {"type": _type(kind, limits), "metavar": limits.get("metavar")}
 
 

@@ -200,5 +200,9 @@ def written(out):
 
 
 def _say(step, done, total):
-    if step in _SLOW and not done:
-        click.echo(_SLOW[step], err=True)
+    """What takes long is told on stderr: once, and then each tenth of the steps that there can be at most."""
+    if step in _SLOW:
+        if not done:
+            click.echo(_SLOW[step], err=True)
+        elif total and 10 * done // total > 10 * (done - 1) // total:
+            click.echo(f"  {done} of at most {total} steps", err=True)

@@ -71,8 +71,7 @@ def run(observation, lens, method="rim", settings=None, config=None, progress=No
         light = _subtract_lens_light(observation, lens)
         observation = light.observation
     if config.fit_lens:
-        progress("lens", 0, None)
-        lens_fit = _fit_lens(observation, lens, solver, config)
+        lens_fit = _fit_lens(observation, lens, solver, config, progress)
         lens = lens_fit.lens
     progress("source", 0, None)
     (source_fit,) = solver([observation], [lens], config.source_pixel_scale, config.source_pixels)
@@ -89,7 +88,7 @@ def _subtract_lens_light(observation, lens):
     return lens_light.subtract_lens_light(observation, lens)
 
 
-def _fit_lens(observation, lens, solver, config):
+def _fit_lens(observation, lens, solver, config, progress):
     """The lens goes by the RIM, whatever method finds the source: the others have no gradient in the lens."""
     from rim_tf.inference import optimise
     from rim_tf.inference.rim import RIMSolver
@@ -100,7 +99,9 @@ def _fit_lens(observation, lens, solver, config):
     else:
         model = load_pretrained(config.fit_weights or RIMSettings().weights)
     arcs = optimise.cropped(observation, config.fit_radius * lens.theta_E)
-    return optimise.optimise_lens(arcs, lens, model=model)
+    return optimise.optimise_lens(
+        arcs, lens, model=model, fixed=config.fixed, progress=lambda done, most: progress("lens", done, most)
+    )
 
 
 def _check_size(observation, method, config):

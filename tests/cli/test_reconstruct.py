@@ -65,12 +65,17 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
         observation = dataclasses.replace(observation, image=observation.image - model)
         return lens_light.LensLightFit(observation, model, {"sky": 0.01}, ~observation.mask)
 
-    def fit(observation, lens, model):
+    def fit(observation, lens, model, fixed, progress):
+        assert fixed == ("x_lens", "gamma1")
+        for done in range(20):
+            progress(done, 20)
         return optimise.LensFit(LensParameters(**LENS), [{"stage": "refine", "chi2": 1.0}], None)
 
     monkeypatch.setattr(lens_light, "subtract_lens_light", subtract)
     monkeypatch.setattr(optimise, "optimise_lens", fit)
-    assert reconstruct(options, "--subtract-lens-light", "--fit-lens").exit_code == 0
+    flags = ["--subtract-lens-light", "--fit-lens", "--fixed", "x_lens", "--fixed", "gamma1"]
+    result = reconstruct(options, *flags)
+    assert result.exit_code == 0 and "  18 of at most 20 steps" in result.stderr
     out = options["--out"]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["lens"] == json.loads((out / "fitted_lens.json").read_text()) == LENS

@@ -93,7 +93,7 @@ def test_the_lens_goes_by_the_rim_whatever_finds_the_source(flat, observation, m
     monkeypatch.setattr(pretrained, "load_pretrained", lambda name: f"weights {name}")
     used = []
 
-    def fit(arcs, lens, model):
+    def fit(arcs, lens, model, fixed, progress):
         used.append((arcs.shape, model))
         return types.SimpleNamespace(lens=lens)
 
