@@ -91,7 +91,7 @@ def model_from_json(values, where="The network"):
     if dataclasses.is_dataclass(values):
         values = dataclasses.asdict(values)
     kind = values.get("type") if isinstance(values, dict) else None
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise InputError(f"{where}: type is {shown(kind)}; it must be one of {', '.join(map(repr, MODELS))}.")
     return from_json(MODELS[kind], values, where)
 

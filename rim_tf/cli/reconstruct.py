@@ -202,7 +202,7 @@ def written(out):
 def _say(step, done, total):
     """What takes long is told on stderr: once, and then each tenth of the steps that there can be at most."""
     if step in _SLOW:
-        if not done:
+        if total is None:
             click.echo(_SLOW[step], err=True)
-        elif total and 10 * done // total > 10 * (done - 1) // total:
+        elif done and 10 * done // total > 10 * (done - 1) // total:
             click.echo(f"  {done} of at most {total} steps", err=True)

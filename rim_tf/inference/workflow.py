@@ -71,6 +71,7 @@ def run(observation, lens, method="rim", settings=None, config=None, progress=No
         light = _subtract_lens_light(observation, lens)
         observation = light.observation
     if config.fit_lens:
+        progress("lens", 0, None)
         lens_fit = _fit_lens(observation, lens, solver, config, progress)
         lens = lens_fit.lens
     progress("source", 0, None)

@@ -64,7 +64,7 @@ def test_each_step_hands_on_what_it_found(flat, observation, monkeypatch):
         assert given is observation and lens is LENS
         return types.SimpleNamespace(observation=dataclasses.replace(given, image=given.image - 1))
 
-    def fit(given, lens, solver, config):
+    def fit(given, lens, solver, config, progress):
         np.testing.assert_allclose(given.image, observation.image - 1)
         assert lens is LENS
         return types.SimpleNamespace(lens=dataclasses.replace(lens, theta_E=0.7))
