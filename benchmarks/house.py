@@ -35,7 +35,8 @@ CASES = [
 ]
 # Its steps are timed inside, and each turn compiles anew.
 LENS_CASE = {"task": "optimise_lens, one step", "pixels": 64, "batch": 2}
-_SYSTEMS, _SCALES = 16, {64: 0.08, 192: 0.04}
+# Systems in the largest batch, of which so many are drawn and then repeated; pixels and their scale [arcsec].
+_SYSTEMS, _DRAWN, _SCALES = 16, 4, {64: 0.08, 192: 0.04}
 _PSF, _NOISE = 0.06, 0.02  # sigma [arcsec]; rms over the image's peak
 
 
@@ -48,19 +49,21 @@ def write_observations(path, folder):
 
     arrays = {}
     for n, scale in _SCALES.items():
-        say(f"Drawing {_SYSTEMS} systems of {n} x {n} pixels ...")
+        say(f"Drawing {_DRAWN} systems of {n} x {n} pixels ...")
         lenses, observations = [], []
-        for seed in range(_SYSTEMS):
+        for seed in range(_DRAWN):
             lens, source, source_scale = draw_system(seed, n, scale)
             observations.append(observe_system(seed, lens, source, source_scale, n, scale, _NOISE, _PSF)[0])
             lenses.append(lens)
-        arrays |= {
-            f"image_{n}": np.stack([each.image for each in observations]),
-            f"noise_{n}": np.array([each.noise.mean() for each in observations]),
-            f"psf_{n}": np.full(_SYSTEMS, _PSF),
-            f"scale_{n}": np.full(_SYSTEMS, scale),
-            f"lens_{n}": np.array([lens.as_tuple() for lens in lenses]),
+        of_systems = {
+            "image": [each.image for each in observations],
+            "noise": [each.noise.mean() for each in observations],
+            "psf": [_PSF] * _DRAWN,
+            "scale": [scale] * _DRAWN,
+            "lens": [lens.as_tuple() for lens in lenses],
         }
+        for name, values in of_systems.items():
+            arrays[f"{name}_{n}"] = np.concatenate([np.asarray(values)] * (_SYSTEMS // _DRAWN))
     save_arrays(path, arrays)
     image = fits.PrimaryHDU(arrays["image_64"][0].astype(np.float32))
     image.header["PIXSCALE"] = (_SCALES[64], "[arcsec]")

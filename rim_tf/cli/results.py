@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -93,6 +94,8 @@ def _sweep(out):
 @contextlib.contextmanager
 def _folder(out):
     """Make `out`; where the block fails, what of it was not there before is removed, unless others use it."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(out)):
+        raise InputError(f"{out} is an address; --out must be a folder of this machine.")
     made = []
     try:
         with _named(out):

@@ -102,8 +102,10 @@ class _Halves:
     """Where the halves of an image lie in the complex field (real part, imaginary part) before and after a blur.
 
     Args:
-      rows, columns: of the image.
-      stamp_rows, stamp_columns: of the stamp, which reaches half of them beyond a pixel to either side.
+      rows: of the image.
+      columns: of the image.
+      stamp_rows: of the stamp, which reaches half of them beyond a pixel to either side.
+      stamp_columns: likewise.
 
     Attributes:
       size: rows and columns of the field. A blurred half is higher than a half by the stamp, and must not wrap into

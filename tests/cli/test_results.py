@@ -171,6 +171,14 @@ def test_where_the_disk_knows_no_locks_the_slower_run_is_refused(tmp_path, monke
     assert contents(tmp_path) == {"a.fits": "first"}
 
 
+def test_an_address_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for address in ("http://example.org/out", "gs://bucket/out"):
+        with pytest.raises(InputError, match="is an address"), results(pathlib.Path(address), NAMES, False):
+            pytest.fail("the work began")
+    assert names_in(tmp_path) == []
+
+
 def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path):
     with pytest.raises(KeyError), results(tmp_path / "x" / "y", NAMES, overwrite=False) as work:
         (work / "a.fits").write_text("half")
