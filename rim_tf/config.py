@@ -160,8 +160,10 @@ def model_from_json(values, where="The network"):
     """The settings of a network, whose kind `values["type"]` says; the rest is as in `from_json`."""
     if dataclasses.is_dataclass(values):
         values = dataclasses.asdict(values)
-    kind = values.get("type") if isinstance(values, dict) else None
-    if kind not in MODELS:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: all of it is {_shown(values)}; it must be a JSON object.")
+    kind = values.get("type")
+    if kind not in list(MODELS):
         raise InputError(f"{where}: type is {_shown(kind)}; it must be one of {', '.join(map(repr, MODELS))}.")
     return from_json(MODELS[kind], values, where)
 
@@ -187,7 +189,9 @@ def _validated(cls, values, where):
         # As JSON, in which a list is a tuple and a dictionary a dataclass, and true is no number.
         checked = _adapter(cls).validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
-        raise InputError(_sentence(cls, error.errors()[0], where)) from None
+        # A misspelt name is missing too, and only as an unknown one it tells what was meant.
+        errors = sorted(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        raise InputError(_sentence(cls, errors[0], where)) from None
     return {field.name: getattr(checked, field.name) for field in dataclasses.fields(cls)}
 
 
