@@ -90,7 +90,9 @@ def model_from_json(values, where="The network"):
     """The settings of a network, whose kind `values["type"]` says; the rest is as in `from_json`."""
     if dataclasses.is_dataclass(values):
         values = dataclasses.asdict(values)
-    kind = values.get("type") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: all of it is {shown(values)}; it must be a JSON object.")
+    kind = values.get("type")
     if not isinstance(kind, str) or kind not in MODELS:
         raise InputError(f"{where}: type is {shown(kind)}; it must be one of {', '.join(map(repr, MODELS))}.")
     return from_json(MODELS[kind], values, where)

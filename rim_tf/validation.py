@@ -164,7 +164,9 @@ def _validated(cls, values, where):
         # As JSON, in which a list is a tuple and a dictionary a dataclass, and true is no number.
         checked = _adapter(cls).validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
-        raise InputError(_sentence(cls, error.errors()[0], where)) from None
+        # A misspelt name is missing too, and only as an unknown one it tells what was meant.
+        errors = sorted(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        raise InputError(_sentence(cls, errors[0], where)) from None
     return {field.name: getattr(checked, field.name) for field in dataclasses.fields(cls)}
 
 

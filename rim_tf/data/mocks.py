@@ -340,6 +340,7 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
     """
     seed = tf.constant(seeds.check_pair(seed))
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes seconds
     def simulate(index, stamps=stamps):
         inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs)
         return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, source

@@ -1,19 +1,11 @@
-"""What tests of data share: TensorFlow on one thread, as a set's bytes need it, and a few galaxies."""
-
-import contextlib
+"""What tests of data share: TensorFlow on one thread, and a few galaxies."""
 
 import numpy as np
+import one_thread  # noqa: F401
 import pytest
-import tensorflow as tf
 
 from rim_tf.data.mocks import GalaxyStamps
-from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.data.sources.procedural import procedural_galaxies
-
-# Else every set is built by a process of its own, which imports TensorFlow again.
-with contextlib.suppress(RuntimeError):
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +17,6 @@ def galaxies():
 @pytest.fixture(scope="session")
 def stamps(galaxies):
     return GalaxyStamps.of(galaxies)
-
-
-@pytest.fixture(scope="session")
-def few_galaxies(galaxies):
-    """Three galaxies to train on and three others to validate on, as `build` takes them."""
-
-    def part(chosen):
-        return GalaxySet(galaxies.images[chosen], galaxies.ids[chosen], galaxies.half_light_radius[chosen])
-
-    return {"train": part(slice(3)), "validation": part(slice(3, 6))}
 
 
 @pytest.fixture(scope="session")

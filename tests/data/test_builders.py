@@ -1,29 +1,19 @@
 """Galaxies go from the public files into a prepared set, each into one split, and what is broken is named."""
 
 import io
-import os
-import pathlib
 import tarfile
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from rim_tf.data.sources.galaxies import prepare_cosmos, prepare_galaxy_zoo, split_of
+from rim_tf.data.sources.galaxies import split_of
+from rim_tf.data.sources.preparation import prepare_cosmos, prepare_galaxy_zoo
 from rim_tf.errors import InputError, InputWarning
 
 tfds = pytest.importorskip("tensorflow_datasets")
 Image = pytest.importorskip("PIL.Image")
 builders = pytest.importorskip("rim_tf.data.builders")
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
-REAL_DATA = pathlib.Path(os.environ.get("RIM_TF_DATA", REPOSITORY.parent / "shared" / "data"))
-
-
-def real_file(name):
-    if not (REAL_DATA / name).is_file():
-        pytest.skip(f"{REAL_DATA / name} is not there; set RIM_TF_DATA to the folder that holds it")
-    return REAL_DATA / name
 
 
 def galaxy(rng, n=96, noise_rms=0.005):
@@ -269,12 +259,12 @@ def write_real_galaxy_layout(folder, frames, psfs, sample="23.5"):
     return folder
 
 
-def test_great3_from_real_stamps_in_galsims_layout(tmp_path):
+def test_great3_from_real_stamps_in_galsims_layout(tmp_path, shared):
     names = {141190: "COSMOS23.5_141190", 166341: "COSMOS23.5_166341", 129658: "COSMOS23.5_129658"}
-    with fits.open(real_file("hst_cosmos_f814w.fits")) as hdus:
+    with fits.open(shared / "data/hst_cosmos_f814w.fits") as hdus:
         frames = {ident: np.array(hdus[name].data, np.float32) for ident, name in names.items()}
     frames[7] = np.full((64, 64), np.nan, np.float32)
-    psf_images = np.load(real_file("psf_hst_acs_f814w_030mas.npz"))["psf"]
+    psf_images = np.load(shared / "data/psf_hst_acs_f814w_030mas.npz")["psf"]
     psfs = {ident: 3 * psf_images[i] for i, ident in enumerate(frames)}
     folder = write_real_galaxy_layout(tmp_path / "COSMOS_23.5_training_sample", frames, psfs)
     # Two of the three are too small to be clean.
@@ -293,14 +283,14 @@ def test_great3_from_real_stamps_in_galsims_layout(tmp_path):
         assert builder.info.features["quality"].int2str(example["quality"]) == stamp.quality
 
 
-def test_galaxy_zoo_from_the_real_archive(tmp_path):
+def test_galaxy_zoo_from_the_real_archive(tmp_path, shared):
     folder = tmp_path / "zoo"
     folder.mkdir()
-    with tarfile.open(real_file("galaxyzoo2_jpeg424.tar")) as whole, tarfile.open(folder / "few.tar", "w") as few:
+    with tarfile.open(shared / "data/galaxyzoo2_jpeg424.tar") as whole, tarfile.open(folder / "few.tar", "w") as few:
         for member in whole.getmembers()[:6]:
             few.addfile(member, whole.extractfile(member))
     config = builders.GalaxyZooConfig(name="all", keep_flawed=True)
     builder = prepare("galaxy_zoo", folder, tmp_path / "data", config)
     found = set().union(*ids(builder).values())
-    with np.load(real_file("galaxyzoo2_128.npz")) as archive:
+    with np.load(shared / "data/galaxyzoo2_128.npz") as archive:
         assert found == {f"galaxy_zoo:{name}" for name in archive["ids"][:6]}

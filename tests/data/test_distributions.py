@@ -5,17 +5,12 @@ import pytest
 
 from rim_tf.config import MockConfig
 from rim_tf.data.distributions import LABELS, draw_distributions, plot_distributions
-from rim_tf.data.mocks import GalaxyStamps
-from rim_tf.data.sources.galaxies import half_light_radius
-from rim_tf.data.sources.procedural import procedural_galaxies
 
 CONFIG = MockConfig(image_pixels=32, source_pixels=32, log_pixel_scale=(0.05, 0.1))
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    images = procedural_galaxies(4, seed=5)
-    stamps = GalaxyStamps(images, [half_light_radius(image) for image in images])
+def drawn(stamps):
     return draw_distributions(CONFIG, stamps, 1000, seed=2)
 
 

@@ -1,32 +1,58 @@
+"""Weights come back as they were saved, and whatever is wrong with their files is said before they are read."""
+
+import dataclasses
 import json
 
+import h5py
 import numpy as np
 import pytest
 
-from rim_tf.config import SMALL
+from rim_tf.config import PAPER, SMALL
 from rim_tf.errors import InputError
-from rim_tf.models.pretrained import load_pretrained, save_trained
-from rim_tf.models.rim import RIM
+from rim_tf.models import pretrained
+from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
+
+TINY = dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A network and the folder that it was saved into."""
+    model, folder = build_model(TINY), tmp_path_factory.mktemp("weights")
+    save_trained(model, folder / "mine", {"seed": 5})
+    return model, folder
 
 
 @pytest.fixture
-def saved(tmp_path):
-    model = RIM(SMALL)
-    save_trained(model, tmp_path / "mine", {"seed": 5})
-    return model, tmp_path / "mine.json", tmp_path / "mine.weights.h5"
+def saved(trained, tmp_path):
+    """Paths of a description and its weights, to be damaged."""
+    for path in trained[1].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "mine.json", tmp_path / "mine.weights.h5"
 
 
 def test_the_shipped_weights_load():
-    assert load_pretrained("small").config.link == "softplus"
+    assert load_pretrained("small").config == SMALL
 
 
-def test_what_was_saved_comes_back(saved):
-    model, description, _ = saved
-    loaded = load_pretrained(str(description))
+def test_what_was_saved_comes_back(trained):
+    model, folder = trained
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.json", "mine.weights.h5"]
+    loaded = load_pretrained(str(folder / "mine.json"))
     assert loaded.config == model.config
     for weight, original in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, original)
-    assert json.loads(description.read_text())["seed"] == 5
+    description = json.loads((folder / "mine.json").read_text())
+    assert description["seed"] == 5 and description["model"]["type"] == "rim"
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL, dataclasses.replace(PAPER, features=3, hidden=(5, 2))])
+def test_shapes_are_known_without_the_network(config, tmp_path):
+    build_model(config).save_weights(tmp_path / "w.weights.h5")
+    found = {}
+    with h5py.File(tmp_path / "w.weights.h5") as file:
+        file.visititems(lambda name, item: found.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
+    assert found == pretrained._rim_shapes(config)
 
 
 def test_an_unknown_name_is_told_what_there_is():
@@ -36,7 +62,7 @@ def test_an_unknown_name_is_told_what_there_is():
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5])
 def test_truncated_weights_are_noticed_before_they_are_read(saved, kept):
-    _, description, weights = saved
+    description, weights = saved
     size = kept if isinstance(kept, int) else int(weights.stat().st_size * kept)
     weights.write_bytes(weights.read_bytes()[:size])
     with pytest.raises(InputError, match="mine.weights.h5 is truncated"):
@@ -44,15 +70,89 @@ def test_truncated_weights_are_noticed_before_they_are_read(saved, kept):
 
 
 def test_missing_weights_are_named(saved):
-    _, description, weights = saved
+    description, weights = saved
     weights.unlink()
     with pytest.raises(InputError, match="mine.weights.h5 is missing"):
         load_pretrained(description)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"rim": {"depth": 3}, "sha256": ""}'])
+def test_weights_of_something_else_are_refused_before_they_are_read(saved):
+    description, weights = saved
+    size = weights.stat().st_size
+    weights.write_bytes(b"nothing!" * (size // 8 + 1))
+    with pytest.raises(InputError, match="mine.weights.h5 is truncated or was changed: it cannot be read as HDF5"):
+        load_pretrained(description)
+    with open(weights, "wb") as file:
+        file.truncate(256 * 10**9)  # takes no room on the disk
+    with pytest.raises(InputError, match="it has 256.0 GB, and the network .* has 8.8 kB of weights"):
+        load_pretrained(description)
+    with h5py.File(weights, "w") as file:
+        file.create_dataset("cell/embed/vars/0", (250_000, 250_000), "f4", chunks=(1000, 1000))
+        file.create_dataset("filler", data=np.zeros(size // 4, np.float32))
+    with pytest.raises(InputError, match=r"cell/coarse/\S* has the shape None, and wanted is \(3, 3,"):
+        load_pretrained(description)
+
+
+def test_weights_of_another_network_are_refused(saved, tmp_path):
+    description, weights = saved
+    save_trained(build_model(dataclasses.replace(TINY, hidden=(4, 5))), tmp_path / "other", {})
+    weights.write_bytes((tmp_path / "other.weights.h5").read_bytes())
+    with pytest.raises(InputError, match="does not belong to its description: cell/fine/candidate/vars/0 has"):
+        load_pretrained(description)
+
+
+def test_weights_that_were_changed_are_refused(saved):
+    description, weights = saved
+    content = bytearray(weights.read_bytes())
+    content[-10] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="mine.weights.h5 .*was changed: its checksum"):
+        load_pretrained(description)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"model": {"type": "rim"}, "sha256": ""}'])
 def test_a_description_that_describes_nothing_is_named(saved, text):
-    _, description, _ = saved
+    description, _ = saved
     description.write_text(text)
     with pytest.raises(InputError, match="mine.json does not describe weights"):
+        load_pretrained(description)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        (name, value)
+        for name, values in {
+            "n_steps": (0, -1, 2.5, True, "2", None, 10**9, {"n": 2}),
+            "kernel": (0, 2, -3, 3.5, 10**6),
+            "stride": (0, 5, 1.5, None),
+            "features": (0, "4", 10**9),
+            "hidden": ([4], [4, 4, 4], [4, 0], 4, [[4], 4]),
+            "link": ("tanh", 3),
+            "inputs": ([], ["latent", "image"], "latent", [3]),
+            "gradient_step": (1, "yes"),
+            "start": ("middle", 0, -1),
+            "flux_scale": ("peak", None),
+            "type": ("cnn", None, 3),
+            "depth": (3,),
+        }.items()
+        for value in values
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_file(saved, name, value):
+    description, _ = saved
+    values = json.loads(description.read_text())
+    values["model"][name] = value
+    description.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"mine.json does not describe weights.*{name}"):
+        load_pretrained(description)
+
+
+@pytest.mark.parametrize("changes", [{"stride": 3}, {"stride": 1}, {"n_steps": 3}, {"link": "sigmoid"}, {"start": 0.1}])
+def test_settings_that_change_no_shape_are_not_taken_in_silence(saved, changes):
+    description, _ = saved
+    values = json.loads(description.read_text())
+    values["model"] |= changes
+    description.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="mine.json was changed: its network is not the one that the weights were"):
         load_pretrained(description)

@@ -21,11 +21,12 @@ def test_each_variant_differs_from_small_in_what_its_name_says():
         if name == "lens jitter in training":
             assert config == dataclasses.replace(base, mocks=dataclasses.replace(base.mocks, lens_error=0.01))
         else:
-            assert config == dataclasses.replace(base, rim=config.rim) and (config.rim != SMALL or name == "small")
-    assert (
-        "gradient" in configs["raw gradient"].rim.inputs and "preconditioned" not in configs["raw gradient"].rim.inputs
-    )
-    cost = {name: count_flops(config.rim, 64) for name, config in configs.items()}
+            assert config == dataclasses.replace(base, model=config.model) and (
+                config.model != SMALL or name == "small"
+            )
+    raw = configs["raw gradient"].model
+    assert "gradient" in raw.inputs and "preconditioned" not in raw.inputs
+    cost = {name: count_flops(config.model, 64) for name, config in configs.items()}
     assert cost["5 steps"] < cost["small"] < cost["15 steps"] and cost["small"] < cost["kernel 5"]
 
 
@@ -41,7 +42,7 @@ def measured(monkeypatch):
         "noise": np.where(n % 2, 0.005, 0.05),
     }
     monkeypatch.setattr(ablate, "train", lambda config, folder, galaxies, verbose: _Model(folder, trained))
-    monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n: figures)
+    monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n, stream_name: figures)
     monkeypatch.setattr(ablate, "seconds_per_lens", lambda names: {name: 0.1 for name in names})
     return trained
 
@@ -67,3 +68,5 @@ def test_a_variant_is_trained_once_and_is_in_the_table(measured, tmp_path):
     found = json.loads((tmp_path / "ablations.json").read_text())["variants"]["small"]
     assert found["exact"]["all"]["rms_percent_of_peak"]["median"] == pytest.approx(1.05)
     assert (tmp_path / "ablations.png").stat().st_size > 5000
+    refused = CliRunner().invoke(ablate.main, [*options, "--seed", "-1"])
+    assert refused.exit_code == 2 and "The seed is -1; it must be a whole number from 0" in refused.stderr

@@ -1,11 +1,8 @@
 """What the builders of galaxies share: the features, the splits, and how a bad file is dealt with."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import itertools
 import math
-import multiprocessing
 import pathlib
 import struct
 import tarfile
@@ -18,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from rim_tf.data.sources.galaxies import STAMP_SIZE, GalaxySet, split_of
 from rim_tf.data.sources.preparation import QUALITIES
+from rim_tf.data.workers import shared_out
 from rim_tf.errors import InputError, InputWarning
 
 # What the readers of FITS, images and archives raise at a file that is cut short or is something else.
@@ -174,21 +172,9 @@ class GalaxyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _prepared(self, candidates):
         """(candidate, its `Stamp` or None) of those that can be read, in order."""
-        frames = ((c, frame) for c in candidates if (frame := self._frame(c)) is not None)
+        tasks = ((c, c.prepare, frame) for c in candidates if (frame := self._frame(c)) is not None)
         workers = self.builder_config.workers
-        if workers == 1:
-            yield from ((candidate, candidate.prepare(frame)) for candidate, frame in frames)
-            return
-        # Forked copies of a process that runs TensorFlow can hang; spawned ones start clean.
-        start = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=start) as pool:
-            waiting = collections.deque()
-            for candidate, frame in frames:
-                waiting.append((candidate, pool.submit(candidate.prepare, frame)))
-                if len(waiting) > 4 * workers:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            yield from ((candidate, future.result()) for candidate, future in waiting)
+        return shared_out(tasks, 0 if workers == 1 else workers)
 
     def _frame(self, candidate):
         """The frame of a candidate, or None where it cannot be read or holds no image."""

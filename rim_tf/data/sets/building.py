@@ -206,9 +206,9 @@ class _Simulation:
         split, first, n = self.recipe.shards(path.parent)[path]
         size = self.recipe.batch_size
         starts = range(0, n, size)
-        records = (
+        records = [
             record for start in starts for record in self.records(split, first + start // size, min(size, n - start))
-        )
+        ]
         with _written_whole(path) as unfinished, _disk_errors(path):
             with tf.io.TFRecordWriter(os.fspath(unfinished)) as writer:
                 for record in records:
@@ -220,7 +220,7 @@ def _disk_errors(path):
     """What TensorFlow says of a disk that is full or forbidden, as an InputError."""
     try:
         yield
-    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.UnknownError) as error:
+    except tf.errors.OpError as error:
         raise InputError(
             f"{path} cannot be written ({error.message}); make room, and give the command again: the shards that are "
             "whole stay."
@@ -335,6 +335,8 @@ def _arrays(galaxies, recipe):
             found = galaxies[split]
         else:
             found = find_galaxies(galaxies, split, _stream(split), recipe.seed)
+        if not len(found):
+            raise InputError(f"There are no galaxies in the split {split!r}; give more galaxies.")
         arrays[f"{split}_images"] = np.asarray(found.images, np.float32)
         arrays[f"{split}_half_light_radius"] = np.asarray(found.half_light_radius, np.float32)
         arrays[f"{split}_ids"] = np.array(found.ids)

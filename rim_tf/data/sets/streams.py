@@ -39,6 +39,7 @@ def galaxy_pools(builder, split, pool, seed, first_pool=0, procedural=None):
     n_drawn = min(pool - 1, round(pool * share))
     parse = _parser(builder, ("image", "half_light_radius"))
 
+    @tf.autograph.experimental.do_not_convert
     def draw(index, records):
         galaxies = parse(records)
         images, radius = galaxies["image"], galaxies["half_light_radius"]
@@ -88,6 +89,7 @@ def lens_stream(builder, split, batch_size, seed, config=None, first_batch=0, ps
         raise InputError(f"{builder.data_path} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
     parse = _parser(builder, ("source", "lens", "pixel_scale", "source_pixel_scale"))
 
+    @tf.autograph.experimental.do_not_convert
     def simulate(index, records):
         systems = parse(records)
         systems["lensed"] = image_systems(systems, config.image_pixels)

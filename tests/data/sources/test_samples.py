@@ -129,8 +129,8 @@ def sample(shared, tmp_path):
         if name.endswith(".fits"):
             return shared / "data" / name
         with np.load(shared / "data" / name) as archive:
-            n = len(archive["ids"])
-            np.savez(tmp_path / name, **{key: archive[key][:45] for key in archive if len(archive[key]) == n})
+            arrays = dict(archive)
+        np.savez(tmp_path / name, **{key: array[:45] for key, array in arrays.items() if array.ndim})
         return tmp_path / name
 
     return find
