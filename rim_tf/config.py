@@ -251,6 +251,9 @@ class WorkflowConfig:
 
     def __post_init__(self):
         check(self)
+        for name in ("fixed", "fit_weights"):
+            if getattr(self, name) and not self.fit_lens:
+                raise InputError(f"{name} is of the lens fit, which was not asked for; set fit_lens too.")
 
 
 @dataclasses.dataclass(frozen=True)

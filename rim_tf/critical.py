@@ -10,9 +10,13 @@ import contourpy
 import numpy as np
 from keras import ops
 
-# Half the width of the grid, in the sum of the components' Einstein radii, and its points on a side.
-# An even number, so that no point is at a centre that the grid is laid about, where det A has no value.
+# Half the width of the grid, in the sum of the components' Einstein radii, and its points on a side: an even number, so
+# that no point is at a centre that the grid is laid about, where det A has no value.
 _REACH, _POINTS = 2.5, 140
+# While a contour leaves the grid it is made twice as wide, so many times.
+_WIDENINGS = 4
+# Half the widths of finer grids about each component, in its Einstein radius: for radial curves and small deflectors.
+_NEARER = (2.0, 0.12)
 # Newton steps from the contour of a grid to the curve, and the distance over which det A is differenced [arcsec].
 _NEWTON_STEPS, _STEP = 5, 1e-5
 # A contour that does not end on a curve to this in det A was none: it ran around a singular centre.
@@ -28,13 +32,43 @@ def critical_curves(lens):
       lens: `LensParameters` or `CompositeLens`.
 
     Returns:
-      List of (theta_x, theta_y), arrays [n] each, the longest curve first.
+      List of (theta_x, theta_y), arrays [n] each, closed, the longest curve first.
     """
-    x, y = _grid(lens)
+    components = _components(lens)
+    reach = _REACH * sum(theta_E for theta_E, _, _ in components)
+    box = [(min(each[i] for each in components) - reach, max(each[i] for each in components) + reach) for i in (1, 2)]
+    curves, is_whole = _within(lens, box)
+    for _ in range(_WIDENINGS):
+        if is_whole:
+            break
+        box = [(low - (high - low) / 2, high + (high - low) / 2) for low, high in box]
+        curves, is_whole = _within(lens, box)
+    for theta_E, x, y in components:
+        for nearer in _NEARER:
+            half = nearer * theta_E
+            finer, _ = _within(lens, [(x - half, x + half), (y - half, y + half)])
+            curves += [curve for curve in finer if not any(_same(curve, known) for known in curves)]
+    return sorted(curves, key=lambda curve: -_length(curve))
+
+
+def _within(lens, box):
+    """The closed curves within a box, two pairs of limits, and whether no curve leaves it."""
+    x, y = (np.linspace(*limits, _POINTS) for limits in box)
     contours = contourpy.contour_generator(x, y, _det(lens, x, y)).lines(0.0)
-    curves = [_on_curve(lens, *line.T) for line in contours]
-    curves = [curve for curve in curves if np.abs(_det_at(lens, *curve)).max() < _ON_CURVE]
-    return sorted(curves, key=lambda curve: -len(curve[0]))
+    closed = [np.allclose(line[0], line[-1]) for line in contours]
+    curves = [_on_curve(lens, *line.T) for line, whole in zip(contours, closed, strict=True) if whole]
+    return [curve for curve in curves if np.abs(_det_at(lens, *curve)).max() < _ON_CURVE], all(closed)
+
+
+def _length(curve):
+    return np.hypot(*(np.diff(each) for each in curve)).sum()
+
+
+def _same(curve, other):
+    """Whether two polygons are of one curve: a point of the first lies between neighbours of the second."""
+    distance = np.hypot(other[0] - curve[0][0], other[1] - curve[1][0]).min()
+    spacing = np.hypot(*(np.diff(each) for each in other)).max()
+    return distance < spacing and 0.9 < _length(curve) / _length(other) < 1.1
 
 
 def caustics(lens):
@@ -60,15 +94,15 @@ def cuts(lens):
     return curves
 
 
-def _grid(lens):
-    """x [n] and y [n] of a grid that holds all critical curves."""
-    named = lens.named()
-    reach = _REACH * sum(value for name, value in named.items() if name.startswith("theta_E"))
-    sides = []
-    for centre in ("x_lens", "y_lens"):
-        values = [value for name, value in named.items() if name.startswith(centre)]
-        sides.append(np.linspace(min(values) - reach, max(values) + reach, _POINTS))
-    return sides
+def _components(lens):
+    """(theta_E, x, y) of every component that has them."""
+    found, first = [], 0
+    for profile in lens.mass.profiles:
+        named = dict(zip(profile.names, lens.as_tuple()[first : first + len(profile.names)], strict=True))
+        first += len(profile.names)
+        if {"theta_E", "x_lens", "y_lens"} <= set(named):
+            found.append((named["theta_E"], named["x_lens"], named["y_lens"]))
+    return found
 
 
 def _on_curve(lens, x, y):

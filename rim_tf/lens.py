@@ -148,7 +148,7 @@ class CompositeLens(Lens):
       components: as given.
 
     Raises:
-      InputError: no component, or none that has theta_E and a centre.
+      InputError: no component, or none that has theta_E.
     """
 
     components: tuple[Component, ...]

@@ -95,12 +95,13 @@ class SourceFit:
                 "lensed source, or check the lens parameters."
             )
         if self.chi2_per_pixel > _CHI2_TOO_HIGH:
-            noise = float(np.median(self.observation.noise[self.observation.mask])) / float(self.model_image.max())
+            peak = float(self.model_image.max())
+            noise = float(np.median(self.observation.noise[self.observation.mask])) / peak if peak > 0 else np.inf
             faint = f", or the network falls short of a noise of {100 * noise:.2g} % of the peak"
             found.append(
                 f"chi^2 per pixel is {self.chi2_per_pixel:.3g}, so the model does not explain the image; probably the "
                 "lens parameters are wrong (fit them), lens light is left, the PSF is another, or the noise is given "
-                f"too small{faint if 0 < noise < _FAINT_NOISE else ''}."
+                f"too small{faint if noise < _FAINT_NOISE else ''}."
             )
         if self.chi2_per_pixel < _CHI2_TOO_LOW:
             found.append(

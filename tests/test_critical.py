@@ -69,6 +69,25 @@ def test_a_shallow_lens_has_a_radial_curve_too_and_a_steep_one_has_not():
     assert cuts(SHALLOW) == cuts(STEEP) == []
 
 
+@pytest.mark.parametrize("slope", [1.9, 1.97, 1.985, 1.993, 2.0])
+def test_as_the_slope_nears_the_isothermal_the_radial_caustic_becomes_the_cut(slope):
+    lens = CompositeLens(Component("power_law", theta_E=1.2, slope=slope, e1=0.1))
+    radial = [*caustics(lens)[1:], *cuts(lens)]
+    assert len(radial) == 1
+    isothermal = cuts(CompositeLens(Component("sie", theta_E=1.2, e1=0.1)))[0]
+    assert np.hypot(*radial[0]).mean() == pytest.approx(np.hypot(*isothermal).mean(), rel=5 * (2 - slope) + 0.01)
+
+
+def test_strong_shear_and_small_deflectors_lose_no_curve():
+    ((x, y),) = critical_curves(LensParameters(1.0, 0.1, gamma1=0.7))
+    assert_allclose([x[0], y[0]], [x[-1], y[-1]], atol=1e-9)
+    assert np.hypot(x, y).max() > 2.5
+    far = CompositeLens(Component("sie", theta_E=1.0), Component("sie", theta_E=0.02, x_lens=2.0))
+    assert [len(curves) for curves in (critical_curves(far), cuts(far))] == [2, 2]
+    farther = CompositeLens(Component("sie", theta_E=1.0), Component("sie", theta_E=0.1, x_lens=20.0))
+    assert len(critical_curves(farther)) == 2
+
+
 def test_the_round_lens_has_its_caustic_in_a_point_and_a_cut_of_its_einstein_radius():
     lens = ISOTHERMAL[0]
     ((x, y),) = caustics(lens)

@@ -18,7 +18,7 @@ def dataset():
 @dataset.command()
 @click.option("--n", "n", type=click.IntRange(min=1), required=True, help="Lenses to train on.")
 @click.option("--validation", type=click.IntRange(min=0), default=0, help="Lenses to validate on, with other galaxies.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Of all that is random.")
+@click.option("--seed", type=options.SEED, default=1, show_default=True, help="Of all that is random.")
 @click.option("--out", type=click.Path(path_type=str), required=True, help="Folder of the set; one begun goes on.")
 @click.option(
     "--galaxies",
@@ -72,7 +72,7 @@ def show(folder, out, n, split):
 @click.option("--n", "n", type=click.IntRange(min=100), default=4000, show_default=True, help="Systems drawn.")
 @click.option("--galaxies", metavar="FOLDER|NAME", help="As for `build`.  [default: procedural galaxies]")
 @click.option("--config", metavar="JSON", help="As for `build`.  [default: the paper's]")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--seed", type=options.SEED, default=0, show_default=True)
 def priors(out, n, galaxies, config, seed):
     """Draw the distribution of every parameter, of the magnification and of the signal to noise."""
     settings = _settings(config)

@@ -6,8 +6,10 @@ import sys
 
 import click
 
+from rim_tf.cli import options
 from rim_tf.cli.heavy import import_quietly
-from rim_tf.config import SOLVERS, SOURCE_SCALE_RATIO, InversionSettings, MockConfig, RIMSettings
+from rim_tf.cli.results import refuse_address
+from rim_tf.config import SOLVERS, SOURCE_MULTIPLE, SOURCE_SCALE_RATIO, InversionSettings, MockConfig, RIMSettings
 from rim_tf.errors import InputError
 from rim_tf.inference.methods import METHODS
 
@@ -31,8 +33,8 @@ from rim_tf.inference.methods import METHODS
 @click.option("--mnist", metavar="NPZ", help="File of digits, arrays images and labels, to be lensed like the text.")
 @click.option(
     "--method",
-    type=click.Choice(["both", *METHODS]),
-    default="both",
+    type=click.Choice(["all", *METHODS]),
+    default="all",
     show_default=True,
     help="What is run now; the report has all that was run so far.",
 )
@@ -52,27 +54,28 @@ from rim_tf.inference.methods import METHODS
 )
 @click.option(
     "--pixel-scale",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.POSITIVE,
     default=MockConfig.log_pixel_scale[0],
     show_default=True,
     help=f"Of the image [arcsec]; the source's is {SOURCE_SCALE_RATIO:.2f} of it.",
 )
-@click.option("--seed", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Of all that is random.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of all that is random.")
 @click.option("--report-only", is_flag=True, help="Run nothing; report what is in --out.")
 @click.option(
     "--out", type=click.Path(path_type=pathlib.Path), required=True, help="Folder of the study; one begun goes on."
 )
-def evaluate(out, report_only, **options):
+def evaluate(out, report_only, **arguments):
     """Reconstruct simulated lenses that no training has seen, by the RIM and by linear inversion, and report.
 
     Writes report.html, report.md, report.json and figures/ into --out. It can be stopped at any time: what is finished
     is kept, and the same command goes on from there, as does one with a larger --n.
     """
+    refuse_address(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out must be a folder.")
     import_quietly()
     if not report_only:
-        _run(out, **options)
+        _run(out, **arguments)
     _report(out)
     click.echo(f"Wrote {out / 'report.html'}, report.md, report.json and figures/.")
 
@@ -85,16 +88,15 @@ def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pix
 
     # What is wrong with the weights or the digits is said now, not after the first thousand systems.
     settings = {"rim": RIMSettings(weights), "inversion": InversionSettings(solver=solver)}
-    solvers = {name: each.build(settings.get(name)) for name, each in METHODS.items()}
+    chosen = list(METHODS) if method == "all" else [method]
+    solvers = {name: METHODS[name].build(settings.get(name)) for name in chosen}
     if mnist is not None:
         read_digits(mnist)
-    stride = solvers["rim"].model.config.stride
-    source_pixels = -(-image_pixels // stride) * stride
+    source_pixels = -(-image_pixels // SOURCE_MULTIPLE) * SOURCE_MULTIPLE
     mocks = MockConfig(image_pixels, source_pixels, log_pixel_scale=(pixel_scale, pixel_scale))
     study = Study(out, StudyConfig(mocks, seed, sources))
     numbers = {"rim": n, "inversion": n if n_inversion is None else min(n, n_inversion)}
-    chosen = [name for name in (METHODS if method == "both" else [method]) if numbers.get(name, n)]
-    for i, name in enumerate(chosen):
+    for i, name in enumerate(name for name in chosen if numbers.get(name, n)):
         if i:
             _report(out)  # there to be read while this method goes on
         number = numbers.get(name, n)

@@ -8,6 +8,8 @@ import typing
 
 import click
 
+from rim_tf.validation import LARGEST_SEED
+
 
 class Number(click.FloatRange):
     """A finite number in a range."""
@@ -20,6 +22,7 @@ class Number(click.FloatRange):
 
 
 POSITIVE = Number(min=0, min_open=True)
+SEED = click.IntRange(0, LARGEST_SEED)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the folder.")
 

@@ -68,6 +68,12 @@ def refuse_existing(out, names, overwrite):
         )
 
 
+def refuse_address(out):
+    """Raise InputError where `out` is no path but an address, as gs://bucket is."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(out)):
+        raise InputError(f"{out} is an address; --out must be a folder of this machine.")
+
+
 # ------------------------------------------------------------------------------------------------- the steps
 
 
@@ -94,8 +100,7 @@ def _sweep(out):
 @contextlib.contextmanager
 def _folder(out):
     """Make `out`; where the block fails, what of it was not there before is removed, unless others use it."""
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(out)):
-        raise InputError(f"{out} is an address; --out must be a folder of this machine.")
+    refuse_address(out)
     made = []
     try:
         with _named(out):

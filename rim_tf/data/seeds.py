@@ -9,6 +9,7 @@ construction and not by ranges that someone has to remember. TensorFlow's draws 
 import numpy as np
 
 from rim_tf.errors import InputError
+from rim_tf.validation import LARGEST_SEED
 
 # A stream keeps its number for ever, as the numbers that were drawn from it depend on it. All are from 101 to 999:
 # weights shipped up to version 0.1 were trained on streams whose number, modulo 1000, is below 101.
@@ -25,7 +26,6 @@ STREAMS = {
     "study: drawings": 110,
     "weights": 111,
 }
-LARGEST = 2**31 - 1
 LARGEST_PART = 10**6
 
 
@@ -34,7 +34,7 @@ def seed_pair(stream, seed, part=0):
 
     Args:
       stream: a name in STREAMS.
-      seed: the user's, a whole number from 0 to LARGEST.
+      seed: the user's, a whole number from 0 to LARGEST_SEED.
       part: which of several streams of that name, as training on frames of several sizes has, 0 to LARGEST_PART.
 
     Raises:
@@ -60,21 +60,21 @@ def generator(stream, seed, *more):
 
     Args:
       stream: a name in STREAMS.
-      seed: the user's, a whole number from 0 to LARGEST.
-      more: whole numbers that tell the draws of one stream apart, each from 0 to LARGEST.
+      seed: the user's, a whole number from 0 to LARGEST_SEED.
+      more: whole numbers that tell the draws of one stream apart, each from 0 to LARGEST_SEED.
 
     Raises:
       InputError: a seed out of range.
     """
     # SeedSequence([a, b]) is SeedSequence([a, b, 0]): how many numbers follow has to be one of them.
-    more = [_whole(each, LARGEST) for each in more]
+    more = [_whole(each, LARGEST_SEED) for each in more]
     return np.random.default_rng([_number(stream), check_seed(seed), len(more), *more])
 
 
 def check_seed(seed):
-    """`seed` as an int, where it is a whole number from 0 to LARGEST; InputError otherwise."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST:
-        raise InputError(f"The seed is {seed!r}; it must be a whole number from 0 to {LARGEST}.")
+    """`seed` as an int, where it is a whole number from 0 to LARGEST_SEED; InputError otherwise."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"The seed is {seed!r}; it must be a whole number from 0 to {LARGEST_SEED}.")
     return int(seed)
 
 

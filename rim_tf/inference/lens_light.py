@@ -88,7 +88,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
         left_out = _clumps(observation, model) & ~nucleus
     return LensLightFit(
         observation=dataclasses.replace(observation, image=observation.image - model),
-        model_image=model.astype(np.float32),
+        model_image=model.astype(observation.image.dtype),
         parameters=galaxy.describe(shape, amplitudes),
         arc_mask=left_out & observation.mask,
     )

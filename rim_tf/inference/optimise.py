@@ -242,7 +242,8 @@ class _Descent:
         origin = mass.to_real(ops.convert_to_tensor(starts))
         # A first step is what a human would try; Adam's are of this size whatever the size of the gradient.
         steps = [c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices]
-        steps = [0.0 if name in fixed else step for name, step in zip(mass.names, steps, strict=True)]
+        is_fixed = tf.constant([[name in fixed for name in mass.names]])
+        held = tf.constant(starts)
         unit = tf.constant(steps, tf.float32)
         position = keras.Variable(np.zeros_like(starts), name="position")  # in steps from the origin
         optimiser = keras.optimizers.Adam(1.0, beta_1=0.8, beta_2=0.95)  # tens of steps, not thousands
@@ -251,7 +252,8 @@ class _Descent:
         @tf.function
         def step(inputs):
             with tf.GradientTape() as tape:
-                lens = mass.from_real(origin + unit * position)
+                # Held by its value and not in its unbounded coordinate, which two parameters may share.
+                lens = tf.where(is_fixed, held, mass.from_real(origin + unit * position))
                 problem = imaging_problem(inputs | {"lens": lens}, source_shape, mass)
                 misfit = problem.chi2(problem.model_image(model.solve(problem)[:, -1]))
                 value = 0.5 * misfit + objective.penalty(lens)

@@ -67,7 +67,7 @@ def test_a_study_is_made_reported_and_made_longer(weights, tmp_path, monkeypatch
 
 def test_defaults_are_those_that_the_report_compares_with_the_paper():
     options = {option.name: option.default for option in main.commands["evaluate"].params}
-    assert (options["n"], options["weights"], options["method"]) == (2000, "small", "both")
+    assert (options["n"], options["weights"], options["method"]) == (2000, "small", "all")
 
 
 BAD = {

@@ -133,18 +133,14 @@ def test_a_power_law_with_shear_is_fitted_as_any_lens():
 
 def test_what_is_fixed_keeps_its_value_and_steps_are_told():
     start, told = dataclasses.replace(TRUTH, theta_E=1.03), []
-    fit = optimise_lens(
-        observed(),
-        start,
-        short(),
-        n_steps=6,
-        n_angles=2,
-        fixed=("x_lens", "gamma1"),
-        progress=lambda *at: told.append(at),
-    )
+    given = {"fixed": ("x_lens", "gamma1"), "progress": lambda *at: told.append(at)}
+    fit = optimise_lens(observed(), start, short(), n_steps=6, n_angles=2, **given)
     assert fit.lens.theta_E != start.theta_E and fit.lens.e1 != start.e1
     assert (fit.lens.x_lens, fit.lens.gamma1) == (start.x_lens, start.gamma1)
     assert fit.lens.gamma2 != start.gamma2 and fit.lens.y_lens != start.y_lens
+    columns = np.array([step["lens"] for step in fit.history])
+    held = [TRUTH.mass.names.index(name) for name in given["fixed"]]
+    assert_allclose(columns[:, held], [[start.x_lens, start.gamma1]] * len(columns), rtol=1e-6)
     assert [done for done, _ in told] == list(range(len(fit.history))) and {most for _, most in told} == {16}
 
 

@@ -42,7 +42,7 @@ def measured(monkeypatch):
         "noise": np.where(n % 2, 0.005, 0.05),
     }
     monkeypatch.setattr(ablate, "train", lambda config, folder, galaxies, verbose: _Model(folder, trained))
-    monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n, stream_name: figures)
+    monkeypatch.setattr(ablate, "measure", lambda model, stamps, mocks, n, stream: figures)
     monkeypatch.setattr(ablate, "seconds_per_lens", lambda names: {name: 0.1 for name in names})
     return trained
 

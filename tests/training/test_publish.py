@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from rim_tf.config import SMALL, MockConfig
 from rim_tf.data.mocks import GalaxyStamps, simulate_batch
 from rim_tf.data.seeds import seed_pair
+from rim_tf.data.sources import find
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
@@ -48,7 +49,7 @@ def published(*arguments):
 @pytest.fixture
 def test_sets(monkeypatch):
     monkeypatch.setattr(publish, "TEST_SETS", {"16 pixels": MOCKS})
-    monkeypatch.setattr(publish, "_N_PROCEDURAL", 3)
+    monkeypatch.setattr(find, "N_PROCEDURAL", {"train": 3, "validation": 3})
 
 
 def test_a_run_is_measured_and_its_weights_load(run, test_sets, tmp_path):
@@ -56,7 +57,7 @@ def test_a_run_is_measured_and_its_weights_load(run, test_sets, tmp_path):
     done = published(folder, "tiny", "--n", 3, "--out", tmp_path / "tiny", "--command", "python -m training.train")
     assert done.exit_code == 0, done.output
     loaded = load_pretrained(tmp_path / "tiny.json")
-    assert loaded.config == TINY.rim
+    assert loaded.config == TINY.model
     for ours, theirs in zip(loaded.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     written = json.loads((tmp_path / "tiny.json").read_text(), parse_constant=pytest.fail)
@@ -72,7 +73,7 @@ def test_a_run_is_measured_and_its_weights_load(run, test_sets, tmp_path):
 
 def test_lenses_are_judged_as_a_user_would_judge_them(run):
     # One by one, through the call that users make, in place of a batch through the network.
-    stamps = GalaxyStamps(procedural_galaxies(3, seed=1), [15.0, 20.0, 25.0])
+    stamps = GalaxyStamps.of(procedural_galaxies(3, "test", 1))
     measured = publish.measure(run[1], stamps, MOCKS, n=3, batch_size=2)
     assert all(len(values) == 3 for values in measured.values())
     for number in (0, 2):
@@ -107,7 +108,7 @@ def test_folders_without_a_run_are_refused_in_a_sentence(run, tmp_path):
 
     refused("config.json does not exist")
     (tmp_path / "config.json").write_text("{}")
-    refused("config.json is not that of a training run")
+    refused("config.json lacks model")
     (tmp_path / "config.json").write_text((run[0] / "config.json").read_text())
     refused("holds no checkpoint")
     checkpoints = shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")

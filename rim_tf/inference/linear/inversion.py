@@ -11,10 +11,7 @@ A is the one of the network (`rim_tf.physics`), so that both methods can be comp
 """
 
 import dataclasses
-import difflib
 import math
-import numbers
-import os
 import time
 import warnings
 
@@ -26,10 +23,11 @@ from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
 from rim_tf.inference.linear.non_negative import non_negative_source
 from rim_tf.inference.linear.regularisation import Regularisation
-from rim_tf.inference.linear.system import LinearSystem
+from rim_tf.inference.linear.system import DENSE_IMAGE_PIXELS, LinearSystem
+from rim_tf.memory import check_memory
 from rim_tf.results import SourceFit
 from rim_tf.systems import source_grid
-from rim_tf.validation import to_json
+from rim_tf.validation import from_json, to_json
 
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
 _AUTO_PIXELS = 64 * 64
@@ -73,7 +71,7 @@ def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **set
 
     Args:
       observation: `Observation`; masked pixels have no weight.
-      lens: `LensParameters`.
+      lens: `LensParameters` or `CompositeLens`.
       source_pixel_scale: [arcsec]; by default as `rim_tf.inference.rim.reconstruct` with the shipped weights, so that
         both give the same grid. Source pixels that no ray reaches are set by the prior alone.
       source_pixels: on a side of the source grid; by default likewise.
@@ -98,10 +96,10 @@ def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **set
         a source grid that is none, or one too large for the exact solver or for the machine's memory.
     """
     started = time.perf_counter()
-    settings = _checked(settings)
+    settings = from_json(InversionSettings, settings, "Linear inversion")
     pixels, pixel_scale = source_grid(observation, SOURCE_MULTIPLE, source_pixel_scale, source_pixels)
     name = _choose_solver(settings.solver, pixels)
-    _check_memory(pixels, observation.shape)
+    _check_memory(name, pixels, observation.shape)
     prior = Regularisation(settings.regularisation, settings.boundary, (pixels, pixels))
     # In units of the image's peak: what is added to a singular H has the unit of brightness^-2.
     unit = float(np.abs(observation.image[observation.mask]).max()) or 1.0
@@ -146,33 +144,6 @@ def _terms_in_units(terms, unit, n_source, n_data):
     }
 
 
-def _checked(given):
-    """The `InversionSettings` of keyword arguments; InputError where one is unknown or is not what its field allows."""
-    fields = {field.name: field for field in dataclasses.fields(InversionSettings)}
-    for name in given:
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1)
-            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}."
-            raise InputError(f"Linear inversion has no setting {name!r}; {meant}")
-    for name, value in given.items():
-        wanted = _wanted(value, fields[name].metadata)
-        if wanted is not None:
-            raise InputError(f"{name} is {value!r}; it must be {wanted}.")
-    return InversionSettings(**given)
-
-
-def _wanted(value, limits):
-    """What a setting must be, where `value` is not that; None where it is."""
-    number = isinstance(value, numbers.Real) and math.isfinite(value)
-    if "choices" in limits and value not in limits["choices"]:
-        return f"one of {', '.join(limits['choices'])}"
-    if "least" in limits and not (number and value == int(value) >= limits["least"]):
-        return f"a whole number of at least {limits['least']}"
-    if "above" in limits and not (value is None or (number and value > limits["above"])):
-        return f"a number above {limits['above']}, or None"
-    return None
-
-
 def _choose_solver(solver, pixels):
     if solver == "exact" and pixels**2 > EXACT_PIXELS:
         raise InputError(
@@ -184,15 +155,17 @@ def _choose_solver(solver, pixels):
     return solver
 
 
-def _check_memory(pixels, image_shape):
-    needed = _BYTES_PER_PIXEL * (pixels**2 + math.prod(image_shape)) / 1e9
-    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if needed > there_is:
-        raise InputError(
-            f"A source of {pixels} x {pixels} and an image of {' x '.join(map(str, image_shape))} pixels would take "
-            f"{needed:.0f} GB of memory, and this machine has {there_is:.0f}; make the source grid coarser, or cut the "
-            "image."
-        )
+def _check_memory(solver, pixels, image_shape):
+    image_pixels = math.prod(image_shape)
+    needed = _BYTES_PER_PIXEL * (pixels**2 + image_pixels)
+    if solver == "exact":
+        # F, its factor and the inverse of that; on the way to F as many numbers for each image pixel.
+        needed += 3 * 8 * pixels**4 + 8 * min(image_pixels, DENSE_IMAGE_PIXELS) ** 2
+    check_memory(
+        needed,
+        f"Linear inversion of {pixels} x {pixels} source and {' x '.join(map(str, image_shape))} image pixels",
+        "make the source grid coarser, or cut out the region around the lens",
+    )
 
 
 class InversionSolver:

@@ -18,7 +18,7 @@ from rim_tf.physics.imaging import imaging_problem
 from rim_tf.systems import batch_of
 
 # F by way of the dense B^T C_N^-1 B up to so many image pixels: 0.6 GB.
-_DENSE_IMAGE_PIXELS = 6200
+DENSE_IMAGE_PIXELS = 6200
 # Elements of the temporary arrays that F is built through: 0.13 GB.
 _BLOCK = 1 << 24
 # Rows of a Gaussian's matrix that are applied at once, and what share of its peak is below rounding error.
@@ -132,7 +132,7 @@ class LinearSystem:
     @property
     def _has_short_way(self):
         """Whether `SeparableBlur.normal_matrix` and what it goes through fit into memory."""
-        few = self.data.size <= _DENSE_IMAGE_PIXELS and max(self.data.shape) ** 3 <= _BLOCK
+        few = self.data.size <= DENSE_IMAGE_PIXELS and max(self.data.shape) ** 3 <= _BLOCK
         return few and isinstance(self.blur, SeparableBlur)
 
     @functools.cached_property

@@ -11,6 +11,7 @@ from rim_tf.physics.mass.profile import CORE, Profile, complex_multiply, ellipti
 
 # Levels of the continued fraction: rounding error for |e| up to 0.6 (q of 0.25), 1e-7 up to 0.9.
 _LEVELS = 24
+_CUT = 0.003
 
 
 class PowerLaw(Profile):
@@ -56,8 +57,11 @@ class PowerLaw(Profile):
         return (x * alpha_x + y * alpha_y) / (3 - slope)
 
     def cut_radius(self, theta_E, slope, *others):
-        """Only the isothermal centre has a cut: a shallower one has a radial caustic instead, a steeper one neither."""
-        return 1e-4 * theta_E if slope == 2 else None
+        """Only the isothermal centre has a cut: a shallower one has a radial caustic instead, a steeper one neither.
+
+        As near to isothermal as _CUT the two are the same to a per cent, and the radial curve is too small to be found.
+        """
+        return 1e-4 * theta_E if abs(slope - 2) < _CUT else None
 
 
 def _ratio(w, theta_E, e1, e2):

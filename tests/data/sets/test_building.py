@@ -237,7 +237,7 @@ def test_the_command_builds_what_its_options_say(tmp_path, monkeypatch):
         ([], '{"image_pixels": 64.5}', "image_pixels is 64.5; it must be a whole number from 8 to 4096"),
         ([], '{"psf_pixels": 20}', "psf_pixels is 20; it must be odd, or 0"),
         (["--pixel-scale", "1e30"], "{}", "What the options ask for: log_pixel_scale is"),
-        (["--pixel-scale", "nan"], "{}", "What the options ask for: log_pixel_scale is"),
+        (["--pixel-scale", "nan"], "{}", "nan is not a finite number"),
         (["--pixels", "100000"], "{}", "What the options ask for: image_pixels is 100000"),
     ],
 )
