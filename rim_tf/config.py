@@ -261,8 +261,8 @@ class SimulationSettings:
     """One simulated lens."""
 
     seed: int = setting(0, "Of all that is random.", least=0)
-    pixels: int = setting(64, "Pixels on a side.", least=8)
-    pixel_scale: float = setting(0.08, "[arcsec]", above=0)
+    pixels: int = setting(MockConfig.image_pixels, "Pixels on a side.", least=8)
+    pixel_scale: float = setting(MockConfig.log_pixel_scale[0], "[arcsec]", above=0)
     noise: float = setting(0.01, "Noise rms over the image's peak.", above=0)
     psf_sigma: float = setting(0.05, "Gaussian PSF [arcsec].", least=0)
 

@@ -35,7 +35,7 @@ def critical_curves(lens):
       List of (theta_x, theta_y), arrays [n] each, closed, the longest curve first.
     """
     components = _components(lens)
-    reach = _REACH * sum(theta_E for theta_E, _, _ in components)
+    reach = _REACH * sum(each[0] for each in components)
     box = [(min(each[i] for each in components) - reach, max(each[i] for each in components) + reach) for i in (1, 2)]
     curves, is_whole = _within(lens, box)
     for _ in range(_WIDENINGS):
@@ -43,8 +43,10 @@ def critical_curves(lens):
             break
         box = [(low - (high - low) / 2, high + (high - low) / 2) for low, high in box]
         curves, is_whole = _within(lens, box)
-    for theta_E, x, y in components:
-        for nearer in _NEARER:
+    # A single isothermal lens has no more than that.
+    several = len(components) > 1
+    for theta_E, x, y, has_cut in components:
+        for nearer in _NEARER if several or not has_cut else ():
             half = nearer * theta_E
             finer, _ = _within(lens, [(x - half, x + half), (y - half, y + half)])
             curves += [curve for curve in finer if not any(_same(curve, known) for known in curves)]
@@ -95,13 +97,14 @@ def cuts(lens):
 
 
 def _components(lens):
-    """(theta_E, x, y) of every component that has them."""
+    """(theta_E, x, y, whether it has a cut) of every component that deflects about a centre."""
     found, first = [], 0
     for profile in lens.mass.profiles:
         named = dict(zip(profile.names, lens.as_tuple()[first : first + len(profile.names)], strict=True))
         first += len(profile.names)
         if {"theta_E", "x_lens", "y_lens"} <= set(named):
-            found.append((named["theta_E"], named["x_lens"], named["y_lens"]))
+            has_cut = profile.cut_radius(*named.values()) is not None
+            found.append((named["theta_E"], named["x_lens"], named["y_lens"], has_cut))
     return found
 
 

@@ -9,4 +9,4 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """The user's data was usable after a change that the user should know of."""
+    """The user's data was usable after a change that the user should know of, or looks like a mistake."""

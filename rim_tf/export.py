@@ -1,4 +1,4 @@
-"""A trained RIM as a SavedModel that TensorFlow alone can run, with rim_tf nowhere in sight."""
+"""A trained RIM as a SavedModel that TensorFlow alone can run, without rim_tf."""
 
 import pathlib
 import shutil

@@ -5,6 +5,7 @@ moment, finds the old file or the new one. What a killed process leaves under th
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -52,6 +53,32 @@ def written_whole(path):
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep other runs from a folder that is there; gives whether that was possible, as not every disk knows locks.
+
+    The lock is one of the kernel, which takes it back when the process ends, however it ends.
+
+    Raises:
+      InputError: another run has it, or the folder cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            raise InputError(f"Another run is writing into {folder}; wait for it, or choose another --out.") from None
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)
 
 
 def sweep(folder):

@@ -5,6 +5,7 @@ import pathlib
 import click
 
 from rim_tf.cli import options
+from rim_tf.cli.heavy import import_quietly
 from rim_tf.config import PAPER_MOCKS, MockConfig
 from rim_tf.errors import InputError
 from rim_tf.validation import from_json
@@ -76,6 +77,7 @@ def show(folder, out, n, split):
 def priors(out, n, galaxies, config, seed):
     """Draw the distribution of every parameter, of the magnification and of the signal to noise."""
     settings = _settings(config)
+    import_quietly()
     from rim_tf.data.distributions import draw_distributions, plot_distributions
     from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.find import find_galaxies
@@ -106,4 +108,5 @@ def _imported(name):
     """A module of `rim_tf.data.sets`, which needs tfds."""
     from rim_tf.data.extras import imported
 
+    import_quietly()
     return imported(f"rim_tf.data.sets.{name}", "datasets", "This command")

@@ -1,4 +1,4 @@
-"""Ctrl-C: a library that loses the exception does not lose the wish, and what must be whole is finished first."""
+"""Ctrl-C: it is noted even where a library swallows the exception, and what must be whole is finished first."""
 
 import contextlib
 import signal

@@ -55,7 +55,12 @@ def _input_options():
             metavar="FITS|SIGMA",
             help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
         ),
-        click.option("--lens", required=True, metavar="JSON", help="theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2."),
+        click.option(
+            "--lens",
+            required=True,
+            metavar="JSON",
+            help="The seven parameters of an SIE with shear, or a list of components.",
+        ),
         click.option(
             "--centre-psf", is_flag=True, help="Resample a PSF stamp to odd sides with its centre in the middle pixel."
         ),
@@ -85,13 +90,12 @@ def _read(given, pixel_scale, centre_psf, truth):
 
     psf, noise = number_or_path(given["psf"]), number_or_path(given["noise"])
     observation = io.read_observation(given["image"], noise, psf, given["mask"], pixel_scale, centre_psf)
-    read_json(given["lens"])
-    import_quietly()  # only now, so that a wrong file name is told at once
-    lens = io.read_lens(given["lens"])
     true_source = None if truth is None else io.read_image(truth)
     if truth is not None and not np.isfinite(true_source[0]).all():
         raise InputError(f"{truth} has pixels that are NaN or infinite; a true source must be finite light.")
-    return observation, lens, true_source
+    read_json(given["lens"])
+    import_quietly()  # only now, so that a wrong file name is told at once
+    return observation, io.read_lens(given["lens"]), true_source
 
 
 def number_or_path(text):

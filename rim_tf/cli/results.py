@@ -7,7 +7,6 @@ run that writes into the folder completes what was left.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import tempfile
 
 from rim_tf.cli import interrupt
 from rim_tf.errors import InputError
+from rim_tf.files import locked
 
 _WORK, _FINISHED, _PLACING = ".rim-tf-work-", ".rim-tf-finished", ".rim-tf-placing"
 # In a folder of work: the names of all results that the new ones replace.
@@ -38,7 +38,7 @@ def results(out, names, overwrite):
     Raises:
       InputError: `out` is no folder, cannot be written, holds some of `names`, or another run writes into it.
     """
-    with _folder(out), _lock(out) as alone:
+    with _folder(out), locked(out) as alone:
         if alone:
             _complete(out)
             _sweep(out)
@@ -116,27 +116,6 @@ def _folder(out):
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def _lock(out):
-    """Keep other runs from `out`; whether that was possible, as not every disk knows locks.
-
-    The lock is one of the kernel, which takes it back when the process ends, however it ends.
-    """
-    with _named(out):
-        handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            raise InputError(f"Another run is writing into {out}; wait for it, or choose another --out.") from None
-        except OSError:
-            alone = False
-        yield alone
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

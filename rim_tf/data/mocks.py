@@ -330,7 +330,7 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
       seed: `seeds.seed_pair` of the stream.
       batch_size: lenses in a batch.
       stamps: `GalaxyStamps`, or an endless tf.data.Dataset that gives, for each batch from `first_batch` on, the
-        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`prepared_sets.galaxy_pools`).
+        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`sets.streams.galaxy_pools`).
       config: `MockConfig`.
       first_batch: number of the first batch.
       psfs: as in `observe`.

@@ -23,7 +23,7 @@ def draw_system(seed, pixels, pixel_scale, lens=None, source=None, stream="simul
       seed: whole number from 0 to 2^31 - 1.
       pixels: on a side of the image that is to come.
       pixel_scale: of that image [arcsec].
-      lens: a lens, or None to draw as `mocks.MockConfig` does.
+      lens: a lens, or None to draw as `rim_tf.config.MockConfig` says.
       source: (surface brightness [n, m], pixel scale [arcsec]), or None for a procedural clumpy spiral on the grid
         that `rim_tf.reconstruct` chooses by default.
       stream: a name in `seeds.STREAMS`.

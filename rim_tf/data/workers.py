@@ -56,7 +56,7 @@ def _first(waiting):
 
 
 def _end_with_the_starter():
-    """In a worker: no last words at Ctrl-C, and no life after the process that started it."""
+    """In a worker: say nothing at Ctrl-C, and end with the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch():

@@ -1,6 +1,7 @@
 """Training learns, and a killed run goes on where it stopped as if nothing had happened."""
 
 import dataclasses
+import importlib
 import shutil
 import signal
 import subprocess
@@ -125,7 +126,8 @@ def only_draws(monkeypatch):
 
 
 def test_a_fixed_set_trains_and_its_damage_is_named(tmp_path, only_draws):
-    small_sets = pytest.importorskip("small_sets")
+    pytest.importorskip("tensorflow_datasets")
+    small_sets = importlib.import_module("small_sets")
     small_sets.build(tmp_path / "lenses", config=TINY.mocks, n=8, n_validation=2, batch_size=4)
     batches, rest = (list(training_stream(TINY, lenses=tmp_path / "lenses", first_batch=n).take(2)) for n in (0, 1))
     assert batches[0][1].shape == (4, 24, 24)
@@ -144,7 +146,7 @@ def test_a_fixed_set_trains_and_its_damage_is_named(tmp_path, only_draws):
 
 def test_a_prepared_set_of_galaxies_is_read_as_it_is_needed(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
-    builders = pytest.importorskip("rim_tf.data.builders")
+    builders = importlib.import_module("rim_tf.data.builders")
     from astropy.io import fits
 
     from rim_tf.data.sources.procedural import procedural_galaxies

@@ -132,12 +132,12 @@ def build(
         if missing:
             _estimate(simulation, sum(shards[path][2] for path in missing), len(missing), workers, out, say)
         # Written only now: settings that are refused leave nothing behind which would refuse the mended ones.
-        _begin(out, recipe, arrays)
-        if runner is not None:
-            _run_pipeline(missing, runner, pipeline_options)
-        elif missing:
-            _run_here(simulation, missing, shards, workers)
-        _write_metadata(out, recipe, simulation.features)
+        with _begun(out, recipe, arrays):
+            if runner is not None:
+                _run_pipeline(missing, runner, pipeline_options)
+            elif missing:
+                _run_here(simulation, missing, shards, workers)
+            _write_metadata(out, recipe, simulation.features)
     size = sum(path.stat().length for path in shards)
     say(f"{out} holds {sum(counts.values())} lenses in {len(shards)} files, {humanize.naturalsize(size)}.")
 
@@ -405,19 +405,24 @@ def _check_folder(out, recipe):
         )
 
 
-def _begin(out, recipe, arrays):
-    """Writes what the shards follow from, and removes what killed runs have left."""
+@contextlib.contextmanager
+def _begun(out, recipe, arrays):
+    """A set whose shards can be made: what they follow from is written, what killed runs have left removed, and other
+    runs are kept from the folder where the disk knows locks."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror or error}.") from None
-    if not (out / _GALAXIES).exists():
-        with _written_whole(out / _GALAXIES) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-    with _written_whole(out / RECIPE) as unfinished:
-        unfinished.write_text(to_json(recipe))
-    if not _is_remote(out):
-        files.sweep(out)
+    with contextlib.nullcontext() if _is_remote(out) else files.locked(out):
+        _check_folder(out, recipe)  # of a run that was there first
+        if not (out / _GALAXIES).exists():
+            with _written_whole(out / _GALAXIES) as unfinished, unfinished.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+        with _written_whole(out / RECIPE) as unfinished:
+            unfinished.write_text(to_json(recipe))
+        if not _is_remote(out):
+            files.sweep(out)
+        yield
 
 
 def _read_json(path):
@@ -432,8 +437,11 @@ def _written_whole(path):
             yield epath.Path(unfinished)
         return
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.incomplete")
-    yield unfinished
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _is_remote(path):

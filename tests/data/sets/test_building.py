@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -24,9 +25,9 @@ from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
-small_sets = pytest.importorskip("small_sets")
-building = pytest.importorskip("rim_tf.data.sets.building")
-opening = pytest.importorskip("rim_tf.data.sets.opening")
+small_sets = importlib.import_module("small_sets")
+building = importlib.import_module("rim_tf.data.sets.building")
+opening = importlib.import_module("rim_tf.data.sets.opening")
 CONFIG, build = small_sets.CONFIG, small_sets.build
 
 
@@ -237,7 +238,6 @@ def test_the_command_builds_what_its_options_say(tmp_path, monkeypatch):
         ([], '{"image_pixels": 64.5}', "image_pixels is 64.5; it must be a whole number from 8 to 4096"),
         ([], '{"psf_pixels": 20}', "psf_pixels is 20; it must be odd, or 0"),
         (["--pixel-scale", "1e30"], "{}", "What the options ask for: log_pixel_scale is"),
-        (["--pixel-scale", "nan"], "{}", "nan is not a finite number"),
         (["--pixels", "100000"], "{}", "What the options ask for: image_pixels is 100000"),
     ],
 )

@@ -1,5 +1,6 @@
 """Whatever is damaged in a prepared set is named, with what to do: when it is opened, shown, or trained on."""
 
+import importlib
 import json
 import re
 import shutil
@@ -13,9 +14,9 @@ from rim_tf.data.seeds import seed_pair
 from rim_tf.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
-opening = pytest.importorskip("rim_tf.data.sets.opening")
-showing = pytest.importorskip("rim_tf.data.sets.showing")
-streams = pytest.importorskip("rim_tf.data.sets.streams")
+opening = importlib.import_module("rim_tf.data.sets.opening")
+showing = importlib.import_module("rim_tf.data.sets.showing")
+streams = importlib.import_module("rim_tf.data.sets.streams")
 SEED = seed_pair("training", 1)
 SHARD = "lenses-train.tfrecord-00001-of-00004"
 

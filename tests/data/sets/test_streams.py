@@ -1,6 +1,7 @@
 """Galaxies and lenses stream from prepared sets as the seed says."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from rim_tf.errors import InputError
 from rim_tf.physics.imaging import imaging_operator
 
 tfds = pytest.importorskip("tensorflow_datasets")
-builders = pytest.importorskip("rim_tf.data.builders")
-opening = pytest.importorskip("rim_tf.data.sets.opening")
-streams = pytest.importorskip("rim_tf.data.sets.streams")
-CONFIG = pytest.importorskip("small_sets").CONFIG
+builders = importlib.import_module("rim_tf.data.builders")
+opening = importlib.import_module("rim_tf.data.sets.opening")
+streams = importlib.import_module("rim_tf.data.sets.streams")
+CONFIG = importlib.import_module("small_sets").CONFIG
 SEED = seed_pair("training", 1)
 
 
