@@ -1,6 +1,6 @@
 """Linear inversion: seconds and memory for each solver and grid, beside PyAutoLens and beside the network.
 
-    python benchmarks/inversion.py --out /tmp/inversion --peers --peers-python PEERS/bin/python
+    python benchmarks/inversion.py --out OUT --peers --peers-python PEERS/bin/python
 
 One problem for all: a 192 x 192 image at 0.04 arcsec in a circular mask of 3.2 arcsec, a PSF stamp of 21 pixels, noise
 2 % of the peak, gradient prior. An evaluation is everything that a new lens needs at a given strength: rays, L, F or

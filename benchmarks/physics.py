@@ -1,6 +1,6 @@
 """Ray tracing, interpolation and blurring, with gradients, beside caustics and herculens: milliseconds per lens.
 
-    python benchmarks/physics.py --peers-python PEERS/bin/python --out /tmp/physics
+    python benchmarks/physics.py --peers-python PEERS/bin/python --out OUT
 
 One isothermal ellipsoid with shear, a source of 192 x 192 pixels bilinearly interpolated onto an image of 192 x 192,
 without and with blurring by a PSF stamp of 27 x 27, batches of 8; then the gradient of half the sum of the squared

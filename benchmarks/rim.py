@@ -1,7 +1,7 @@
 """Seconds per reconstruction of the RIM, its rate of arithmetic beside the machine's own, and torch-rim.
 
-    python benchmarks/rim.py --peers-python PEERS/bin/python --out /tmp/rim
-    python benchmarks/rim.py --config paper --pixels 64 --batch 1 --out /tmp/rim_paper
+    python benchmarks/rim.py --peers-python PEERS/bin/python --out OUT
+    python benchmarks/rim.py --config paper --pixels 64 --batch 1 --out OUT
 
 The operations are counted by `rim_tf.models.flops`; they are all in convolutions. Divided by the time of the whole
 reconstruction, physics, activations and link included, they give a rate, which stands beside that of the same

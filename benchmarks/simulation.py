@@ -1,6 +1,6 @@
 """Simulated lenses per second beside caustics, herculens and lenstronomy, and how long training waits for them.
 
-    python benchmarks/simulation.py --peers-python PEERS/bin/python --out /tmp/simulation
+    python benchmarks/simulation.py --peers-python PEERS/bin/python --out OUT
 
 First part: the noiseless lensed image, without PSF, of a 192 x 192 source on 192 x 192 pixels, the same for each
 package and compared before it is timed. Its last row is what training draws: `mocks.simulate_batch`, with galaxies

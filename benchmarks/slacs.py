@@ -1,6 +1,6 @@
 """Real lenses: the path from an HST image, lens galaxy and all, to the source, beside published values.
 
-    python benchmarks/slacs.py --data FOLDER --lens J1627-0053 --lens J0737+3216 --out /tmp/slacs
+    python benchmarks/slacs.py --data FOLDER --lens J1627-0053 --lens J0737+3216 --out OUT
 
 For each lens it writes the inputs as FITS files that `rim-tf reconstruct` reads, then subtracts the lens
 galaxy, fits the lens from the published theta_E and axis ratio (the position angle is free: north is not

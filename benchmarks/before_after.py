@@ -1,6 +1,6 @@
 """Seconds that a user waits, before and after a change of the package, in turns in one run.
 
-    python benchmarks/house.py --before CHECKOUT --out /tmp/house
+    python benchmarks/before_after.py --before CHECKOUT --out OUT
 
 CHECKOUT is an earlier version of this repository; the later one is the one that this file stands in, or `--after`. Both
 run on this interpreter, each in processes of its own:
@@ -196,7 +196,7 @@ def main(before, after, out, rounds, lens_rounds, threads):
             Worker(
                 name,
                 sys.executable,
-                "house_worker.py",
+                "before_after_worker.py",
                 folder / "observations.npz",
                 threads=threads,
                 environment={"PYTHONPATH": str(tree)},

@@ -1,6 +1,6 @@
-"""What a user waits for, in one version of rim_tf: the worker of house.py, which sets PYTHONPATH to that version.
+"""What a user waits for, in one version of rim_tf: the worker of before_after.py, which sets PYTHONPATH to that version.
 
-    python house_worker.py THREADS OBSERVATIONS.npz
+    python before_after_worker.py THREADS OBSERVATIONS.npz
 
 OBSERVATIONS.npz has image_N [k, N, N], noise_N, psf_N, scale_N [k] and lens_N [k, 7] for each size N. A case is
 {"task": "reconstruct", "optimise_lens, one step" or "exported", "pixels": N, "batch": b}. Only public functions are
