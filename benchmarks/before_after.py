@@ -11,7 +11,7 @@ run on this interpreter, each in processes of its own:
 - whole processes from their start: `import rim_tf`, `rim-tf --help`, and `rim-tf reconstruct` of 64 pixels.
 
 Both must give the same numbers: the table has the largest difference over the largest value. Run it on a machine that
-does nothing else; CPU seconds suffer less where that cannot be had. Writes house.md and house.json.
+does nothing else; CPU seconds suffer less where that cannot be had. Writes before_after.md and before_after.json.
 """
 
 import configparser
@@ -180,7 +180,7 @@ def table(rows, found):
     default=pathlib.Path(__file__).resolve().parents[1],
     help="Checkout of the later version.  [default: this one]",
 )
-@click.option("--out", type=click.Path(path_type=pathlib.Path), default="house", show_default=True)
+@click.option("--out", type=click.Path(path_type=pathlib.Path), default="before_after", show_default=True)
 @click.option("--rounds", default=5, show_default=True, help="Turns of both versions in every case.")
 @click.option("--lens-rounds", default=3, show_default=True, help="Those of `optimise_lens`, which compiles in each.")
 @click.option("--threads", default=THREADS, show_default=True, help="Cores that each version may use.")
@@ -215,7 +215,7 @@ def main(before, after, out, rounds, lens_rounds, threads):
         f"`optimise_lens`.\n\n{table(rows, found)}"
     )
     write_results(
-        out, "house", circumstances(at_start, threads, workers) | {"differences": found, "timings": rows}, text
+        out, "before_after", circumstances(at_start, threads, workers) | {"differences": found, "timings": rows}, text
     )
 
 

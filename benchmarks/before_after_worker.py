@@ -1,4 +1,4 @@
-"""What a user waits for, in one version of rim_tf: the worker of before_after.py, which sets PYTHONPATH to that version.
+"""What a user waits for, in one version of rim_tf, which PYTHONPATH names: the worker of before_after.py.
 
     python before_after_worker.py THREADS OBSERVATIONS.npz
 
