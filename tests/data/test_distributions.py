@@ -11,7 +11,7 @@ CONFIG = MockConfig(image_pixels=32, source_pixels=32, log_pixel_scale=(0.05, 0.
 
 @pytest.fixture(scope="module")
 def drawn(stamps):
-    return draw_distributions(CONFIG, stamps, 1000, seed=2)
+    return draw_distributions(CONFIG, stamps, 640, seed=2)
 
 
 def uniform(values, low, high):
@@ -38,7 +38,7 @@ def test_what_is_accepted_is_magnified(drawn):
 
 
 def test_figure_has_a_panel_for_every_parameter(drawn):
-    fixed = drawn | {"pixel_scale": np.full(1000, 0.04)}
+    fixed = drawn | {"pixel_scale": np.full(640, 0.04)}
     figure = plot_distributions(fixed)
     assert [ax.get_xlabel() for ax in figure.axes] == list(LABELS.values())
     assert all(sum(patch.get_height() for patch in ax.patches) > 1.9 for ax in figure.axes)  # two that sum to 1

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from registry import SMALL_PAPER, SMALL_SMALL, observation, smaller, stirred
 
 from rim_tf.config import PAPER, PRESETS, SMALL, RIMConfig
+from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, rms_over_peak
 from rim_tf.models.rim import INPUTS, RIM, Problem, image_peak, unroll
 from rim_tf.physics.likelihood import log_likelihood
@@ -332,5 +333,5 @@ def test_every_input_of_the_cell_can_be_chosen(name):
 
 
 def test_unknown_link_or_input_is_refused():
-    with pytest.raises(KeyError, match="logistic"):
+    with pytest.raises(InputError, match="logistic"):
         RIM(dataclasses.replace(SMALL_PAPER, link="logistic"))
