@@ -92,9 +92,9 @@ class Limits(_Rule):
         noun = f"two {noun}s, the smaller first, each" if is_range else f"{'an' if self.odd else 'a'} {noun}"
         if self.least is not None and self.most is not None:
             return f"{noun} from {self.least} to {self.most}"
-        names = {"least": "of at least", "above": "above", "most": "of at most", "below": "below"}
+        names = {"least": "of at least", "above": "above", "most": "at most", "below": "below"}
         limits = [f"{word} {value}" for name, word in names.items() if (value := getattr(self, name)) is not None]
-        return f"{noun} {' and '.join(limits)}".rstrip().replace("and of", "and")
+        return f"{noun} {' and '.join(limits)}".rstrip()
 
     def holds(self, value):
         if isinstance(value, tuple):

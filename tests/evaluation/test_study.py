@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.config import SMALL, MockConfig
+from rim_tf.config import SMALL
+from rim_tf.data.mocks import MockConfig
 from rim_tf.errors import InputError
 from rim_tf.evaluation import metrics, study
 from rim_tf.evaluation.study import Study, StudyConfig, read_study
@@ -204,25 +205,23 @@ def test_procedural_test_galaxies_are_not_those_of_training():
     from rim_tf.data.sources.procedural import procedural_galaxies
 
     tested = study.unseen_galaxies(None, 0)
-    for stream in ("training", "validation"):
-        assert np.abs(tested.images[0] - procedural_galaxies(1, stream, 0).images[0]).max() > 0.1
+    for seed in (0, 1, 1_000_000):  # training, its validation
+        assert np.abs(tested.images[0] - procedural_galaxies(1, seed)[0]).max() > 0.1
     assert not set(tested.ids) & set(study.unseen_galaxies(None, 1).ids)
 
 
 def test_real_test_galaxies_are_the_validation_split(monkeypatch, tmp_path, rng):
-    from rim_tf.data.sources import find
-    from rim_tf.data.sources.galaxies import GalaxySet, split_of
-    from rim_tf.data.sources.samples import LOADERS
+    from rim_tf.data.sources.galaxies import LOADERS, GalaxySet, split_of
 
     ids = tuple(f"set:{i}" for i in range(60))
     found = GalaxySet(rng.random((60, 128, 128)).astype(np.float32), ids, np.full(60, 20.0))
-    monkeypatch.setattr(find, "load_directory", lambda folder: found)
+    monkeypatch.setattr(study, "load_directory", lambda folder: found)
     (tmp_path / next(iter(LOADERS))).write_bytes(b"")
     tested = study.unseen_galaxies(tmp_path)
     assert 0 < len(tested) < 60 and all(split_of(galaxy) == "validation" for galaxy in tested.ids)
 
-    monkeypatch.setattr(find, "load_directory", lambda folder: found.split("train"))
-    with pytest.raises(InputError, match="no galaxies in the split 'validation'"):
+    monkeypatch.setattr(study, "load_directory", lambda folder: found.split("train"))
+    with pytest.raises(InputError, match="no galaxies in the validation split"):
         study.unseen_galaxies(tmp_path)
 
 
