@@ -182,7 +182,10 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
             f"n_steps is {config.n_steps}; it must be a multiple of the {config.steps_per_epoch} steps of an epoch."
         )
     out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made a folder: {error.strerror or error}; choose another --out.") from None
     _check_config(config, out)
     model = compiled_model(config)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)

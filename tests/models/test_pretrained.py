@@ -46,7 +46,7 @@ def test_what_was_saved_comes_back(trained):
     assert description["seed"] == 5 and description["model"]["type"] == "rim"
 
 
-@pytest.mark.parametrize("config", [TINY, SMALL, dataclasses.replace(PAPER, features=3, hidden=(5, 2))])
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(PAPER, kernel=5, features=3, hidden=(5, 2))])
 def test_shapes_are_known_without_the_network(config, tmp_path):
     build_model(config).save_weights(tmp_path / "w.weights.h5")
     found = {}

@@ -212,6 +212,7 @@ def test_experiments_are_settings_that_can_be_read_again(name):
         ("--steps 0", "TrainingConfig: n_steps is 0; it must be a whole number of at least 1"),
         ("--steps 150", "n_steps is 150; it must be a multiple of the 100 steps of an epoch"),
         ("--initial nothing --steps 100", "There are no weights 'nothing'"),
+        ("--out /dev/null/run", "/dev/null/run cannot be made a folder: Not a directory"),
     ],
 )
 def test_the_command_refuses_in_a_sentence(tmp_path, options, message):

@@ -378,7 +378,8 @@ def _reached(out):
         path.exists()
         return path
     except Exception as error:  # each file system has errors of its own
-        raise InputError(f"{out} cannot be reached ({type(error).__name__}: {error}); choose another --out.") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{out} cannot be reached ({reason}); choose another --out.") from None
 
 
 def _check_folder(out, recipe):

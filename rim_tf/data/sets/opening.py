@@ -6,6 +6,7 @@ import tempfile
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
 from rim_tf.data import builders
 from rim_tf.errors import InputError
@@ -28,6 +29,8 @@ def read_galaxies(where, split):
     """
     builder = galaxy_builder(where)
     if builder is not None:
+        builders.check_split(builder, split)
+        check_shards(builder, split)
         with damage_is_named(builder, split):
             return builders.read_galaxies(builder, split)
     with tempfile.TemporaryDirectory() as data_dir:
@@ -104,11 +107,11 @@ def _prepared_within(where):
 def check_shards(builder, split):
     """InputError where a file of a split is missing, or all together have another size than they were written with."""
     info = builder.info.splits[split]
-    paths = [pathlib.Path(path) for path in info.filepaths]
-    sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-    # tfds notes the bytes of the records, and `building` those of the files.
+    paths = [epath.Path(path) for path in info.filepaths]
+    sizes = [path.stat().length if path.exists() else -1 for path in paths]
+    # tfds notes the bytes of the records or, where it does not know, 0; `building` notes those of the files.
     noted = (info.num_bytes, info.num_bytes + _RECORD_FRAME * info.num_examples)
-    if min(sizes, default=0) < 0 or sum(sizes) not in noted:
+    if min(sizes, default=0) < 0 or (info.num_bytes and sum(sizes) not in noted):
         _raise_damage(builder, split, f"its files hold {sum(sizes)} bytes and not {noted[0]}")
 
 
@@ -126,10 +129,10 @@ def damage_is_named(builder, split):
 def _raise_damage(builder, split, reason, sure=True):
     """InputError that names the damaged file; where no file is, and it is `sure` that something is, the description."""
     info = builder.info.splits[split]
-    for path, wanted in zip(map(pathlib.Path, info.filepaths), info.shard_lengths, strict=True):
+    for path, wanted in zip(map(epath.Path, info.filepaths), info.shard_lengths, strict=True):
         if what := _damage(path, wanted):
             raise InputError(f"{path} {what}. {_remedy(path.parent, path)}")
-    folder = pathlib.Path(builder.data_path)
+    folder = epath.Path(builder.data_path)
     if sure:
         raise InputError(
             f"{folder} cannot be read as its dataset_info.json and features.json say ({reason}). "
@@ -139,7 +142,7 @@ def _raise_damage(builder, split, reason, sure=True):
 
 def _damage(path, wanted):
     """What is wrong with a file of `wanted` records, in words; None where nothing is."""
-    if not path.is_file():
+    if not path.exists():
         return "is missing"
     found = 0
     try:
@@ -151,6 +154,6 @@ def _damage(path, wanted):
 
 
 def _remedy(folder, path):
-    if (folder / RECIPE).is_file():
+    if (folder / RECIPE).exists():
         return f"Remove {path.name} and dataset_info.json and build the set again, which makes what is missing."
     return "Prepare the set again."
