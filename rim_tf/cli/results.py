@@ -16,7 +16,6 @@ import tempfile
 
 from rim_tf.cli import interrupt
 from rim_tf.errors import InputError
-from rim_tf.files import locked
 
 _WORK, _FINISHED, _PLACING = ".rim-tf-work-", ".rim-tf-finished", ".rim-tf-placing"
 # In a folder of work: the names of all results that the new ones replace.
@@ -38,6 +37,8 @@ def results(out, names, overwrite):
     Raises:
       InputError: `out` is no folder, cannot be written, holds some of `names`, or another run writes into it.
     """
+    from rim_tf.files import locked  # and with it NumPy, for which `--help` need not wait
+
     with _folder(out), locked(out) as alone:
         if alone:
             _complete(out)
