@@ -137,7 +137,7 @@ def test_an_instrument_need_not_take_images(rng):
     problem = Problem(instrument, L, data, 1e4 * ops.ones_like(data))
     assert_allclose(array(problem.chi2(problem.model_image(tensor(truth, "float32")))), 0, atol=1e-4)
     assert len(LENSES) == problem.n_used.shape[0] and np.all(array(problem.n_used) == 12)
-    model = stirred(RIM(smaller(SMALL, n_steps=1, kernel=1)))
+    model = stirred(RIM(smaller(SMALL, n_steps=1, kernel=3)))
     solve = traced(lambda data: model.solve(Problem(instrument, L, data, 1e4 * ops.ones_like(data))))
     iterates = array(solve(data))
     assert iterates.shape == (2, 1, 6, 8) and np.all(np.isfinite(iterates))

@@ -56,7 +56,7 @@ def test_curvature_matrix(kind, in_blocks, rng, monkeypatch):
     weight = np.where(rng.uniform(size=shape) > 0.3, rng.uniform(size=shape), 0)
     system = LinearSystem(lensing, blur, rng.normal(size=shape), weight, (5, 6))
     if in_blocks:
-        monkeypatch.setattr("rim_tf.inference.linear.system._DENSE_IMAGE_PIXELS", 0)
+        monkeypatch.setattr("rim_tf.inference.linear.system.DENSE_IMAGE_PIXELS", 0)
         monkeypatch.setattr("rim_tf.inference.linear.system._BLOCK", 7 * 108)
     A = dense(system)
     assert_allclose(system.curvature_matrix, A.T @ (weight.reshape(-1, 1) * A), rtol=1e-10, atol=1e-12)
