@@ -20,7 +20,7 @@ from rim_tf import __version__
 from rim_tf.config import InversionSettings, MockConfig
 from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.files import DAMAGED, finite, load_arrays, read_json, save_arrays, sweep, write_json
+from rim_tf.files import DAMAGED, finite, load_arrays, locked, read_json, save_arrays, sweep, write_json
 from rim_tf.inference.methods import METHODS
 from rim_tf.validation import Seed, check, from_json
 
@@ -140,9 +140,10 @@ class Store:
           The key of its files.
         """
         key = f"{name}-{hashlib.sha256(solver.fingerprint.encode()).hexdigest()[:12]}"
-        settings = self.settings()
-        settings["methods"][name] = {"settings": dataclasses.asdict(solver.settings), "key": key}
-        write_json(self._config, settings)
+        with locked(self.out):  # another run may be adding a method of its own
+            settings = self.settings()
+            settings["methods"][name] = {"settings": dataclasses.asdict(solver.settings), "key": key}
+            write_json(self._config, settings)
         return key
 
     def galaxies(self):
