@@ -6,6 +6,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.likelihood import inverse_variance
 from rim_tf.physics.mass.model import SIE_SHEAR
+from rim_tf.physics.operators import Compose
 from rim_tf.physics.problem import Problem
 from rim_tf.physics.psf import blur_operator
 
@@ -69,7 +70,7 @@ def imaging_operator(inputs, source_shape, mass=SIE_SHEAR):
 
     The arguments are those of `imaging_problem`.
     """
-    return Problem(*_parts(inputs, source_shape, mass), None, None).operator
+    return Compose(*_parts(inputs, source_shape, mass))
 
 
 def _parts(inputs, source_shape, mass):
