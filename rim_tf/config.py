@@ -128,8 +128,8 @@ class EstimatorConfig:
             raise InputError(f"features has {len(self.features)} numbers; an alexnet has five convolutions.")
         if self.network == "residual" and any(n % NORMALISED_GROUPS for n in self.features):
             raise InputError(
-                f"features is {self.features}; each must be a multiple of the {NORMALISED_GROUPS} groups that a residual "
-                "network normalises."
+                f"features is {self.features}; each must be a multiple of {NORMALISED_GROUPS}, the groups in which a "
+                "residual network normalises its channels."
             )
 
 
