@@ -73,7 +73,7 @@ _ESTIMATOR = TrainingConfig(
     schedule="cosine",
     clip_norm=10.0,
     batch_size=64,
-    n_steps=60_000,
+    n_steps=40_000,
     steps_per_epoch=500,
 )
 

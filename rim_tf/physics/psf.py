@@ -126,8 +126,8 @@ def psf_width(psf, pixel_scale):
         squares = ops.sum(psf**2, axis=(1, 2)) / ops.sum(psf, axis=(1, 2)) ** 2
         return ops.sqrt(1 / (4 * math.pi * squares))
     sigma = ops.maximum(psf / pixel_scale, _NARROWEST)
-    offset = ops.cast(ops.arange(-8, 9), sigma.dtype)
-    narrow = ops.exp(-(offset**2) / (2 * ops.minimum(sigma, 1.0)[:, None] ** 2))
+    offset = ops.cast(ops.arange(-16, 17), sigma.dtype)
+    narrow = ops.exp(-(offset**2) / (2 * ops.minimum(sigma, 2.0)[:, None] ** 2))
     squares = (ops.sum(narrow**2, axis=1) / ops.sum(narrow, axis=1) ** 2) ** 2
-    # From one pixel on the samples are as good as an integral.
-    return ops.where(sigma < 1.0, ops.sqrt(1 / (4 * math.pi * squares)), sigma)
+    # From two pixels on the samples are as good as an integral.
+    return ops.where(sigma < 2.0, ops.sqrt(1 / (4 * math.pi * squares)), sigma)
