@@ -171,6 +171,13 @@ def _check_config(config, out):
     write_text(path, to_json(config))
 
 
+def _checkpoint(model):
+    """Model, optimiser and, where there is dropout, how far its random numbers are, which is no weight."""
+    dropout = getattr(model, "dropout_seeds", None)
+    states = {} if dropout is None else {"dropout": dropout.state.value}
+    return tf.train.Checkpoint(model=model, optimizer=model.optimizer, **states)
+
+
 def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     """Train until `config.n_steps`, from the newest checkpoint in `out` if there is one; returns the model.
 
@@ -192,8 +199,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     out.mkdir(parents=True, exist_ok=True)
     _check_config(config, out)
     model = compiled_model(config)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    manager = tf.train.CheckpointManager(checkpoint, str(out / "checkpoints"), max_to_keep=2)
+    manager = tf.train.CheckpointManager(_checkpoint(model), str(out / "checkpoints"), max_to_keep=2)
     try:
         if manager.restore_or_initialize():
             print(f"Going on from {manager.latest_checkpoint}, step {int(model.optimizer.iterations)}.")
