@@ -70,7 +70,9 @@ class View:
 
     def significance(self):
         """The image in units of its noise, compressed."""
-        return ops.arcsinh(self.signal * ops.sqrt(self.weight)) / 3.0
+        # Where nothing is seen the signal is 0 whatever stands here, and a root has no slope at 0.
+        root = ops.sqrt(ops.where(self.weight > 0, self.weight, 1.0))
+        return ops.arcsinh(self.signal * root) / 3.0
 
     def log_noise(self):
         """About between -1 and 1 for noise of 0.1 % to 10 % of the peak; 0 where masked."""
