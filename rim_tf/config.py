@@ -25,6 +25,8 @@ from rim_tf.validation import (
 SOURCE_SCALE_RATIO = 3.0 / 192 / 0.04
 # Sides of a source grid are multiples of this unless a network asks for another: the stride of the presets.
 SOURCE_MULTIPLE = 2
+# Groups of channels that the residual network of the estimator normalises together.
+NORMALISED_GROUPS = 8
 
 
 # ----------------------------------------------------------------------------------------------- the networks
@@ -73,8 +75,66 @@ class RIMConfig:
         return from_json(cls, values, "The network")
 
 
+@dataclasses.dataclass(frozen=True)
+class EstimatorConfig:
+    """A network that finds the lens in an image. The defaults are the paper's (Hezaveh et al. 2017).
+
+    As in Perreault Levasseur et al. 2017 it has a variance for each parameter, and keeps its dropout when it predicts.
+    """
+
+    mass: tuple[str, ...] = ("sie", "shear")
+    """The types of the mass model whose parameters it finds."""
+    pixels: Annotated[int, Limits(least=8, most=1024)] = 192
+    """Side of the grid on which it sees any image."""
+    network: Literal["alexnet", "residual"] = "alexnet"
+    features: tuple[Annotated[int, Limits(least=1, most=4096)], ...] = (64, 192, 384, 384, 256)
+    """Channels of the five convolutions, or of each stage of a residual network, which halves the sides."""
+    blocks: Annotated[int, Limits(least=1, most=100)] = 2
+    """Residual blocks in each stage."""
+    hidden: tuple[Annotated[int, Limits(least=1, most=16384)], ...] = (4096, 4096)
+    """Units of the dense layers before the output."""
+    inputs: tuple[
+        Literal[
+            "signal",
+            "compressed",
+            "significance",
+            "mask",
+            "log_noise",
+            "x",
+            "y",
+            "radius",
+            "psf_width",
+            "log_step",
+        ],
+        ...,
+    ] = ("signal",)
+    """What it sees, in this order; the names are those of `rim_tf.models.estimator.INPUTS`."""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    components: Annotated[int, Limits(least=1, most=64)] = 1
+    """Gaussians in the mixture that its posterior is."""
+    dropout: Annotated[float, Limits(least=0, below=1)] = 0.1
+    """Share of the units before each dense layer that are left out; those authors tune it for the right coverage."""
+    passes: Annotated[int, Limits(least=1, most=10_000)] = 50
+    """Passes at prediction, each with a dropout of its own; without dropout, there is one."""
+    type: Literal["estimator"] = "estimator"
+    """Its name in MODELS."""
+
+    def __post_init__(self):
+        check(self)
+        for name in ("mass", "features", "inputs"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty; it needs at least one.")
+        if self.network == "alexnet" and len(self.features) != 5:
+            raise InputError(f"features has {len(self.features)} numbers; an alexnet has five convolutions.")
+        if self.network == "residual" and any(n % NORMALISED_GROUPS for n in self.features):
+            raise InputError(
+                f"features is {self.features}; each must be a multiple of {NORMALISED_GROUPS}, the groups in which a "
+                "residual network normalises its channels."
+            )
+
+
 # What networks there are: a file of settings names one of them as its "type".
-MODELS = {"rim": RIMConfig}
+MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig}
 
 
 class _AnyModel:
@@ -98,7 +158,7 @@ def model_from_json(values, where="The network"):
     return from_json(MODELS[kind], values, where)
 
 
-Model = Annotated[RIMConfig, _AnyModel()]
+Model = Annotated[RIMConfig | EstimatorConfig, _AnyModel()]
 
 
 def _preset(cls, **changes):
@@ -123,6 +183,20 @@ SMALL = _preset(
     flux_scale="image",
 )
 PRESETS = {"paper": PAPER, "small": SMALL}
+
+ESTIMATOR_PAPER = _preset(EstimatorConfig)
+ESTIMATOR_SMALL = _preset(
+    EstimatorConfig,
+    pixels=64,
+    network="residual",
+    features=(32, 48, 80, 96),
+    hidden=(192,),
+    inputs=("compressed", "significance", "mask", "log_noise", "x", "y", "radius", "psf_width", "log_step"),
+    covariance="full",
+    dropout=0.0,
+    passes=1,
+)
+ESTIMATOR_PRESETS = {"paper": ESTIMATOR_PAPER, "small": ESTIMATOR_SMALL}
 
 
 # -------------------------------------------------------------------------------------------- simulated lenses

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from gradients import tensor
 
-from rim_tf.config import PAPER, SMALL
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, SMALL
 from rim_tf.grids import PixelGrid
+from rim_tf.models.estimator import Estimator
 from rim_tf.models.layers import ConvGRUCell, RIMCell
+from rim_tf.models.networks import AlexNet, DenseHead, ResidualBlock, ResidualNetwork
 from rim_tf.models.rim import RIM
 from rim_tf.physics.imaging import Imaging
 from rim_tf.physics.lensing import LensingOperator
@@ -97,8 +99,8 @@ def stirred(layer, seed=3):
     return layer
 
 
-def built(layer, channels):
-    layer.build((None, None, None, channels))
+def built(layer, channels, side=None):
+    layer.build((None, side, side, channels))
     return stirred(layer)
 
 
@@ -136,6 +138,11 @@ def smaller(config, **changes):
 # The paper's start, 1e-4, is at a latent of -9, where a network of random weights is saturated and blind.
 SMALL_PAPER, SMALL_SMALL = smaller(PAPER, kernel=5, start=0.1), smaller(SMALL)
 
+SMALL_ESTIMATOR = dataclasses.replace(ESTIMATOR_SMALL, pixels=16, features=(8, 16), blocks=1, hidden=(12,))
+SMALL_ALEXNET = dataclasses.replace(
+    ESTIMATOR_PAPER, pixels=32, features=(4, 6, 8, 8, 6), hidden=(12, 12), components=2, passes=5
+)
+
 
 def _images(*channels, n=8):
     rng = np.random.default_rng(11)
@@ -153,4 +160,18 @@ LAYERS = {
     "RIMCell": Case(lambda **policy: built(RIMCell(2, 4, (5, 4), 3, 2, **policy), 3), _cell_arguments),
     "RIM, as in the paper": Case(lambda **policy: stirred(RIM(SMALL_PAPER, **policy)), lambda: (observation("stamp"),)),
     "RIM, as shipped": Case(lambda **policy: stirred(RIM(SMALL_SMALL, **policy)), lambda: (observation(),)),
+    "DenseHead": Case(lambda **policy: built(DenseHead(3, (5,), **policy), 2, 4), lambda: tuple(_images(2, n=4))),
+    "ResidualBlock": Case(lambda **policy: built(ResidualBlock(16, 2, **policy), 8), lambda: tuple(_images(8))),
+    "ResidualNetwork": Case(
+        lambda **policy: built(ResidualNetwork(3, (8, 16), 1, (5,), **policy), 3, 8), lambda: tuple(_images(3))
+    ),
+    "AlexNet": Case(
+        lambda **policy: built(AlexNet(3, (4, 5, 6, 6, 4), (5,), **policy), 2, 32), lambda: tuple(_images(2, n=32))
+    ),
+    "Estimator, as in the paper": Case(
+        lambda **policy: stirred(Estimator(SMALL_ALEXNET, **policy)), lambda: (observation("stamp"),)
+    ),
+    "Estimator, residual": Case(
+        lambda **policy: stirred(Estimator(SMALL_ESTIMATOR, **policy)), lambda: (observation(),)
+    ),
 }

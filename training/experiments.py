@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from rim_tf.config import PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
-from rim_tf.models.losses import IterateLoss
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
 from rim_tf.validation import Count, Limits, Positive, Seed, check
+from training.tasks import LENS_LOSS, LOSSES, check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,8 @@ class TrainingConfig:
     model: Model
     """The settings of any network; which one, says its `type`."""
     mocks: MockConfig
-    loss: Annotated[str, Limits(choices=IterateLoss.KINDS)]
+    loss: Annotated[str, Limits(choices=LOSSES)]
+    """One of those of the network's `training.tasks.Task`."""
     learning_rate: Positive
     schedule: Literal["cosine", "exponential"]
     """"cosine": down to 1 % at the last step; "exponential": times 0.96 every 5000 steps (Section 2.4)."""
@@ -34,6 +35,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         check(self)
+        check_task(self.model, self.loss)
 
 
 # Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
@@ -48,6 +50,31 @@ _SMALL = TrainingConfig(
     clip_norm=1.0,
     batch_size=8,
     n_steps=10_000,
+)
+
+# Wherever and whatever a lens may be in a cutout: theta_E from 3 of 64 pixels to 0.4 of the field.
+ESTIMATOR_MOCKS = MockConfig(
+    log_pixel_scale=(0.03, 0.1),
+    theta_E=(3 / 64, 0.4),
+    ellipticity=(0.0, 0.4),
+    shear=(0.0, 0.15),
+    lens_offset=0.03,
+    minimum_magnification=2.0,
+    edge_flux=0.03,
+    noise_map_fraction=0.25,
+    mask_fraction=0.25,
+)
+
+_ESTIMATOR = TrainingConfig(
+    model=ESTIMATOR_SMALL,
+    mocks=ESTIMATOR_MOCKS,
+    loss=LENS_LOSS,
+    learning_rate=1e-3,
+    schedule="cosine",
+    clip_norm=10.0,
+    batch_size=64,
+    n_steps=40_000,
+    steps_per_epoch=500,
 )
 
 EXPERIMENTS = {
@@ -80,5 +107,10 @@ EXPERIMENTS = {
         clip_norm=5.0,
         batch_size=5,
         n_steps=400_000,
+    ),
+    "estimator-small": _ESTIMATOR,
+    # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.
+    "estimator-paper": dataclasses.replace(
+        _ESTIMATOR, model=ESTIMATOR_PAPER, learning_rate=1e-4, batch_size=32, n_steps=100_000
     ),
 }

@@ -17,10 +17,10 @@ from rim_tf.data.sources.galaxies import joined
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_text
-from rim_tf.models.losses import IterateLoss, final_rms_percent
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
 from rim_tf.validation import to_json
 from training.experiments import EXPERIMENTS
+from training.tasks import LOSSES, TASKS
 
 _VALIDATION_BATCHES, _VALIDATION_BATCH_SIZE = 8, 8
 # Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
@@ -39,7 +39,7 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
       shard: as in `rim_tf.data.mocks.stream`.
       n_shards: likewise.
     """
-    given = {"first_batch": first_batch, "shard": shard, "n_shards": n_shards}
+    given = {"first_batch": first_batch, "shard": shard, "n_shards": n_shards, "target": target_of(config)}
     if lenses is not None and config.larger_frames:
         raise InputError("A fixed set has frames of one size; give no --lenses to an experiment with larger_frames.")
     if lenses is not None:
@@ -49,7 +49,7 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
         raise InputError("Frames of several sizes cannot be shared out over workers; leave larger_frames empty.")
     sources = _sources(config, galaxies)
     if config.larger_frames:
-        return _frames_in_turn(config, sources, first_batch)
+        return _frames_in_turn(config, sources, first_batch, given["target"])
     return _stream_of_frames(config, sources, 0, config.mocks, config.batch_size, **given)
 
 
@@ -61,8 +61,14 @@ def held_out_stream(config, galaxies=None):
       galaxies: as in `training_stream`.
     """
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "validation"))
-    lenses = stream(seeds.seed_pair("validation", 0), _VALIDATION_BATCH_SIZE, stamps, config.mocks)
+    seed = seeds.seed_pair("validation", 0)
+    lenses = stream(seed, _VALIDATION_BATCH_SIZE, stamps, config.mocks, target=target_of(config))
     return lenses.take(_VALIDATION_BATCHES).cache()
+
+
+def target_of(config):
+    """What the network of a `TrainingConfig` is to find, as in `rim_tf.data.mocks.simulate_batch`."""
+    return TASKS[type(config.model)].target
 
 
 def _sources(config, galaxies):
@@ -76,16 +82,16 @@ def _sources(config, galaxies):
     return builder, GalaxyStamps.of(joined(sets)) if sets else None
 
 
-def _stream_of_frames(config, sources, part, mocks, batch_size, first_batch=0, shard=0, n_shards=1):
-    """Lenses on frames of one size, the part of the stream "training" with that number."""
+def _stream_of_frames(config, sources, part, mocks, batch_size, first_batch=0, **given):
+    """Lenses on frames of one size, the part of the stream "training" with that number; `given` as for `stream`."""
     (builder, stamps), seed = sources, seeds.seed_pair("training", config.seed, part)
     if builder is not None:
         pool = _POOL * batch_size
         stamps = _sets("streams").galaxy_pools(builder, "train", pool, seed, first_batch, stamps)
-    return stream(seed, batch_size, stamps, mocks, first_batch, shard=shard, n_shards=n_shards)
+    return stream(seed, batch_size, stamps, mocks, first_batch, **given)
 
 
-def _frames_in_turn(config, sources, step):
+def _frames_in_turn(config, sources, step, target):
     """Frames of `config.mocks` and of `config.larger_frames`, one batch after another of about as many pixels each."""
     sizes = (config.mocks.image_pixels, *config.larger_frames)
     streams = []
@@ -93,7 +99,7 @@ def _frames_in_turn(config, sources, step):
         mocks = dataclasses.replace(config.mocks, image_pixels=pixels, source_pixels=pixels)
         batch_size = max(1, config.batch_size * sizes[0] ** 2 // pixels**2)
         done = (step - i + len(sizes) - 1) // len(sizes)
-        frames = _stream_of_frames(config, sources, i, mocks, batch_size, done)
+        frames = _stream_of_frames(config, sources, i, mocks, batch_size, done, target=target)
         streams.append(frames.map(_without_static_shape))
     turns = tf.data.Dataset.range(len(sizes)).repeat().skip(step % len(sizes))
     return tf.data.Dataset.choose_from_datasets(streams, turns)
@@ -125,15 +131,16 @@ def compiled_model(config):
     keras.utils.set_random_seed(int(seeds.generator("weights", config.seed).integers(2**31)))
     model = build_model(config.model)
     if config.initial is not None:
-        initial = load_pretrained(config.initial)
+        initial = load_pretrained(config.initial, config.model.type)
         if initial.config != config.model:
             raise InputError(f"The weights {config.initial} are those of another network than this experiment's.")
         model.set_weights(initial.get_weights())
+    task = TASKS[type(config.model)]
     # XLA makes this training step nearly twice as slow on a CPU.
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate(config), global_clipnorm=config.clip_norm),
-        loss=IterateLoss(config.loss),
-        metrics=[final_rms_percent],
+        loss=task.loss(config.loss),
+        metrics=[task.metric],
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
@@ -164,6 +171,13 @@ def _check_config(config, out):
     write_text(path, to_json(config))
 
 
+def _checkpoint(model):
+    """Model, optimiser and, where there is dropout, how far its random numbers are, which is no weight."""
+    dropout = getattr(model, "dropout_seeds", None)
+    states = {} if dropout is None else {"dropout": dropout.state.value}
+    return tf.train.Checkpoint(model=model, optimizer=model.optimizer, **states)
+
+
 def train(config, out, galaxies=None, lenses=None, verbose="auto"):
     """Train until `config.n_steps`, from the newest checkpoint in `out` if there is one; returns the model.
 
@@ -188,8 +202,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto"):
         raise InputError(f"{out} cannot be made a folder: {error.strerror or error}; choose another --out.") from None
     _check_config(config, out)
     model = compiled_model(config)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    manager = tf.train.CheckpointManager(checkpoint, str(out / "checkpoints"), max_to_keep=2)
+    manager = tf.train.CheckpointManager(_checkpoint(model), str(out / "checkpoints"), max_to_keep=2)
     try:
         if manager.restore_or_initialize():
             print(f"Going on from {manager.latest_checkpoint}, step {int(model.optimizer.iterations)}.")
@@ -241,7 +254,7 @@ def _data_errors_are_input_errors(galaxies, lenses):
 )
 @click.option("--steps", type=int, help="Training steps, in place of the experiment's own.")
 @click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
-@click.option("--loss", type=click.Choice(IterateLoss.KINDS), help="In place of the experiment's own.")
+@click.option("--loss", type=click.Choice(LOSSES), help="In place of the experiment's own.")
 @click.option("--initial", help="Weights to start from, a shipped name or NAME.json, in place of the experiment's own.")
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
 def main(experiment, out, galaxies, lenses, steps, seed, loss, initial, quiet):

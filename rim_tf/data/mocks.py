@@ -263,8 +263,8 @@ def refusals_are_input_errors():
         raise InputError(said[0]) from None
 
 
-def simulate_batch(seed, index, batch_size, stamps, config, psfs=None):
-    """One batch (inputs, source) of a stream: the same for the same seed and index.
+def simulate_batch(seed, index, batch_size, stamps, config, psfs=None, target="source"):
+    """One batch (inputs, target) of a stream: the same for the same seed and index.
 
     Args:
       seed: `seeds.seed_pair` of the stream.
@@ -273,12 +273,13 @@ def simulate_batch(seed, index, batch_size, stamps, config, psfs=None):
       stamps: `GalaxyStamps`.
       config: `MockConfig`.
       psfs: as in `observe`.
+      target: which tensor of `draw_systems` is to be found, in the truth: "source", or "lens".
 
     Returns:
-      The dictionary that `RIM.call` takes, and the sources [batch_size, m, m].
+      The dictionary that `RIM.call` takes, and the target: the sources [batch_size, m, m] where it is not given.
     """
     systems = draw_accepted(seed, index, batch_size, stamps, config)
-    return observe(observing_draws(seed, index), systems, config, psfs), systems["source"]
+    return observe(observing_draws(seed, index), systems, config, psfs), systems[target]
 
 
 class Simulator:
@@ -321,7 +322,7 @@ def pool_draws(seed, index):
     return Draws(tf.random.fold_in(seed, index), _POOL)
 
 
-def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1):
+def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1, target="source"):
     """Endless tf.data.Dataset of `simulate_batch`, from `first_batch` on; the masks are of type uint8.
 
     Keras averages the first batch over the replicas of a tf.distribute strategy, and cannot average booleans.
@@ -337,13 +338,14 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
       shard: this worker, as in tf.distribute.InputContext. Of the batches from `first_batch` on, worker i has number i
         and every n_shards-th after it: together the workers see what one would, whatever their number.
       n_shards: how many workers there are.
+      target: as in `simulate_batch`.
     """
     seed = tf.constant(seeds.check_pair(seed))
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes seconds
     def simulate(index, stamps=stamps):
-        inputs, source = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs)
-        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, source
+        inputs, truth = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs, target)
+        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, truth
 
     numbers = tf.data.Dataset.counter(start=first_batch + shard, step=n_shards)
     if isinstance(stamps, tf.data.Dataset):

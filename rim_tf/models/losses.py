@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from rim_tf.models import mixture
+from rim_tf.physics.mass.model import MassModel
+
 
 def rms_over_peak(source, estimate):
     """Root-mean-square error over all pixels in units of the true peak: [..., n, n] each -> [...]."""
@@ -50,3 +53,34 @@ class IterateLoss(keras.losses.Loss):
 def final_rms_percent(y_true, y_pred):
     """Mean RMS of the last iterate in per cent of the peak; a metric for `compile`."""
     return 100 * ops.mean(rms_over_peak(y_true, y_pred[:, -1]))
+
+
+@keras.saving.register_keras_serializable("rim_tf")
+class LensLoss(keras.losses.Loss):
+    """Minus the logarithm of the density that a posterior gives the true lens, in coordinates without bounds.
+
+    Lenses [batch, parameters] against heads [batch, components, columns] (`rim_tf.models.mixture`) -> one number for
+    each system. Finite wherever the head came from `mixture.from_raw` and the lens lies within its bounds.
+
+    Args:
+      mass: types of the mass model.
+    """
+
+    def __init__(self, mass=("sie", "shear"), name="lens_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.mass = MassModel(tuple(mass))
+
+    def call(self, y_true, y_pred):
+        return -mixture.log_density(y_pred, self.mass.to_real(y_true)[:, None])[:, 0]
+
+    def get_config(self):
+        return super().get_config() | {"mass": self.mass.types}
+
+
+def theta_E_error_percent(y_true, y_pred):
+    """Mean modulus of the relative error of theta_E, the first column, in per cent; a metric for `compile`.
+
+    The estimate is the mean of log theta_E over the mixture. The arguments are those of `LensLoss`.
+    """
+    log_theta_E = ops.sum(ops.exp(y_pred[..., 0]) * y_pred[..., 1], axis=1)
+    return 100 * ops.mean(ops.abs(ops.exp(log_theta_E - ops.log(y_true[:, 0])) - 1))

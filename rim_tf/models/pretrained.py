@@ -14,11 +14,15 @@ from collections.abc import Callable
 import h5py
 import humanize
 
-from rim_tf.config import RIMConfig, model_from_json
+from rim_tf.config import EstimatorConfig, RIMConfig, model_from_json
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, written_whole
+from rim_tf.models.estimator import Estimator
 from rim_tf.models.flops import convolutions
+from rim_tf.models.mixture import n_columns
+from rim_tf.models.networks import AlexNet
 from rim_tf.models.rim import RIM
+from rim_tf.physics.mass.model import MassModel
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
 # HDF5 puts its own tables around the numbers: some kilobytes for each array.
@@ -35,6 +39,50 @@ def _rim_shapes(config):
     return shapes
 
 
+def _estimator_shapes(config):
+    """Likewise of an estimator."""
+    layers = _alexnet_layers if config.network == "alexnet" else _residual_layers
+    shapes, n_last = layers(config)
+    n_outputs = config.components * n_columns(MassModel(config.mass).size)
+    for i, n in enumerate((*config.hidden, n_outputs)):
+        name = f"dense/{_numbered('dense', i)}" if i < len(config.hidden) else "output_layer"
+        shapes |= {f"head/{name}/vars/0": (n_last, n), f"head/{name}/vars/1": (n,)}
+        n_last = n
+    return {f"body/{name}": shape for name, shape in shapes.items()}
+
+
+def _alexnet_layers(config):
+    """The convolutions of `networks.AlexNet`, and how many numbers come out of them."""
+    shapes, channels, side = {}, len(config.inputs), config.pixels
+    layers = zip(config.features, AlexNet.KERNELS, AlexNet.STRIDES, AlexNet.POOLED, strict=True)
+    for i, (n, kernel, stride, pooled) in enumerate(layers):
+        arrays = f"convolutions/{_numbered('conv2d', i)}/vars"
+        shapes |= {f"{arrays}/0": (kernel, kernel, channels, n), f"{arrays}/1": (n,)}
+        channels, side = n, -(-side // (stride * (1 + pooled)))
+    return shapes, channels * side**2
+
+
+def _residual_layers(config):
+    """Likewise of `networks.ResidualNetwork`."""
+    channels = config.features[0]
+    shapes = {"stem/vars/0": (5, 5, len(config.inputs), channels), "stem/vars/1": (channels,)}
+    for i in range(len(config.features) * config.blocks):
+        n, block = config.features[i // config.blocks], f"stages/{_numbered('residual_block', i)}"
+        for norm, width in (("norm_1", channels), ("norm_2", n)):
+            shapes |= {f"{block}/{norm}/vars/{j}": (width,) for j in (0, 1)}
+        shapes |= {f"{block}/conv_1/vars/0": (3, 3, channels, n), f"{block}/conv_2/vars/0": (3, 3, n, n)}
+        if n != channels or (i and i % config.blocks == 0):
+            shapes[f"{block}/short_cut/vars/0"] = (1, 1, channels, n)
+        channels = n
+    shapes |= {f"norm/vars/{j}": (channels,) for j in (0, 1)}
+    return shapes, channels * (-(-config.pixels // 2 ** len(config.features))) ** 2
+
+
+def _numbered(name, i):
+    """How Keras names the layers of a list in a file of weights."""
+    return f"{name}_{i}" if i else name
+
+
 @dataclasses.dataclass(frozen=True)
 class _Network:
     """How the networks of one kind are made.
@@ -49,7 +97,10 @@ class _Network:
 
 
 # By the class of their settings, which `rim_tf.config.MODELS` has by name.
-_NETWORKS = {RIMConfig: _Network(RIM, _rim_shapes)}
+_NETWORKS = {
+    RIMConfig: _Network(RIM, _rim_shapes),
+    EstimatorConfig: _Network(Estimator, _estimator_shapes),
+}
 
 
 def build_model(config):
@@ -57,21 +108,25 @@ def build_model(config):
     return _NETWORKS[type(config)].build(config)
 
 
-def load_pretrained(name="small"):
+def load_pretrained(name="small", kind="rim"):
     """The trained network of that name.
 
     Args:
       name: of shipped weights ("small"), or the path of a description NAME.json beside its weights, as
         `save_trained` writes them.
+      kind: what network it must be, a key of `rim_tf.config.MODELS`.
 
     Raises:
-      InputError: no such weights, or a file that is damaged or does not belong to its description.
+      InputError: no such weights, those of another kind, or a file that is damaged or does not belong to its
+        description.
     """
     description_path = pathlib.Path(name) if str(name).endswith(".json") else WEIGHTS / f"{name}.json"
     if not description_path.is_file():
         shipped = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.json"))) or "none"
         raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
     config, checksum = _read_description(description_path)
+    if config.type != kind:
+        raise InputError(f"{description_path} describes weights of the kind {config.type!r}; wanted are {kind!r}.")
     path = description_path.with_suffix(".weights.h5")
     if not path.is_file():
         raise InputError(f"{path} is missing; install it again.")

@@ -34,21 +34,30 @@ class Imaging:
         return self.blur.adjoint(image)
 
     def peak(self, image, weight):
-        """Twice the largest weighted mean over 3 x 3 pixels, [batch]: near the source's peak, whatever the noise.
-
-        Only pixels that count as much as a tenth of the best are looked at, so that one bad pixel sets no scale.
-        """
-        kernel = ops.ones((3, 3, 1, 1), dtype=image.dtype)
-        total = ops.conv(weight[..., None], kernel, padding="same")
-        flux = ops.conv((weight * image)[..., None], kernel, padding="same")
-        trusted = total > 0.1 * ops.max(total, axis=(1, 2, 3), keepdims=True)
-        mean = ops.where(trusted, flux / ops.where(trusted, total, 1.0), 0.0)
-        peak = 2 * ops.max(mean, axis=(1, 2, 3))
-        return ops.where(peak > 0, peak, 1.0)
+        """About the brightest the source can be, [batch]: `image_peak`."""
+        return image_peak(image, weight)
 
     def bright(self, image, weight):
         """The pixels well above their noise, [batch, rows, columns], 0 elsewhere."""
         return ops.where(image * ops.sqrt(weight) > _BRIGHT, image, 0.0)
+
+
+def image_peak(image, weight):
+    """Twice the largest weighted mean over 3 x 3 pixels, [batch]: near the source's peak, whatever the noise.
+
+    Only pixels that count as much as a tenth of the best are looked at, so that one bad pixel sets no scale.
+
+    Args:
+      image: [batch, rows, columns].
+      weight: inverse variance of each pixel, the same shape.
+    """
+    kernel = ops.ones((3, 3, 1, 1), dtype=image.dtype)
+    total = ops.conv(weight[..., None], kernel, padding="same")
+    flux = ops.conv((weight * image)[..., None], kernel, padding="same")
+    trusted = total > 0.1 * ops.max(total, axis=(1, 2, 3), keepdims=True)
+    mean = ops.where(trusted, flux / ops.where(trusted, total, 1.0), 0.0)
+    peak = 2 * ops.max(mean, axis=(1, 2, 3))
+    return ops.where(peak > 0, peak, 1.0)
 
 
 def imaging_problem(inputs, source_shape, mass=SIE_SHEAR):

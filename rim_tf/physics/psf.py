@@ -211,3 +211,24 @@ def _fast_length(n):
 
 def _larger(a, b):
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
+
+
+def psf_width(psf, pixel_scale):
+    """How wide a point spread function is [pixels], [batch]: the sigma of the Gaussian that is as sharp.
+
+    As sharp is: with the same sum of squares, which is what decides how well a point is seen on noise, and which the
+    faint wings of a stamp do not govern, as they do its second moment. A stamp of a Gaussian gives what its sigma does.
+
+    Args:
+      psf: as in `blur_operator`.
+      pixel_scale: [batch] [arcsec].
+    """
+    if len(psf.shape) == 3:
+        squares = ops.sum(psf**2, axis=(1, 2)) / ops.sum(psf, axis=(1, 2)) ** 2
+        return ops.sqrt(1 / (4 * math.pi * squares))
+    sigma = ops.maximum(psf / pixel_scale, _NARROWEST)
+    offset = ops.cast(ops.arange(-16, 17), sigma.dtype)
+    narrow = ops.exp(-(offset**2) / (2 * ops.minimum(sigma, 2.0)[:, None] ** 2))
+    squares = (ops.sum(narrow**2, axis=1) / ops.sum(narrow, axis=1) ** 2) ** 2
+    # From two pixels on the samples are as good as an integral.
+    return ops.where(sigma < 2.0, ops.sqrt(1 / (4 * math.pi * squares)), sigma)

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.operators import Compose
-from rim_tf.physics.psf import GaussianBlur, StampBlur, blur_operator
+from rim_tf.physics.psf import GaussianBlur, StampBlur, blur_operator, psf_width
 
 
 def grid(rows=9, columns=7, scale=0.1):
@@ -182,3 +182,19 @@ def test_even_stamp_is_refused(shape):
 def test_psf_of_another_kind_is_refused(shape):
     with pytest.raises(ValueError, match="one Gaussian sigma for each system"):
         blur_operator(tensor(np.ones(shape)), grid())
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0, 2.5])
+def test_width_of_a_stamp_of_a_gaussian_is_that_of_its_sigma(sigma):
+    x = np.arange(-15, 16)
+    stamp = np.exp(-(x**2 + x[:, None] ** 2) / (2 * sigma**2))
+    of_stamp = array(psf_width(tensor(stamp[None] / stamp.sum()), tensor([0.05])))
+    of_sigma = array(psf_width(tensor([0.05 * sigma]), tensor([0.05])))
+    assert_allclose(of_stamp, of_sigma, rtol=1e-7)
+    if sigma >= 1:
+        assert_allclose(of_sigma, sigma, rtol=2e-4)
+
+
+def test_width_grows_with_sigma_and_is_finite_without_any():
+    widths = array(psf_width(tensor([0.0, 0.02, 0.04, 0.06, 0.2]), tensor([0.05] * 5)))
+    assert np.all(np.diff(widths) > 0) and widths[0] == pytest.approx(np.sqrt(1 / (4 * np.pi)))

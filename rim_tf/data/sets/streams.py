@@ -52,7 +52,9 @@ def galaxy_pools(builder, split, pool, seed, first_pool=0, procedural=None):
     return _batches(builder, split, pool - n_drawn, seed, first_pool).map(draw)
 
 
-def lens_stream(builder, split, batch_size, seed, config=None, first_batch=0, psfs=None, shard=0, n_shards=1):
+def lens_stream(
+    builder, split, batch_size, seed, config=None, first_batch=0, psfs=None, shard=0, n_shards=1, target="source"
+):
     """Endless stream of a fixed set of lenses, each time with another PSF and noise (Section 2.3).
 
     Lens and source are the set's; what is observed of them is drawn anew, so no image is seen twice.
@@ -67,6 +69,7 @@ def lens_stream(builder, split, batch_size, seed, config=None, first_batch=0, ps
       psfs: likewise.
       shard: likewise.
       n_shards: likewise.
+      target: likewise.
 
     Returns:
       What `mocks.stream` returns.
@@ -94,7 +97,7 @@ def lens_stream(builder, split, batch_size, seed, config=None, first_batch=0, ps
         systems = parse(records)
         systems["lensed"] = image_systems(systems, config.image_pixels)
         inputs = observe(observing_draws(seed, tf.cast(index, tf.int32)), systems, config, psfs)
-        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, systems["source"]
+        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, systems[target]
 
     batches = _batches(builder, split, batch_size, seed, first_batch).shard(n_shards, shard)
     return batches.map(simulate, num_parallel_calls=1, deterministic=True).prefetch(4)

@@ -1,0 +1,98 @@
+"""How good an estimator is on test lenses: errors, outliers and coverage of each parameter, by decade of noise."""
+
+import numpy as np
+import tensorflow as tf
+
+from rim_tf.data.mocks import simulate_batch
+from rim_tf.data.seeds import seed_pair
+from rim_tf.evaluation import measures
+from rim_tf.evaluation.coverage import (
+    LEVELS,
+    coverage,
+    credibility_of_density,
+    credibility_of_samples,
+    largest_deviation,
+)
+from rim_tf.models.mixture import LensPosterior
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.physics.mass.model import SIE_SHEAR
+from training.experiments import ESTIMATOR_MOCKS
+
+TEST_SETS = {"64 pixels of 0.03-0.1 arcsec": ESTIMATOR_MOCKS}
+_SAMPLES = 1000
+# An error beyond so many robust standard deviations of all errors is an outlier.
+_OUTLIER = 5.0
+
+
+def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
+    """Lenses found in test images, beside the true ones; the arguments are those of `training.publish.measure`.
+
+    Returns:
+      {name: [n, ...]} of truth, mean and sigma [n, parameters]; credibility, of each parameter alone [n, parameters]
+      and joint, of all together [n], as in `rim_tf.evaluation.coverage`; and noise, its rms over the image's peak [n].
+    """
+    seed, parts = tf.constant(seed_pair(stream, 0)), []
+    simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
+
+    @tf.function
+    def find(inputs):
+        posterior = model.posterior(inputs)
+        samples = posterior.sample(_SAMPLES, 1)
+        # One posterior for each sample, since a density is asked for one lens of each system.
+        repeated = LensPosterior(tf.repeat(posterior.head, _SAMPLES, axis=0), posterior.mass)
+        log_prob = repeated.log_prob(tf.reshape(samples, [-1, samples.shape[-1]]))
+        log_prob_of_truth = posterior.log_prob(inputs["lens"])
+        return (*posterior.moments(), samples, log_prob_of_truth, tf.reshape(log_prob, [-1, _SAMPLES]))
+
+    for index in range(-(-n // batch_size)):
+        inputs, source = simulate(tf.constant(index))
+        mean, covariance, samples, of_truth, of_samples = (x.numpy() for x in find(inputs))
+        truth = inputs["lens"].numpy()
+        image = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()
+        parts.append(
+            {
+                "truth": truth,
+                "mean": mean,
+                "sigma": np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)),
+                "credibility": credibility_of_samples(truth, samples),
+                "joint": credibility_of_density(of_truth, of_samples),
+                "noise": measures.noise_over_peak(inputs["noise_rms"].numpy(), image),
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+
+
+def report(measured):
+    """Figures of all lenses and of each decade of noise, plain numbers; `measured` as of `measure`."""
+    low_noise = measured["noise"] < 0.01
+    parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
+    return {
+        name: _figures({column: values[part] for column, values in measured.items()})
+        for name, part in parts.items()
+        if part.any()
+    }
+
+
+def _figures(measured):
+    figures = {"n": len(measured["joint"]), "joint": _calibration(measured["joint"]), "parameters": {}}
+    error = measured["mean"] - measured["truth"]
+    for i, name in enumerate(SIE_SHEAR.names):
+        robust = 1.4826 * np.median(np.abs(error[:, i] - np.median(error[:, i])))
+        figures["parameters"][name] = {
+            "rms": np.sqrt(np.mean(error[:, i] ** 2)),
+            "median_absolute": np.median(np.abs(error[:, i])),
+            "bias": np.mean(error[:, i]),
+            "outliers": np.mean(np.abs(error[:, i]) > _OUTLIER * robust),
+            "median_sigma": np.median(measured["sigma"][:, i]),
+            **_calibration(measured["credibility"][:, i]),
+        }
+    relative = np.abs(error[:, 0] / measured["truth"][:, 0])
+    figures["parameters"]["theta_E"]["median_relative_percent"] = 100 * np.median(relative)
+    return figures
+
+
+def _calibration(credibility):
+    return {
+        "coverage": dict(zip(map(str, LEVELS), coverage(credibility), strict=True)),
+        "largest_deviation": largest_deviation(credibility),
+    }
