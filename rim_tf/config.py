@@ -191,8 +191,10 @@ ESTIMATOR_SMALL = _preset(
     network="residual",
     features=(32, 48, 80, 96),
     hidden=(192,),
-    inputs=("compressed", "significance", "mask", "log_noise", "x", "y", "radius", "psf_width", "log_step"),
+    # Not "log_step": the noise of any frame that is seen on this grid looks like that of some frame of its size.
+    inputs=("compressed", "significance", "mask", "log_noise", "x", "y", "radius", "psf_width"),
     covariance="full",
+    components=4,
     dropout=0.0,
     passes=1,
 )
@@ -251,8 +253,12 @@ class MockConfig:
     """Share of systems whose noise has been blurred, at the same rms, which the network is not told."""
     noise_correlation: Annotated[tuple[float, float], Limits(least=0)] = (0.3, 0.8)
     """Sigma of the Gaussian that blurs it [pixels]; drizzling makes about half a pixel."""
+    lens_galaxy_fraction: Share = 0.0
+    """Share of systems with the lens galaxy in the image."""
     lens_light_fraction: Share = 0.0
-    """Share of systems with what an imperfect subtraction of the lens galaxy leaves."""
+    """Of the others, the share with what an imperfect subtraction of the lens galaxy leaves."""
+    neighbour_fraction: Share = 0.0
+    """Share of systems with up to three other galaxies beside the ring, which nobody has masked."""
     lens_light_error: NotNegative = 0.01
     """Relative error of that subtraction in each parameter; in the centre, tenths of a pixel for each 0.01."""
 

@@ -52,7 +52,8 @@ _SMALL = TrainingConfig(
     n_steps=10_000,
 )
 
-# Wherever and whatever a lens may be in a cutout: theta_E from 3 of 64 pixels to 0.4 of the field.
+# Wherever and whatever a lens may be in a cutout: theta_E from 3 of 64 pixels to 0.4 of the field, the lens galaxy in
+# the image or taken off more or less well, and neighbours.
 ESTIMATOR_MOCKS = MockConfig(
     log_pixel_scale=(0.03, 0.1),
     theta_E=(3 / 64, 0.4),
@@ -61,8 +62,14 @@ ESTIMATOR_MOCKS = MockConfig(
     lens_offset=0.03,
     minimum_magnification=2.0,
     edge_flux=0.03,
-    noise_map_fraction=0.25,
+    psf_pixels=15,
+    noise_map_fraction=0.5,
     mask_fraction=0.25,
+    correlated_noise_fraction=0.5,
+    lens_galaxy_fraction=0.5,
+    lens_light_fraction=0.7,
+    lens_light_error=0.015,
+    neighbour_fraction=0.3,
 )
 
 _ESTIMATOR = TrainingConfig(
@@ -72,8 +79,8 @@ _ESTIMATOR = TrainingConfig(
     learning_rate=1e-3,
     schedule="cosine",
     clip_norm=10.0,
-    batch_size=64,
-    n_steps=40_000,
+    batch_size=32,
+    n_steps=16_000,
     steps_per_epoch=500,
 )
 

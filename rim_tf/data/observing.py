@@ -41,16 +41,23 @@ def observe(draws, systems, config, psfs=None):
     blur = blur_operator(psf, grid)
     blurred = blur.forward(lensed)
     peak = tf.reduce_max(blurred, (1, 2), keepdims=True)
-    counted, residue = blurred, 0.0
+    counted, left = blurred, 0.0
     if config.lens_light_fraction > 0:
         light, fitted = _draw_lens_light(draws, systems["lens"], grid, config)
         light, fitted = peak * blur.forward(light), peak * blur.forward(fitted)
-        counted, residue = blurred + light, light - fitted
+        counted, left = blurred + light, light - fitted
+    if config.lens_galaxy_fraction > 0:
+        galaxy = peak * blur.forward(_draw_lens_galaxy(draws, systems["lens"], grid))
+        is_in = draws.uniform([n, 1, 1]) < config.lens_galaxy_fraction
+        counted, left = tf.where(is_in, blurred + galaxy, counted), tf.where(is_in, galaxy, left)
+    if config.neighbour_fraction > 0:
+        neighbours = peak * blur.forward(_draw_neighbours(draws, systems["lens"], grid, config))
+        counted, left = counted + neighbours, left + neighbours
     noise_rms = level * peak * tf.sqrt(1 - 0.5 * photons + photons * counted / peak)
     if config.correlated_noise_fraction > 0:
         white = _correlate(draws, white, config)
     return {
-        "image": blurred + residue + noise_rms * white,
+        "image": blurred + left + noise_rms * white,
         "noise_rms": noise_rms,
         "mask": mask,
         "psf": psf,
@@ -121,25 +128,72 @@ def _draw_lens_light(draws, lens, grid, config):
     e1, e2 = e1 + draws.normal(column, 0.03), e2 + draws.normal(column, 0.03)
     x, y = grid.coordinates()
     x, y = x - x_lens, y - y_lens
-    half_pixel = 0.5 * tf.reshape(grid.pixel_scale, [-1, 1, 1])
+    pixel = grid.pixel_scale
 
     def error():
         return draws.normal(column, config.lens_light_error)
 
-    def galaxy(x, y, radius, index, e1, e2):
-        # Within half a pixel of its centre the cusp is flat: a pixel is a mean, and no cusp could be seen.
-        return sersic(elliptical_radius2(x, y, e1, e2) + half_pixel**2, radius, index, tf.exp)
-
-    light = galaxy(x, y, radius, index, e1, e2)
-    fit = galaxy(
-        x + 20 * half_pixel * error(),
-        y + 20 * half_pixel * error(),
+    light = _galaxy(x, y, pixel, radius, index, e1, e2)
+    fit = _galaxy(
+        x + 10 * pixel * error(),
+        y + 10 * pixel * error(),
+        pixel,
         radius * tf.exp(error()),
         index * tf.exp(error()),
         e1 + error(),
         e2 + error(),
     )
     return brightness * light, brightness * tf.exp(error()) * fit
+
+
+def _draw_lens_galaxy(draws, lens, grid):
+    """Lens galaxies that nobody has taken off, [n, k, k], in units of the arcs' peak.
+
+    From fainter than the arcs to far above them: a half-light radius of 0.3-3 theta_E and, there, 0.03-3 times the
+    arcs' brightness; a second component on the same centre, a disc or a halo, with up to as much light. Light follows
+    the mass in centre to a tenth of theta_E or so, and in ellipticity up to a scatter.
+    """
+    column = [tf.shape(lens)[0], 1, 1]
+    theta_E, e1, e2, x_lens, y_lens = (lens[:, i, None, None] for i in range(5))
+    x, y = grid.coordinates()
+    x, y = x - x_lens - theta_E * draws.normal(column, 0.03), y - y_lens - theta_E * draws.normal(column, 0.03)
+    pixel = grid.pixel_scale
+    brightness, radius = draws.log_uniform(column, 0.03, 3.0), theta_E * draws.log_uniform(column, 0.3, 3.0)
+    # A bright galaxy is not a large one too, or it would fill the frame.
+    brightness *= tf.minimum(1.0, theta_E / radius)
+
+    def component(radius, index):
+        e = [value + draws.normal(column, 0.08) for value in (e1, e2)]
+        shrink = tf.minimum(1.0, 0.6 / tf.maximum(tf.sqrt(e[0] ** 2 + e[1] ** 2), 1e-6))
+        return _galaxy(x, y, pixel, radius, index, *(value * shrink for value in e))
+
+    first = component(radius, draws.uniform(column, 1.0, 5.0))
+    second = component(radius * draws.log_uniform(column, 0.3, 3.0), draws.uniform(column, 0.7, 2.0))
+    return brightness * (first + draws.uniform(column) * second)
+
+
+def _draw_neighbours(draws, lens, grid, config):
+    """Up to three small galaxies outside of 1.4 theta_E, [n, k, k], in units of the arcs' peak."""
+    x, y = (position[..., None] for position in grid.coordinates())
+    shape = [tf.shape(lens)[0], 1, 1, 3]
+    field = (grid.pixel_scale * config.image_pixels)[..., None]
+    theta_E, x_lens, y_lens = (lens[:, i, None, None, None] for i in (0, 3, 4))
+    there = draws.uniform([shape[0], 1, 1, 1]) < config.neighbour_fraction
+    x_own, y_own = (field * draws.uniform(shape, -0.5, 0.5) for _ in range(2))
+    there &= (x_own - x_lens) ** 2 + (y_own - y_lens) ** 2 > (1.4 * theta_E) ** 2
+    there &= draws.uniform(shape) < 0.5
+    e = [draws.uniform(shape, -0.3, 0.3) for _ in range(2)]
+    radius, index = field * draws.log_uniform(shape, 0.01, 0.05), draws.uniform(shape, 0.7, 4.0)
+    light = draws.log_uniform(shape, 0.03, 1.0) * _galaxy(
+        x - x_own, y - y_own, grid.pixel_scale[..., None], radius, index, *e
+    )
+    return tf.reduce_sum(tf.where(there, light, 0.0), -1)
+
+
+def _galaxy(x, y, pixel, radius, index, e1, e2):
+    """A Sersic profile, 1 at its half-light radius."""
+    # Within half a pixel of its centre the cusp is flat: a pixel is a mean, and no cusp could be seen.
+    return sersic(elliptical_radius2(x, y, e1, e2) + (0.5 * pixel) ** 2, radius, index, tf.exp)
 
 
 def _correlate(draws, white, config):

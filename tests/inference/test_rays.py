@@ -9,7 +9,7 @@ import tensorflow as tf
 from rim_tf.config import SMALL
 from rim_tf.export import _signature, _specification
 from rim_tf.inference.linear.inversion import invert
-from rim_tf.inference.optimise import LensPrior, _Descent, _Objective
+from rim_tf.inference.optimise import optimise_lens
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
 from rim_tf.models.rim import RIM
@@ -58,10 +58,9 @@ def test_invert_traces_once(traced, observation):
 
 
 def test_a_step_of_the_optimiser_traces_once(traced, model, observation):
-    objective = _Objective(observation, LENS, LensPrior(), None)
-    descent = _Descent(objective, model, np.asarray([LENS.as_tuple()] * 2, np.float32))
-    descent.run([], "refine", 3)
-    assert len(traced) == 1  # when the step is compiled; what is compiled is run each time
+    optimise_lens(observation, LENS, model, n_steps=2, n_angles=1)
+    # Once where the step is compiled, which is then run again and again, and twice for the first and the last source.
+    assert len(traced) == 3
 
 
 def test_an_exported_call_traces_once(traced, model):
