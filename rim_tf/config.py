@@ -337,6 +337,25 @@ class WorkflowConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """How a lens is found from its image alone."""
+
+    weights: str = setting("small", "Weights of the RIM: a shipped name, or a path NAME.json.")
+    estimator: str = setting("estimator-small", "Weights of the estimator; likewise.")
+    no_lens_light: bool = setting(False, "There is no lens galaxy in the image; do not look for one.")
+    starts: int = setting(
+        16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
+    )
+    rounds: int = setting(2, "How often lens light and lens are fitted again beside the source.", least=0, most=20)
+    seed: int = setting(0, "Of these draws.", least=0, most=2**30)
+    fit_radius: float = WorkflowConfig.fit_radius
+    """As of `WorkflowConfig`."""
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class SimulationSettings:
     """One simulated lens."""
 

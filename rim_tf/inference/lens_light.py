@@ -31,7 +31,13 @@ _ANNULUS = (0.6, 1.5)
 _SMOOTHING, _WINGS = 1.5, 4
 _CLUMP = 2.5
 _N_ROUNDS = 4
+# Steps of a fit, at most.
+_ROUGH, _FULL = 3, 15
 _LARGEST_COMPONENT = 0.6
+# A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
+_CORE, SIGNIFICANT = 0.5, 8.0
+# Clumps that stay outside so many theta_E are no part of the ring.
+_NEIGHBOUR = 1.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +47,11 @@ class LensLightFit:
     Attributes:
       observation: the `Observation` without lens light and sky; the rest is as it was.
       model_image: the light that was subtracted, blurred by the PSF, sky included, [rows, columns].
-      parameters: what it is made of, ready for JSON: "sky" [units of the image] and "components", a list of
-        Gaussians amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a
-        dictionary of amplitude (before blurring) [units of the image], sigma [arcsec], q (minor over major),
-        phi (major axis, from +x, anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
+      parameters: what it is made of, ready for JSON: "sky" [units of the image], "centre", x and y [arcsec],
+        "ellipticities", e1 and e2 of each group of components, and "components", a list of Gaussians
+        amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a dictionary of amplitude
+        (before blurring) [units of the image], sigma [arcsec], q (minor over major), phi (major axis, from +x,
+        anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
       arc_mask: true where a pixel was left out of the fit as an arc or a neighbour, boolean [rows, columns].
     """
 
@@ -52,6 +59,33 @@ class LensLightFit:
     model_image: np.ndarray
     parameters: dict
     arc_mask: np.ndarray
+
+    def significance(self, lens):
+        """Light of the galaxy's core, without sky, over the noise there."""
+        x, y = _coordinates(self.observation)
+        core = np.hypot(x - lens.x_lens, y - lens.y_lens) < max(
+            _CORE * lens.theta_E, 1.5 * self.observation.pixel_scale
+        )
+        core &= self.observation.mask
+        noise = math.sqrt(float((self.observation.noise[core].astype(np.float64) ** 2).sum()))
+        light = float((self.model_image[core] - self.parameters["sky"]).sum())
+        return light / noise if noise > 0 else 0.0
+
+    def doubted(self):
+        """The observation without lens light, its noise raised by what no smooth model gets right of that light."""
+        error = _SMOOTHNESS * np.maximum(self.model_image - self.parameters["sky"], 0)
+        noise = np.where(self.observation.mask, np.hypot(self.observation.noise, error), self.observation.noise)
+        return dataclasses.replace(self.observation, noise=noise)
+
+    def neighbours(self, lens):
+        """What stood out above the galaxy far from the ring: other galaxies, boolean [rows, columns]."""
+        x, y = _coordinates(self.observation)
+        radius = np.hypot(x - lens.x_lens, y - lens.y_lens)
+        labels, n = ndimage.label(self.arc_mask)
+        # With the wings, which reach further in than the galaxy does.
+        limit = _NEIGHBOUR * lens.theta_E - _WINGS * self.observation.pixel_scale
+        nearest = ndimage.minimum(radius, labels, np.arange(1, n + 1)) if n else []
+        return np.isin(labels, 1 + np.flatnonzero(np.asarray(nearest) > limit))
 
 
 def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
@@ -81,10 +115,13 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     nucleus = radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)
     shape = np.array([lens.x_lens, lens.y_lens, *[0.02, 0.0, 0.2, 0.0][: 2 * _GROUPS]])
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
-    for _ in range(_N_ROUNDS):
+    for i in range(_N_ROUNDS):
         used = observation.mask & ~left_out
-        _check_enough(used, inside, len(galaxy.sigmas) * _GROUPS)
-        shape, amplitudes, model = galaxy.fit(shape, used, model)
+        _check_enough(used & ~inside, len(galaxy.sigmas) * _GROUPS)
+        _check_core(used & inside)
+        # While it is not settled what is left out, a rough fit will do.
+        most = _ROUGH if i < _N_ROUNDS - 1 else _FULL
+        shape, amplitudes, model = galaxy.fit(shape, used, model, most)
         left_out = _clumps(observation, model) & ~nucleus
     return LensLightFit(
         observation=dataclasses.replace(observation, image=observation.image - model),
@@ -94,21 +131,56 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     )
 
 
+def subtract_beside_source(
+    observation: Observation, previous: LensLightFit, arcs: np.ndarray, used: np.ndarray
+) -> LensLightFit:
+    """The lens galaxy fitted again beside a model of the arcs, which then need not be left out.
+
+    Args:
+      observation: `Observation` with the lens galaxy in it.
+      previous: its `LensLightFit` so far.
+      arcs: model image of the lensed source, 0 where there is none, [rows, columns].
+      used: pixels to fit to, boolean [rows, columns].
+
+    Returns:
+      `LensLightFit`; its `arc_mask` is that of `previous`.
+
+    Raises:
+      InputError: too few pixels are left for a fit.
+    """
+    x, y = _coordinates(observation)
+    alone = dataclasses.replace(observation, image=observation.image - arcs)
+    galaxy = _Galaxy(alone, x, y)
+    used = used & observation.mask
+    _check_enough(used, len(galaxy.sigmas) * _GROUPS)
+    start = np.concatenate([previous.parameters["centre"], *previous.parameters["ellipticities"]])
+    shape, amplitudes, model = galaxy.fit(start, used, previous.model_image)
+    return LensLightFit(
+        observation=dataclasses.replace(observation, image=observation.image - model),
+        model_image=model.astype(observation.image.dtype),
+        parameters=galaxy.describe(shape, amplitudes),
+        arc_mask=previous.arc_mask,
+    )
+
+
 def _coordinates(observation):
     grid = PixelGrid(*observation.shape, pixel_scale=np.float64(observation.pixel_scale))
     return [ops.convert_to_numpy(each)[0] for each in grid.coordinates()]
 
 
-def _check_enough(used, inside, n_components):
-    wanted, outside, within = 20 * n_components, (used & ~inside).sum(), (used & inside).sum()
-    if outside < wanted:
+def _check_enough(used, n_components):
+    wanted = 20 * n_components
+    if used.sum() < wanted:
         raise InputError(
-            f"Only {outside} pixels around the arcs are left to fit the lens light; at least {wanted} are "
+            f"Only {used.sum()} pixels around the arcs are left to fit the lens light; at least {wanted} are "
             f"needed beyond {_ANNULUS[1]:g} theta_E; give a larger image, a smaller mask, or check theta_E."
         )
-    if within < 9:
+
+
+def _check_core(used):
+    if used.sum() < 9:
         raise InputError(
-            f"Only {within} usable pixels lie inside {_ANNULUS[0]:g} theta_E, but the lens light needs at "
+            f"Only {used.sum()} usable pixels lie inside {_ANNULUS[0]:g} theta_E, but the lens light needs at "
             "least 9 there; check theta_E, the lens's position and the mask."
         )
 
@@ -175,7 +247,7 @@ class _Galaxy:
         amplitudes = np.append(amplitudes[:-2], amplitudes[-2] - amplitudes[-1])
         return amplitudes, np.tensordot(amplitudes, columns, 1)
 
-    def fit(self, shape, used, previous_model):
+    def fit(self, shape, used, previous_model, most_steps=_FULL):
         """Best shape (x, y, then e1, e2 of each group), amplitudes and model image."""
         noise = np.hypot(self.observation.noise, _SMOOTHNESS * previous_model)[used]
         image = self.observation.image[used]
@@ -189,7 +261,7 @@ class _Galaxy:
         highest = np.concatenate([shape[:2] + 5 * scale, np.full(len(shape) - 2, 0.6)])
         x_scale = np.concatenate([np.full(2, scale), np.full(len(shape) - 2, 0.1)])
         found = optimize.least_squares(
-            residual, shape, bounds=(lowest, highest), x_scale=x_scale, diff_step=1e-4, ftol=1e-4, max_nfev=15
+            residual, shape, bounds=(lowest, highest), x_scale=x_scale, diff_step=1e-4, ftol=1e-4, max_nfev=most_steps
         )
         amplitudes, model = self.solve(found.x, used, noise)
         return found.x, amplitudes, model
@@ -212,7 +284,12 @@ class _Galaxy:
                         "y": float(shape[1]),
                     }
                 )
-        return {"sky": float(amplitudes[-1]), "components": components}
+        return {
+            "sky": float(amplitudes[-1]),
+            "centre": shape[:2].tolist(),
+            "ellipticities": shape[2:].reshape(-1, 2).tolist(),
+            "components": components,
+        }
 
 
 def _psf_sigma(observation):

@@ -126,6 +126,11 @@ def cropped(observation: Observation, half_width: float) -> Observation:
     )
 
 
+def placed(image, shape):
+    """The middle of a frame, as `cropped` cuts it, in the whole frame [rows, columns], 0 around it."""
+    return np.pad(image, [((n - k) // 2, (n - k) // 2) for n, k in zip(shape, image.shape, strict=True)])
+
+
 def coarsened(observation: Observation, factor: int) -> Observation:
     """An `Observation` on a square of pixels `factor` times as wide, about the same centre.
 

@@ -1,16 +1,19 @@
-"""From an image and a first guess of its lens to the source: the steps of the paper's Algorithm 1, in their order.
+"""From an image to its lens and its source: the steps of the paper's Algorithm 1, in their order.
 
-Command line, surveys and servers call `run`; how its result is shown or stored is their own. A step is a function below
-and, where it is optional, a field of `rim_tf.config.WorkflowConfig`.
+`model` starts from the image alone, `run` from a lens that is given. Command line, surveys and servers call these; how
+a result is shown or stored is their own. A step is a function below and, where it is optional, a field of a
+configuration.
 """
 
 import dataclasses
+import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from rim_tf.config import RIMSettings, WorkflowConfig
-from rim_tf.errors import InputError
+from rim_tf.config import ModelConfig, RIMSettings, WorkflowConfig
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.methods import Method, find_method
 from rim_tf.memory import check_memory
 
@@ -78,6 +81,170 @@ def run(observation, lens, method="rim", settings=None, config=None, progress=No
     (source_fit,) = solver([observation], [lens], config.source_pixel_scale, config.source_pixels)
     _check_finite(source_fit, method)
     return WorkflowResult(source_fit, method, settings, start, light, lens_fit)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelResult:
+    """A lens and its source, found from an image alone.
+
+    Attributes:
+      observation: the `Observation` as it was given.
+      frame: the same without lens light, its neighbours masked and its noise raised by what no smooth model gets right
+        of the lens galaxy; the lens was fitted to its middle.
+      lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where there is no lens galaxy.
+      estimate: `rim_tf.inference.estimate.LensEstimate` from the image without lens light.
+      lens_fit: `rim_tf.inference.optimise.LensFit`, the last.
+      verdict: `rim_tf.inference.verdict.Verdict`.
+      seconds: of the whole.
+      path: the history of every fit, one after another, as of `LensFit`.
+    """
+
+    observation: object
+    frame: object
+    lens_light: object | None
+    estimate: object
+    lens_fit: object
+    verdict: object
+    seconds: float
+    path: list
+
+    @property
+    def lens(self):
+        return self.lens_fit.lens
+
+    @property
+    def source_fit(self):
+        """`rim_tf.results.Reconstruction` of the middle of `frame`."""
+        return self.lens_fit.reconstruction
+
+    def summary(self):
+        """Every number and flag, as plain Python values for JSON or a table."""
+        names = self.lens.mass.names
+        fitted = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+        estimated = np.sqrt(np.diag(self.estimate.covariance))
+        return self.source_fit.summary() | {
+            "lens": self.lens.to_dict(),
+            "lens_error": dict(zip(names, fitted.tolist(), strict=True)),
+            "estimate": self.estimate.lens.to_dict(),
+            "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
+            "lens_light": self.lens_light is not None,
+            "believed": self.verdict.believed,
+            "flags": list(self.verdict.flags),
+            "tests": self.verdict.figures,
+            "sky_noise": self.verdict.sky_noise,
+            "seconds": self.seconds,
+        }
+
+
+def model(observation, config=None, progress=None, rim=None, estimator=None):
+    """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
+
+    The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
+    starts are drawn; the lens is fitted with the source reconstructed by the RIM at every step; then, where there is a
+    lens galaxy, its light is fitted again beside the source and the lens once more, until chi^2 stands still.
+
+    Args:
+      observation: `Observation`, the lens near its middle, the lens galaxy in it or not.
+      config: `rim_tf.config.ModelConfig`; None takes its defaults.
+      progress: a `Progress`, or None.
+      rim: a `RIM` in place of the weights that `config` names.
+      estimator: an `Estimator`, likewise.
+
+    Returns:
+      `ModelResult`. Whether it is to be believed says its `verdict`; each flag is an InputWarning as well.
+
+    Raises:
+      InputError: no such weights, a frame in which no ring can be seen, or a source that came out as no number.
+    """
+    from rim_tf.inference import optimise, verdict
+    from rim_tf.inference.estimate import estimate_lens
+    from rim_tf.models.pretrained import load_pretrained
+
+    config = config or ModelConfig()
+    progress = progress or (lambda step, done, total: None)
+    if min(observation.shape) < _SMALLEST_FRAME:
+        raise InputError(
+            f"image has shape {observation.shape}; no ring can be seen in less than {_SMALLEST_FRAME} pixels on each "
+            "side. Cut out a larger region."
+        )
+    started = time.perf_counter()
+    rim = load_pretrained(config.weights) if rim is None else rim
+    estimator = load_pretrained(config.estimator, "estimator") if estimator is None else estimator
+    progress("estimate", 0, None)
+    seen = estimate_lens(observation, estimator, config.seed)
+    light, frame, estimate = None, observation, seen
+    if not config.no_lens_light:
+        progress("lens light", 0, None)
+        light, frame = _lens_light_around(observation, seen.lens)
+        if light is not None:
+            estimate = estimate_lens(frame, estimator, config.seed)
+    # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
+    n_seen = config.starts // 3 if light is not None else 0
+    starts = estimate.starts(config.starts - n_seen) + seen.starts(n_seen)[:n_seen]
+
+    def fit(starts):
+        arcs = optimise.cropped(frame, config.fit_radius * max(starts[0].theta_E, _least_theta_E(frame)))
+        return optimise.optimise_lens(
+            arcs, starts, rim, progress=lambda done, most: progress("lens", done, most), target_chi2=None
+        )
+
+    found = fit(starts)
+    path, ends = list(found.history), found.ends
+    for _ in range(config.rounds if light is not None else 0):
+        progress("lens light", 0, None)
+        light, frame = _lens_light_beside(observation, light, found)
+        again = fit([found.lens])
+        path += again.history
+        gain = found.reconstruction.chi2_per_pixel - again.reconstruction.chi2_per_pixel
+        found = dataclasses.replace(again, ends=ends)
+        if gain < _ROUND_GAIN * found.reconstruction.chi2_per_pixel:
+            break
+    _check_finite(found.reconstruction, find_method("rim"))
+    judged = verdict.judge(frame, found, estimate)
+    for sentence in judged.sentences():
+        warnings.warn(sentence, InputWarning, stacklevel=2)
+    seconds = time.perf_counter() - started
+    return ModelResult(observation, frame, light, estimate, found, judged, seconds, path)
+
+
+# Pixels on a side of a frame in which a ring of the smallest size that the estimator knows has a shape.
+_SMALLEST_FRAME = 24
+# Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
+_ROUND_GAIN = 0.01
+
+
+def _least_theta_E(frame):
+    """So that what is fitted is never less than a few pixels."""
+    return 4 * frame.pixel_scale
+
+
+def _lens_light_around(observation, lens):
+    """The lens galaxy, fitted with the arcs left out, or None where there is none; and the frame without it."""
+    from rim_tf.inference import lens_light
+
+    try:
+        light = lens_light.subtract_lens_light(observation, lens)
+    except InputError:  # a frame too small for a galaxy that could be told from arcs
+        return None, observation
+    if light.significance(lens) < lens_light.SIGNIFICANT:
+        return None, observation
+    return light, _without_neighbours(light, lens)
+
+
+def _lens_light_beside(observation, light, found):
+    """Fitted again beside the model of the arcs."""
+    from rim_tf.inference import lens_light
+    from rim_tf.inference.optimise import placed
+
+    arcs = placed(found.reconstruction.model_image, observation.shape)
+    neighbours = light.neighbours(found.lens)
+    light = lens_light.subtract_beside_source(observation, light, arcs, ~neighbours)
+    return light, _without_neighbours(light, found.lens)
+
+
+def _without_neighbours(light, lens):
+    frame = light.doubted()
+    return dataclasses.replace(frame, mask=frame.mask & ~light.neighbours(lens))
 
 
 # TensorFlow takes seconds to import: each step imports what it needs when it runs.

@@ -1,0 +1,166 @@
+"""Whether a model that was found from an image alone is to be believed.
+
+Each test has a name, a figure and a limit. A figure beyond its limit raises the flag of that name, with a sentence that
+says what it means. Residuals are judged against those of empty sky in the same frame, since noise maps of drizzled
+images are wrong by up to two and their noise is correlated.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import ndimage
+
+# The ring, and the sky around it, in theta_E about the lens.
+_RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
+# Pixels of sky from which its noise can be told.
+_ENOUGH_SKY = 300
+
+# Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
+LIMITS = {
+    "chi2": 1.25,
+    "whiteness": 0.12,
+    "signal": 20.0,
+    "flux_outside": 0.05,
+    "starts": 0.03,
+    "estimator": 5.0,
+    "axis_ratio": 0.3,
+    "shear": 0.25,
+    "source_edge": 0.1,
+    "core": 0.5,
+}
+_BELOW = ("axis_ratio", "signal")
+
+_SENTENCES = {
+    "chi2": "chi^2 in the ring is {figure:.3g} times that of noise, so the model does not explain the image",
+    "whiteness": "residuals of neighbouring pixels in the ring are alike ({figure:.2f} beyond what the sky's are), so "
+    "something is left that is no noise",
+    "signal": "what was taken for arcs is {figure:.3g} times its noise, too faint to find a lens by",
+    "flux_outside": "{figure:.0%} of the light comes from outside the source grid",
+    "starts": "lenses that fit as well differ by {figure:.1%} in theta_E, so the best is not the only one",
+    "estimator": "the lens is {figure:.1f} standard deviations from where the estimator saw it",
+    "axis_ratio": "the axis ratio is {figure:.2f}, which hardly any lens has",
+    "shear": "the shear is {figure:.2f}, which hardly any lens has",
+    "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
+    "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
+    "galaxy was probably taken for source",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What speaks against a model.
+
+    Attributes:
+      figures: name of each test -> its figure; NaN where it could not be made.
+      sky_noise: rms of the residuals on empty sky in units of the noise map; 1 where there is too little sky.
+    """
+
+    figures: dict
+    sky_noise: float
+
+    @property
+    def flags(self):
+        """Names of the tests that failed, in the order of LIMITS."""
+        return tuple(
+            name
+            for name, limit in LIMITS.items()
+            if (self.figures[name] < limit if name in _BELOW else self.figures[name] > limit)
+        )
+
+    @property
+    def believed(self):
+        return not self.flags
+
+    def sentences(self):
+        """A sentence for each flag."""
+        return [f"{_SENTENCES[name].format(figure=self.figures[name])} (flag {name})." for name in self.flags]
+
+
+def judge(frame, lens_fit, estimate):
+    """The `Verdict` on a fitted lens.
+
+    Args:
+      frame: the whole `Observation` without lens light, of which the lens was fitted to the middle.
+      lens_fit: `rim_tf.inference.optimise.LensFit`.
+      estimate: `rim_tf.inference.estimate.LensEstimate`, the last one before the fit.
+    """
+    fit, lens = lens_fit.reconstruction, lens_fit.lens
+    seen = fit.observation
+    radius = _radius(seen, lens)
+    ring = seen.mask & (radius > _RING[0] * lens.theta_E) & (radius < _RING[1] * lens.theta_E)
+    sky_noise, sky_correlation = _sky(frame, lens)
+    residual = np.where(seen.mask, (seen.image - fit.model_image) / seen.noise, 0.0)
+    peak = float(fit.model_image[ring].max()) if ring.any() else 0.0
+    core = radius < _CORE * lens.theta_E
+    figures = {
+        "chi2": float((residual[ring] ** 2).mean()) / sky_noise**2 if ring.any() else math.nan,
+        "whiteness": _correlation(residual, ring) - sky_correlation,
+        "signal": _signal(fit) / sky_noise,
+        "flux_outside": fit.flux_outside,
+        "starts": _disagreement(lens_fit, sky_noise),
+        "estimator": float(np.abs(estimate.distance(lens)).max()),
+        "axis_ratio": _axis_ratio(lens),
+        "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
+        "source_edge": _edge_share(fit.source),
+        "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
+    }
+    return Verdict(figures, sky_noise)
+
+
+def _radius(observation, lens):
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in observation.shape)
+    scale = observation.pixel_scale
+    return np.hypot(rows[:, None] * scale - lens.y_lens, columns[None, :] * scale - lens.x_lens)
+
+
+def _sky(frame, lens):
+    """Rms of the residual on empty sky and its correlation from pixel to pixel; 1 and 0 where there is too little."""
+    sky = frame.mask & (_radius(frame, lens) > _SKY * lens.theta_E)
+    residual = np.where(sky, frame.image / frame.noise, 0.0)
+    if sky.sum() < _ENOUGH_SKY:
+        return 1.0, 0.0
+    # Galaxies stand out above the sky: they and their wings are none of it.
+    smooth = ndimage.gaussian_filter(residual, 1.5)
+    usual = 1.4826 * np.median(np.abs(smooth[sky] - np.median(smooth[sky])))
+    sky &= ~ndimage.binary_dilation(smooth > np.median(smooth[sky]) + 3 * usual, iterations=3)
+    if sky.sum() < _ENOUGH_SKY:
+        return 1.0, 0.0
+    offset = residual[sky] - np.median(residual[sky])
+    rms = 1.4826 * float(np.median(np.abs(offset)))
+    return rms, _correlation(residual - np.median(residual[sky]), sky)
+
+
+def _correlation(residual, where):
+    """Of neighbouring pixels, along rows and columns, over the variance."""
+    total, n = 0.0, 0
+    for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        both = where[a] & where[b]
+        total, n = total + float((residual[a] * residual[b])[both].sum()), n + int(both.sum())
+    variance = float((residual[where] ** 2).mean()) if where.any() else 0.0
+    return total / n / variance if n and variance > 0 else math.nan
+
+
+def _signal(fit):
+    """Signal to noise of the lensed light, by the best filter for it: the model itself."""
+    used = fit.observation.mask
+    return float(np.sqrt(((fit.model_image / fit.observation.noise)[used] ** 2).sum()))
+
+
+def _disagreement(lens_fit, sky_noise):
+    """Largest difference in theta_E between the best end and those that fit as well, as a share."""
+    chi2, lenses = (np.array(lens_fit.ends[name]) for name in ("chi2_per_pixel", "lens"))
+    n_used = lens_fit.reconstruction.observation.mask.sum()
+    as_good = (chi2 - chi2.min()) * n_used / sky_noise**2 < 9
+    theta_E = lenses[:, 0]
+    return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
+
+
+def _axis_ratio(lens):
+    modulus = math.hypot(lens.named().get("e1", 0.0), lens.named().get("e2", 0.0))
+    return (1 - modulus) / (1 + modulus)
+
+
+def _edge_share(source):
+    total = float(source.sum())
+    return 1 - float(source[2:-2, 2:-2].sum()) / total if total > 0 else math.nan
