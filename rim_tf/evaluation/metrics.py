@@ -16,6 +16,38 @@ def rms_error(source, estimate):
     return np.sqrt(error2) / np.max(np.abs(source), axis=(-2, -1))
 
 
+def aligned_rms(source, estimate):
+    """`rms_error` after the best shift, scale and rotation of the estimate, of one source: [n, m] each -> number.
+
+    A lens that is off by its own errors moves, stretches or turns the source and leaves it as good as before.
+    """
+    from scipy import ndimage, optimize
+
+    source, estimate = np.asarray(source, float), np.asarray(estimate, float)
+    middle = (np.array(source.shape) - 1) / 2
+    rows, columns = (np.indices(source.shape) - middle[:, None, None]) / middle.max()
+
+    def moved(parameters):
+        shift_rows, shift_columns, log_scale, angle = parameters
+        cosine, sine = np.exp(log_scale) * np.cos(angle), np.exp(log_scale) * np.sin(angle)
+        there = [cosine * rows - sine * columns + shift_rows, sine * rows + cosine * columns + shift_columns]
+        place = np.stack(there) * middle.max() + middle[:, None, None]
+        return ndimage.map_coordinates(estimate, place, order=1, mode="constant")
+
+    # A first guess of the shift, from the centres of light: beyond a clump's size there is no slope to follow.
+    centres = [
+        [np.sum(np.maximum(image, 0) * axis) / max(np.sum(np.maximum(image, 0)), 1e-300) for axis in (rows, columns)]
+        for image in (source, estimate)
+    ]
+    starts = [np.zeros(4), np.r_[np.subtract(centres[1], centres[0]), 0, 0]]
+    found = [
+        optimize.least_squares(lambda p: (moved(p) - source).ravel(), start, diff_step=1e-3, max_nfev=30)
+        for start in starts
+    ]
+    best = min(found, key=lambda each: each.cost)
+    return float(min(rms_error(source, moved(best.x)), rms_error(source, estimate)))
+
+
 def flux_error(source, estimate):
     """Relative error of the summed surface brightness, with its sign: [..., n, m] each -> [...]."""
     flux = np.sum(source, axis=(-2, -1), dtype=float)

@@ -21,8 +21,9 @@ from rim_tf.physics.psf import blur_operator
 
 # Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples.
 _WIDENING = 1.7
-# Two sets of ellipticities, as a bulge with a disc or a halo has.
-_GROUPS = 2
+# Sets of ellipticities: one while the arcs are left out, when little of the galaxy is seen; two, as a bulge with a disc
+# or a halo has, beside a model of the arcs.
+_AROUND, _BESIDE = 1, 2
 # No galaxy is smooth to better than this share of its light, whatever the noise map says about its centre.
 _SMOOTHNESS = 0.02
 # Inner and outer radius [theta_E] of the ring that the first fit leaves out.
@@ -30,10 +31,14 @@ _ANNULUS = (0.6, 1.5)
 # Pixels, not arcsec: clumps are looked for at the scale of a PSF, and left out with their wings.
 _SMOOTHING, _WINGS = 1.5, 4
 _CLUMP = 2.5
-_N_ROUNDS = 4
+_N_ROUNDS, _FEW = 4, 5
+# Pixels beyond the ring for each component, at the least.
+_PIXELS_FOR_EACH = 8
 # Steps of a fit, at most.
 _ROUGH, _FULL = 3, 15
 _LARGEST_COMPONENT = 0.6
+# Largest e1 and e2 of the light.
+_FLATTEST = 0.6
 # A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
 _CORE, SIGNIFICANT = 0.5, 8.0
 # Clumps that stay outside so many theta_E are no part of the ring.
@@ -108,21 +113,28 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     """
     x, y = _coordinates(observation)
     radius = np.hypot(x - lens.x_lens, y - lens.y_lens)
-    galaxy = _Galaxy(observation, x, y)
+    galaxy = _Galaxy(observation, x, y, _AROUND)
     inside = radius < _ANNULUS[0] * lens.theta_E
     left_out = ~inside & (radius < _ANNULUS[1] * lens.theta_E)
     # The nucleus is never taken for an arc: there it is the PSF that a model misses first.
     nucleus = radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)
-    shape = np.array([lens.x_lens, lens.y_lens, *[0.02, 0.0, 0.2, 0.0][: 2 * _GROUPS]])
+    shape = np.array([lens.x_lens, lens.y_lens, 0.05, 0.0])
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
     for i in range(_N_ROUNDS):
         used = observation.mask & ~left_out
-        _check_enough(used & ~inside, len(galaxy.sigmas) * _GROUPS)
+        _check_enough(used & ~inside, galaxy.n_components)
         _check_core(used & inside)
         # While it is not settled what is left out, a rough fit will do.
         most = _ROUGH if i < _N_ROUNDS - 1 else _FULL
         shape, amplitudes, model = galaxy.fit(shape, used, model, most)
         left_out = _clumps(observation, model) & ~nucleus
+    # Arcs add light, so that a galaxy brighter than what is seen behind them is none.
+    for _ in range(_N_ROUNDS):
+        too_bright = left_out & observation.mask & (model > observation.image + 3 * observation.noise)
+        if too_bright.sum() < _FEW:
+            break
+        left_out = left_out & ~too_bright
+        shape, amplitudes, model = galaxy.fit(shape, observation.mask & ~left_out, model, _ROUGH)
     return LensLightFit(
         observation=dataclasses.replace(observation, image=observation.image - model),
         model_image=model.astype(observation.image.dtype),
@@ -150,10 +162,13 @@ def subtract_beside_source(
     """
     x, y = _coordinates(observation)
     alone = dataclasses.replace(observation, image=observation.image - arcs)
-    galaxy = _Galaxy(alone, x, y)
+    galaxy = _Galaxy(alone, x, y, _BESIDE)
     used = used & observation.mask
-    _check_enough(used, len(galaxy.sigmas) * _GROUPS)
-    start = np.concatenate([previous.parameters["centre"], *previous.parameters["ellipticities"]])
+    _check_enough(used, galaxy.n_components)
+    ellipticities = previous.parameters["ellipticities"]
+    # The first time both sets begin alike; a small difference, that they can part.
+    ellipticities = [np.add(ellipticities[i % len(ellipticities)], [0.05 * i, 0]) for i in range(_BESIDE)]
+    start = np.concatenate([previous.parameters["centre"], *np.clip(ellipticities, -0.9 * _FLATTEST, 0.9 * _FLATTEST)])
     shape, amplitudes, model = galaxy.fit(start, used, previous.model_image)
     return LensLightFit(
         observation=dataclasses.replace(observation, image=observation.image - model),
@@ -169,7 +184,7 @@ def _coordinates(observation):
 
 
 def _check_enough(used, n_components):
-    wanted = 20 * n_components
+    wanted = _PIXELS_FOR_EACH * n_components
     if used.sum() < wanted:
         raise InputError(
             f"Only {used.sum()} pixels around the arcs are left to fit the lens light; at least {wanted} are "
@@ -204,13 +219,14 @@ def _clumps(observation, model):
 class _Galaxy:
     """The model: its grid of widths, its images, and its fit to given pixels."""
 
-    def __init__(self, observation, x, y):
-        self.observation, self.x, self.y = observation, x, y
+    def __init__(self, observation, x, y, n_groups):
+        self.observation, self.x, self.y, self.n_groups = observation, x, y, n_groups
         scale = observation.pixel_scale
         self.psf_sigma = _psf_sigma(observation)
         widest = _LARGEST_COMPONENT * scale * max(observation.shape) / 2
         n = max(4, round(math.log(widest / (0.5 * scale)) / math.log(_WIDENING)) + 1)
         self.sigmas = np.geomspace(0.5 * scale, widest, n)
+        self.n_components = n * n_groups
         # Wide Gaussians are blurred by adding the PSF's variance, which saves their Fourier transforms.
         self.n_narrow = int((self.sigmas < max(4 * self.psf_sigma, 2 * scale)).sum())
         psf = np.asarray(observation.psf, np.float64)[None]
@@ -257,8 +273,8 @@ class _Galaxy:
             return (model[used] - image) / noise
 
         scale = self.observation.pixel_scale
-        lowest = np.concatenate([shape[:2] - 5 * scale, np.full(len(shape) - 2, -0.6)])
-        highest = np.concatenate([shape[:2] + 5 * scale, np.full(len(shape) - 2, 0.6)])
+        lowest = np.concatenate([shape[:2] - 5 * scale, np.full(len(shape) - 2, -_FLATTEST)])
+        highest = np.concatenate([shape[:2] + 5 * scale, np.full(len(shape) - 2, _FLATTEST)])
         x_scale = np.concatenate([np.full(2, scale), np.full(len(shape) - 2, 0.1)])
         found = optimize.least_squares(
             residual, shape, bounds=(lowest, highest), x_scale=x_scale, diff_step=1e-4, ftol=1e-4, max_nfev=most_steps
@@ -269,7 +285,7 @@ class _Galaxy:
     def describe(self, shape, amplitudes):
         components = []
         # In the order of `columns`, which puts the narrow ones of all groups first.
-        order = sorted(np.ndindex(_GROUPS, len(self.sigmas)), key=lambda each: each[1] >= self.n_narrow)
+        order = sorted(np.ndindex(self.n_groups, len(self.sigmas)), key=lambda each: each[1] >= self.n_narrow)
         for (group, i), amplitude in zip(order, amplitudes[:-1], strict=True):
             e1, e2 = shape[2 + 2 * group : 4 + 2 * group]
             modulus = math.hypot(e1, e2)

@@ -37,9 +37,8 @@ _LEAST_ELLIPTICITY = 0.05
 _COARSE, _MIDDLE = 36, 72
 # On the coarse frame: noise over the image's peak at the least, and steps of the RIM.
 _NOISE_FLOOR, _COARSE_RIM_STEPS = 0.02, 4
-# Steps of all starts on the coarse frame, then of the best ones; and how many starts go on.
-_FIRST_STEPS, _COARSE_STEPS = 3, 6
-_AFTER_FIRST, _AFTER_COARSE = 6, 2
+# Steps of all starts on the coarse frame, then of the best ones; and how many go on after each.
+_COARSE_STEPS, _KEPT = (3, 6), (6, 2)
 # Each step tries these factors on the damping that the last one found best.
 _DAMPINGS = (0.3, 3.0, 30.0)
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
@@ -218,26 +217,124 @@ def optimise_lens(
         raise InputError(f"n_steps is {n_steps} and n_angles {n_angles}; each must be at least 1.")
     first, starts = _starts(lens, n_angles, fixed)
     model = load_pretrained(model) if isinstance(model, str) else model
-    prior = (prior or LensPrior()).columns(first)
-    names = first.mass.names
-    is_fixed = np.array([name in fixed for name in names])
-    stages = _stages(observation, len(starts), n_steps)
-    told = _Told(progress, sum(stage.most_steps for stage in stages))
+    problem = _Fit(observation, model, first, fixed, prior or LensPrior(), source_pixels)
+    told = _Told(progress, (sum(_COARSE_STEPS) if len(starts) > 1 else 0) + n_steps * len(problem.frames()))
     history = []
-    for stage in stages:
-        seen = coarsened(observation, stage.factor)
-        if stage.name == "coarse":
-            seen = _with_noise_floor(seen)
-        rim = _shortened(model, _COARSE_RIM_STEPS) if stage.name == "coarse" else model
-        pixels = None if source_pixels is None else max(4, source_pixels // stage.factor)
-        misfit = _Misfit(seen, rim, first.mass, starts, is_fixed, prior, pixels)
-        descent = _Descent(misfit, first.mass, first.theta_E, starts, stage.gain)
-        for n in stage.steps:
-            descent.run(n, stage.name, history, told, target_chi2 if stage.name == "fine" else None)
-            descent.keep(_AFTER_FIRST)
-        descent.keep(_AFTER_COARSE if stage.name == "coarse" else 1 if stage.name == "middle" else len(starts))
-        starts = descent.lenses()
-    return _result(observation, model, first, descent, history, is_fixed, source_pixels)
+    if len(starts) > 1:
+        starts, _ = problem.explored(starts, None, history, told)
+    descent = problem.refined(starts, n_steps, target_chi2, history, told)
+    return problem.result(descent, history)
+
+
+def explore(
+    observation: Observation,
+    starts: Sequence[Lens],
+    model: RIM | str = RIMSettings.weights,
+    prior: LensPrior | None = None,
+    noise_floor: float | None = None,
+) -> tuple[list[Lens], float]:
+    """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
+
+    Args:
+      observation: as there.
+      starts: list of lenses of one mass model, the most probable first.
+      model: as there.
+      prior: as there.
+      noise_floor: the least noise, in units of the image; None for a share of the image's peak.
+
+    Returns:
+      The best lenses, no two the same, and chi^2 per pixel of the first on the coarse frame.
+    """
+    first, starts = _starts(starts, 1, ())
+    model = load_pretrained(model) if isinstance(model, str) else model
+    problem = _Fit(observation, model, first, (), prior or LensPrior(), None)
+    found, chi2 = problem.explored(starts, noise_floor, [], _Told(None, 0))
+    return [lens_of(first.mass, each) for each in found], chi2
+
+
+def noise_floor(observation):
+    """The noise that `explore` assumes at the least, in units of the image."""
+    return _NOISE_FLOOR * max(0.0, float(ndimage.uniform_filter(observation.image * observation.mask, 3).max()))
+
+
+class _Fit:
+    """One lens to be fitted to one observation.
+
+    Args:
+      observation: `Observation`.
+      model: `RIM`.
+      first: the lens that the prior is about, and that holds the values of what is fixed.
+      fixed: names of parameters.
+      prior: `LensPrior`.
+      source_pixels: as in `source_grid`.
+    """
+
+    def __init__(self, observation, model, first, fixed, prior, source_pixels):
+        self.observation, self.model, self.first = observation, model, first
+        self.is_fixed = np.array([name in fixed for name in first.mass.names])
+        self.prior, self.source_pixels = prior.columns(first), source_pixels
+
+    def frames(self):
+        """(stage, factor, gain) of each frame that the best starts see, coarser ones first."""
+        side = max(self.observation.shape)
+        middle = [("middle", math.ceil(side / _MIDDLE), _COARSE_GAIN)] if side > _MIDDLE else []
+        return [*middle, ("fine", 1, _GAIN)]
+
+    def explored(self, starts, floor, history, told):
+        """The best of all starts on a coarse frame, the best first, [n, columns]; and its chi^2 per pixel there."""
+        observation = self.observation
+        floor = noise_floor(observation) if floor is None else floor
+        raised = np.where(observation.mask, np.hypot(observation.noise, floor), observation.noise)
+        factor = max(1, round(max(observation.shape) / _COARSE))
+        seen = coarsened(dataclasses.replace(observation, noise=raised), factor)
+        descent = self._descent(seen, _shortened(self.model, _COARSE_RIM_STEPS), starts, factor, _COARSE_GAIN)
+        for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
+            descent.run(n, "coarse", history, told)
+            descent.keep(kept)
+        return descent.lenses(), float(descent.misfit.chi2_per_pixel(descent.residual)[0])
+
+    def refined(self, starts, n_steps, target_chi2, history, told):
+        """The `_Descent` from `starts` on the whole frame, where it has ended."""
+        for stage, factor, gain in self.frames():
+            descent = self._descent(coarsened(self.observation, factor), self.model, starts, factor, gain)
+            descent.run(n_steps, stage, history, told, target_chi2 if stage == "fine" else None)
+            descent.keep(1 if stage == "middle" else len(starts))
+            starts = descent.lenses()
+        return descent
+
+    def _descent(self, seen, model, starts, factor, gain):
+        pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
+        held = np.asarray(self.first.as_tuple())
+        misfit = _Misfit(seen, model, self.first.mass, held, self.is_fixed, self.prior, pixels)
+        return _Descent(misfit, self.first.mass, self.first.theta_E, starts, gain)
+
+    def result(self, descent, history):
+        first, misfit = self.first, descent.misfit
+        order = np.argsort(descent.value)
+        found = descent.lenses()[order]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # of a lens that was only tried
+            results = [
+                reconstruct(self.observation, each, self.model, source_pixels=self.source_pixels)
+                for each in (first, lens_of(first.mass, found[0]))
+            ]
+        mean, width = self.prior
+
+        def value(each):
+            offset = (np.array(each.lens.as_tuple()) - mean) / width
+            return each.chi2_per_pixel * misfit.n_used + float((offset**2).sum())
+
+        best = min(results, key=value)
+        return LensFit(
+            lens=best.lens,
+            history=history,
+            reconstruction=best,
+            covariance=_covariance(descent, int(order[0]), self.is_fixed),
+            ends={
+                "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[order]).tolist(),
+                "lens": [tuple(map(float, each)) for each in found],
+            },
+        )
 
 
 def _starts(lens, n_angles, fixed):
@@ -283,30 +380,6 @@ def _turned(lens, n_angles, fixed=()):
     return starts
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stage:
-    """Steps on one frame: `steps` of them, after each of which the worst starts are left; `gain` as in `_Descent`."""
-
-    name: str
-    factor: int
-    steps: tuple[int, ...]
-    gain: float
-
-    @property
-    def most_steps(self):
-        return sum(self.steps)
-
-
-def _stages(observation, n_starts, n_steps):
-    side = max(observation.shape)
-    stages = []
-    if n_starts > 1:
-        stages.append(_Stage("coarse", max(1, round(side / _COARSE)), (_FIRST_STEPS, _COARSE_STEPS), _COARSE_GAIN))
-    if side > _MIDDLE:
-        stages.append(_Stage("middle", math.ceil(side / _MIDDLE), (n_steps,), _COARSE_GAIN))
-    return [*stages, _Stage("fine", 1, (n_steps,), _GAIN)]
-
-
 class _Told:
     """Counts the steps for `progress`."""
 
@@ -317,12 +390,6 @@ class _Told:
         if self.progress is not None:
             self.progress(self.done, self.most)
         self.done += 1
-
-
-def _with_noise_floor(observation):
-    """No pixel better known than a share of the peak: what is left is to be explained roughly first."""
-    peak = float(ndimage.uniform_filter(np.where(observation.mask, observation.image, 0.0), 3).max())
-    return dataclasses.replace(observation, noise=np.hypot(observation.noise, max(0.0, _NOISE_FLOOR * peak)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -366,20 +433,20 @@ class _Misfit:
       observation: `Observation`.
       model: `RIM`.
       mass: `MassModel`.
-      starts: [n, columns], whose first row holds the values of what is fixed.
+      held: the values that what is fixed keeps, [columns].
       is_fixed: [columns].
       prior: mean and standard deviation of each parameter, [2, columns].
       source_pixels: as in `source_grid`.
     """
 
-    def __init__(self, observation, model, mass, starts, is_fixed, prior, source_pixels):
+    def __init__(self, observation, model, mass, held, is_fixed, prior, source_pixels):
         pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
-        inputs = batch_of([observation], [lens_of(mass, starts[0])], [scale])
+        inputs = batch_of([observation], [lens_of(mass, held)], [scale])
         self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
         self._source_pixels = tf.constant(pixels)
         self._residuals = _residuals(model, mass, not isinstance(observation.psf, float))
         self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
-        self.mass, self.fixed, self.held, self.prior = mass, is_fixed, starts[0], prior
+        self.mass, self.fixed, self.held, self.prior = mass, is_fixed, held, prior
         self.n_used = int(observation.mask.sum())
 
     def lenses(self, u):
@@ -418,7 +485,8 @@ class _Descent:
         self.unit = np.array(
             [c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices]
         )
-        self.u = np.array(ops.convert_to_numpy(mass.to_real(ops.convert_to_tensor(starts))), np.float64)
+        starts = ops.convert_to_tensor(np.asarray(starts, np.float32))
+        self.u = np.array(ops.convert_to_numpy(mass.to_real(starts)), np.float64)
         self.residual = _finite(misfit(self.u))
         self.damping = np.full(len(starts), _FIRST_DAMPING)
         self.active = np.ones(len(starts), bool)
@@ -429,7 +497,7 @@ class _Descent:
         return (self.residual.astype(np.float64) ** 2).sum(1)
 
     def lenses(self):
-        return self.misfit.lenses(self.u).astype(np.float32)
+        return self.misfit.lenses(self.u)
 
     def run(self, n_steps, stage, history, told, target_chi2=None):
         """At most n_steps steps; each adds its dictionary to `history`."""
@@ -496,35 +564,6 @@ def _finite(residual):
 
 def _diagonal(values):
     return values[..., None] * np.eye(values.shape[-1])
-
-
-def _result(observation, model, first, descent, history, is_fixed, source_pixels):
-    mass, misfit = first.mass, descent.misfit
-    order = np.argsort(descent.value)
-    found = descent.lenses()[order]
-    # What is fixed went through float32.
-    kept = [old if held else new for old, new, held in zip(first.as_tuple(), found[0], is_fixed, strict=True)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)  # of a lens that was only tried
-        lenses = [first, lens_of(mass, kept)]
-        results = [reconstruct(observation, each, model, source_pixels=source_pixels) for each in lenses]
-    mean, width = misfit.prior
-
-    def value(each):
-        offset = (np.array(each.lens.as_tuple()) - mean) / width
-        return each.chi2_per_pixel * misfit.n_used + float((offset**2).sum())
-
-    best = min(results, key=value)
-    return LensFit(
-        lens=best.lens,
-        history=history,
-        reconstruction=best,
-        covariance=_covariance(descent, int(order[0]), is_fixed),
-        ends={
-            "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[order]).tolist(),
-            "lens": [tuple(map(float, each)) for each in found],
-        },
-    )
 
 
 def _covariance(descent, i, is_fixed):

@@ -18,7 +18,7 @@ _ENOUGH_SKY = 300
 
 # Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
 LIMITS = {
-    "chi2": 1.25,
+    "chi2": 1.15,
     "whiteness": 0.12,
     "signal": 20.0,
     "flux_outside": 0.05,
@@ -29,6 +29,8 @@ LIMITS = {
     "source_edge": 0.1,
     "core": 0.5,
 }
+# Flags that another start may lower.
+UNEXPLAINED = ("chi2", "whiteness")
 _BELOW = ("axis_ratio", "signal")
 
 _SENTENCES = {

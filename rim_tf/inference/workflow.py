@@ -156,7 +156,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     Raises:
       InputError: no such weights, a frame in which no ring can be seen, or a source that came out as no number.
     """
-    from rim_tf.inference import optimise, verdict
+    from rim_tf.inference import verdict
     from rim_tf.inference.estimate import estimate_lens
     from rim_tf.models.pretrained import load_pretrained
 
@@ -172,39 +172,19 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     estimator = load_pretrained(config.estimator, "estimator") if estimator is None else estimator
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
-    light, frame, estimate = None, observation, seen
-    if not config.no_lens_light:
-        progress("lens light", 0, None)
-        light, frame = _lens_light_around(observation, seen.lens)
-        if light is not None:
-            estimate = estimate_lens(frame, estimator, config.seed)
-    # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
-    n_seen = config.starts // 3 if light is not None else 0
-    starts = estimate.starts(config.starts - n_seen) + seen.starts(n_seen)[:n_seen]
-
-    def fit(starts):
-        arcs = optimise.cropped(frame, config.fit_radius * max(starts[0].theta_E, _least_theta_E(frame)))
-        return optimise.optimise_lens(
-            arcs, starts, rim, progress=lambda done, most: progress("lens", done, most), target_chi2=None
-        )
-
-    found = fit(starts)
-    path, ends = list(found.history), found.ends
-    for _ in range(config.rounds if light is not None else 0):
-        progress("lens light", 0, None)
-        light, frame = _lens_light_beside(observation, light, found)
-        again = fit([found.lens])
-        path += again.history
-        gain = found.reconstruction.chi2_per_pixel - again.reconstruction.chi2_per_pixel
-        found = dataclasses.replace(again, ends=ends)
-        if gain < _ROUND_GAIN * found.reconstruction.chi2_per_pixel:
+    search = _Search(observation, seen, rim, estimator, config, progress)
+    search.begin()
+    search.fit()
+    for attempt in range(config.attempts):
+        if not set(verdict.UNEXPLAINED) & set(search.judged().flags):
             break
+        search.again(config.seed + 1 + attempt)
+    found, judged = search.found, search.judged()
     _check_finite(found.reconstruction, find_method("rim"))
-    judged = verdict.judge(frame, found, estimate)
     for sentence in judged.sentences():
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    return ModelResult(observation, frame, light, estimate, found, judged, seconds, path)
+    return ModelResult(observation, search.frame, search.light, search.estimate, found, judged, seconds, search.path)
 
 
 # Pixels on a side of a frame in which a ring of the smallest size that the estimator knows has a shape.
@@ -213,9 +193,139 @@ _SMALLEST_FRAME = 24
 _ROUND_GAIN = 0.01
 
 
-def _least_theta_E(frame):
-    """So that what is fitted is never less than a few pixels."""
-    return 4 * frame.pixel_scale
+# Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
+_GALAXY_GAIN = 0.02
+
+
+class _Search:
+    """What `model` has found so far of one observation.
+
+    Args:
+      observation: `Observation`.
+      seen: `LensEstimate` from it.
+      rim: `RIM`.
+      estimator: `Estimator`.
+      config: `ModelConfig`.
+      progress: a `Progress`.
+
+    Attributes: those of `ModelResult`, and
+      starts: lenses that the next fit starts from.
+    """
+
+    def __init__(self, observation, seen, rim, estimator, config, progress):
+        self.observation, self.seen, self.rim, self.estimator = observation, seen, rim, estimator
+        self.config, self.progress = config, progress
+        self.light, self.frame, self.estimate = None, observation, seen
+        self.starts, self.found, self.path = seen.starts(config.starts), None, []
+
+    def begin(self):
+        """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
+        from rim_tf.inference import optimise
+
+        if self.config.no_lens_light:
+            return
+        self.progress("lens light", 0, None)
+        light, frame = _lens_light_around(self.observation, self.seen.lens)
+        if light is None:
+            return
+        estimate = self._estimate(frame, self.config.seed)
+        # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
+        n_seen = self.config.starts // 3
+        starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)[:n_seen]
+        # Both with the same noise and mask, that the figures can be compared.
+        floor = optimise.noise_floor(frame)
+        without = dataclasses.replace(self.observation, mask=frame.mask)
+        with_light = dataclasses.replace(without, image=frame.image)
+        lenses, chi2 = self._explore(with_light, starts, floor)
+        lenses_without, chi2_without = self._explore(without, self.starts, floor)
+        if chi2 > chi2_without - _GALAXY_GAIN:
+            self.starts = lenses_without
+            return
+        self.light, self.frame, self.estimate = light, frame, estimate
+        self._beside(self._reconstructed(lenses[0]), lenses[0])
+        self.starts = lenses + starts[: self.config.starts // 2]
+
+    def fit(self):
+        """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
+        self.found = self._fit(self.starts)
+        for _ in range(self.config.rounds if self.light is not None else 0):
+            self._beside(self.found.reconstruction, self.found.lens)
+            again = self._fit([self.found.lens])
+            before, after = (each.reconstruction.chi2_per_pixel for each in (self.found, again))
+            self.found = dataclasses.replace(again, ends=self.found.ends)
+            if before - after < _ROUND_GAIN * after:
+                break
+
+    def again(self, seed):
+        """Another fit, from what the estimator sees now; it counts where it is better."""
+        before = self.found, self.light, self.frame, self.estimate
+        self.estimate = self._estimate(self.frame, seed)
+        self.starts = [self.found.lens, *self.estimate.starts(self.config.starts)]
+        self.fit()
+        if self._misfit(before[0]) <= self._misfit(self.found):
+            self.found, self.light, self.frame, self.estimate = before
+
+    def judged(self):
+        from rim_tf.inference import verdict
+
+        return verdict.judge(self.frame, self.found, self.estimate)
+
+    def _misfit(self, found):
+        """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it."""
+        fit = found.reconstruction
+        given = _middle(self.observation.noise, fit.observation.shape)
+        residual = (fit.observation.image - fit.model_image)[fit.observation.mask] / given[fit.observation.mask]
+        return float((residual**2).mean())
+
+    def _estimate(self, frame, seed):
+        from rim_tf.inference.estimate import estimate_lens
+
+        return estimate_lens(frame, self.estimator, seed)
+
+    def _arcs(self, frame, lens):
+        from rim_tf.inference.optimise import cropped
+
+        # Never less than some pixels.
+        half_width = max(self.config.fit_radius * lens.theta_E, _SMALLEST_FRAME / 2 * frame.pixel_scale)
+        return cropped(frame, half_width)
+
+    def _explore(self, frame, starts, floor):
+        from rim_tf.inference.optimise import explore
+
+        return explore(self._arcs(frame, starts[0]), starts, self.rim, noise_floor=floor)
+
+    def _reconstructed(self, lens):
+        from rim_tf.inference.rim import reconstruct
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # of a lens that is not found yet
+            return reconstruct(self._arcs(self.frame, lens), lens, self.rim)
+
+    def _fit(self, starts):
+        from rim_tf.inference.optimise import optimise_lens
+
+        def told(done, most):
+            self.progress("lens", done, most)
+
+        found = optimise_lens(self._arcs(self.frame, starts[0]), starts, self.rim, progress=told)
+        self.path += found.history
+        return found
+
+    def _beside(self, reconstruction, lens):
+        """The lens galaxy fitted again beside the arcs of a reconstruction."""
+        from rim_tf.inference import lens_light
+        from rim_tf.inference.optimise import placed
+
+        self.progress("lens light", 0, None)
+        arcs = placed(reconstruction.model_image, self.observation.shape)
+        used = ~self.light.neighbours(lens)
+        self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, used)
+        self.frame = _without_neighbours(self.light, lens)
+
+
+def _middle(image, shape):
+    cut = [(n - k) // 2 for n, k in zip(image.shape, shape, strict=True)]
+    return image[tuple(slice(c, c + k) for c, k in zip(cut, shape, strict=True))]
 
 
 def _lens_light_around(observation, lens):
@@ -229,17 +339,6 @@ def _lens_light_around(observation, lens):
     if light.significance(lens) < lens_light.SIGNIFICANT:
         return None, observation
     return light, _without_neighbours(light, lens)
-
-
-def _lens_light_beside(observation, light, found):
-    """Fitted again beside the model of the arcs."""
-    from rim_tf.inference import lens_light
-    from rim_tf.inference.optimise import placed
-
-    arcs = placed(found.reconstruction.model_image, observation.shape)
-    neighbours = light.neighbours(found.lens)
-    light = lens_light.subtract_beside_source(observation, light, arcs, ~neighbours)
-    return light, _without_neighbours(light, found.lens)
 
 
 def _without_neighbours(light, lens):

@@ -1,0 +1,280 @@
+"""Lenses from their images alone: how often `rim_tf.inference.workflow.model` is right, and whether it knows.
+
+    python benchmarks/from_image.py mocks --galaxies FOLDER --n 1000 --out OUT
+    python benchmarks/from_image.py real --data FOLDER --out OUT
+
+`mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth.
+`real` takes HST and Euclid images untouched and compares theta_E with published values; a PNG for each lens is to be
+looked at. Each lens is one line of OUT/rows.jsonl as soon as it is done, and a run that is killed goes on there.
+"""
+
+import collections
+import json
+import pathlib
+import time
+import warnings
+
+import click
+import numpy as np
+from astropy.io import fits
+
+from rim_tf.config import MockConfig, ModelConfig
+from rim_tf.errors import InputError
+from rim_tf.evaluation import measures
+from rim_tf.evaluation.metrics import aligned_rms, flux_error, rms_error
+from rim_tf.files import finite
+from rim_tf.inference import workflow
+from rim_tf.inference.rim import reconstruct
+from rim_tf.io import read_observation
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.observation import Observation
+
+# As in the paper, but for the lens galaxy.
+MOCKS = MockConfig(lens_galaxy_fraction=0.5)
+# A source that fits no worse than with the true lens, and a theta_E that is right.
+_CHI2, _THETA_E, _RMS = 0.01, 0.01, 1.25
+
+
+# ------------------------------------------------------------------------------------------------------- mocks
+
+
+def mock(index, stamps, config=MOCKS):
+    """System `index` of the stream of tests: its `Observation`, true lens, true source, and noise over the peak."""
+    import tensorflow as tf
+
+    from rim_tf.data.mocks import simulate_batch
+    from rim_tf.data.seeds import seed_pair
+    from rim_tf.physics.imaging import imaging_operator
+
+    inputs, source = simulate_batch(tf.constant(seed_pair("test", 0)), tf.constant(index), 1, stamps, config)
+    noiseless = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()
+    given = {name: value.numpy()[0] for name, value in inputs.items()}
+    psf = float(given["psf"]) if given["psf"].ndim == 0 else given["psf"]
+    seen = Observation(given["image"], given["noise_rms"], psf, given["mask"], float(given["pixel_scale"]))
+    noise = measures.noise_over_peak(inputs["noise_rms"].numpy(), noiseless)[0]
+    with_galaxy = np.abs(given["image"] - noiseless[0]).max() > 8 * given["noise_rms"].max()
+    return seen, LensParameters(*map(float, given["lens"])), source.numpy()[0], float(noise), bool(with_galaxy)
+
+
+def judged_mock(index, stamps, rim, estimator, config):
+    """One row of the study."""
+    seen, truth, source, noise, with_galaxy = mock(index, stamps)
+    result = workflow.model(seen, config, rim=rim, estimator=estimator)
+    frame = result.frame
+    fits_ = dict(
+        zip(
+            ("true", "fitted", "estimated"),
+            reconstruct([frame] * 3, [truth, result.lens, result.estimate.lens], rim, source_pixels=len(source)),
+            strict=True,
+        )
+    )
+    row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
+    for name, fit in fits_.items():
+        row |= {
+            f"chi2_{name}": fit.chi2_per_pixel,
+            f"rms_{name}": 100 * float(rms_error(source, fit.source)),
+            f"flux_{name}": 100 * float(flux_error(source, fit.source)),
+        }
+    return row | {"aligned_rms": 100 * aligned_rms(source, fits_["fitted"].source)}
+
+
+def mock_report(rows):
+    """What the issue asks of mocks, as lines of text."""
+    table = {name: np.array([row[name] for row in rows]) for name in rows[0] if np.isscalar(rows[0][name])}
+    theta_E = np.array([row["lens"]["theta_E"] for row in rows])
+    true = np.array([row["truth"]["theta_E"] for row in rows])
+    estimated = np.array([row["estimate"]["theta_E"] for row in rows])
+    fitted_well = table["chi2_fitted"] < table["chi2_true"] + _CHI2
+    ring_right = np.abs(theta_E / true - 1) < _THETA_E
+    source_right = table["aligned_rms"] < _RMS * table["rms_true"]
+    right = fitted_well & ring_right
+    flagged = ~table["believed"].astype(bool)
+    lines = [
+        f"{len(rows)} systems, {table['with_galaxy'].sum()} with a lens galaxy",
+        f"the estimator's lens alone: median RMS {np.median(table['rms_estimated']):.2f} %, flux "
+        f"{np.median(np.abs(table['flux_estimated'])):.2f} %, theta_E {_percent(np.abs(estimated / true - 1))}; "
+        f"{_share(table['rms_estimated'] < 2 * table['rms_true'])} with an RMS below twice the true lens's",
+        f"fitted: median RMS {np.median(table['rms_fitted']):.2f} %, aligned {np.median(table['aligned_rms']):.2f} %, "
+        f"true lens {np.median(table['rms_true']):.2f} %; theta_E {_percent(np.abs(theta_E / true - 1))}",
+        f"chi^2 at most {_CHI2} above the true lens's: {_share(fitted_well)}",
+        f"theta_E within {_THETA_E:.0%}: {_share(ring_right)}",
+        f"aligned RMS at most {_RMS} of the true lens's: {_share(source_right)}",
+        f"of {(~right).sum()} failures (one of the first two) flagged: {_share(flagged[~right])}",
+        f"of {right.sum()} that are right flagged: {_share(flagged[right])}",
+        f"flags of the right: {_count(rows, right)}; of failures: {_count(rows, ~right)}",
+        f"seconds: median {np.median(table['seconds']):.1f}",
+    ]
+    for galaxy in (False, True):
+        part = table["with_galaxy"].astype(bool) == galaxy
+        lines.append(
+            f"lens galaxy {'in' if galaxy else 'out'}: chi^2 {_share(fitted_well[part])}, theta_E "
+            f"{_share(ring_right[part])}, found out {_share(table['lens_light'][part].astype(bool) == galaxy)}"
+        )
+    return lines
+
+
+def _percent(values):
+    return f"{100 * np.median(values):.2f} % in the median"
+
+
+def _share(hits):
+    return f"{100 * np.mean(hits):.1f} % ({np.sum(hits)} of {len(hits)})" if len(hits) else "none"
+
+
+def _count(rows, chosen):
+    found = collections.Counter(flag for row, take in zip(rows, chosen, strict=True) if take for flag in row["flags"])
+    return ", ".join(f"{name} {n}" for name, n in found.most_common()) or "none"
+
+
+# -------------------------------------------------------------------------------------------------- real lenses
+
+
+def real_lenses(data):
+    """(name, function that reads its `Observation`, published theta_E by whom) of every real lens in the folder."""
+    slacs = np.load(data / "lenses_slacs_f814w.npz")
+    for i, name in enumerate(slacs["names"]):
+        published = {
+            "Bolton": float(slacs["bolton2008_bSIE_arcsec"][i]),
+            "tinylens": float(slacs["tinylens_thetaE"][i]),
+        }
+        yield f"SLACS{name}", lambda i=i: _slacs(slacs, i), published
+    for path in sorted((data / "lenses_desi_f140w").glob("*.fits")):
+        header = fits.getheader(path, "IMAGE") | fits.getheader(path, 0)
+        theta_E = header.get("THETAE")
+        yield path.stem, lambda path=path: _files(path), {} if theta_E is None else {"origin": float(theta_E)}
+    for path in sorted((data / "lenses_other").glob("*.fits")):
+        with fits.open(path) as hdus:
+            images = [hdu.name for hdu in hdus if hdu.name.startswith("IMAGE")]
+        for image in images:
+            yield f"{path.stem}{image[5:]}", lambda path=path, image=image: _files(path, image[5:]), {}
+
+
+def _slacs(catalogue, i):
+    arrays = (catalogue[name][i] for name in ("image", "noise", "psf", "mask"))
+    return Observation(*arrays, float(catalogue["pixel_scale"]))
+
+
+def _files(path, band=""):
+    with fits.open(path) as hdus:
+        names = [hdu.name for hdu in hdus]
+        noise = next(name for name in (f"NOISE{band}", f"RMS{band}", "NOISE", "RMS") if name in names)
+        psf = next(name for name in (f"PSF{band}", "PSF") if name in names)
+    return read_observation(f"{path}[IMAGE{band}]", f"{path}[{noise}]", f"{path}[{psf}]")
+
+
+def judged_real(name, read, published, rim, estimator, config, out):
+    try:
+        result = workflow.model(read(), config, rim=rim, estimator=estimator)
+    except InputError as error:
+        return {"name": name, "published": published, "error": str(error)}
+    result.source_fit.plot().savefig(out / f"{name}.png", dpi=70)
+    return {"name": name, "published": published, **result.summary()}
+
+
+def real_report(rows):
+    lines = []
+    for row in rows:
+        published = ", ".join(f"{who} {value:.3f}" for who, value in row["published"].items())
+        if "error" in row:
+            lines.append(f"{row['name']:<24} dead: {row['error']}")
+            continue
+        lines.append(
+            f"{row['name']:<24} theta_E {row['lens']['theta_E']:.3f} ({published}) estimator "
+            f"{row['estimate']['theta_E']:.2f} chi2 {row['tests']['chi2']:.2f} {row['seconds']:4.0f} s "
+            f"{' '.join(row['flags'])}"
+        )
+    alive = [row for row in rows if "error" not in row and row["published"]]
+    near = np.array([_near(row) for row in alive], bool)
+    clear = np.array([row["believed"] for row in alive], bool)
+    slacs = np.array([row["name"].startswith("SLACS") for row in alive], bool)
+    lines.append(f"theta_E within 3 % of a published value: {_share(near)}; of SLACS {_share(near[slacs])}")
+    lines.append(f"of those without a flag: {_share(near[clear])}; of SLACS {_share(near[clear & slacs])}")
+    lines.append(f"seconds: median {np.median([row['seconds'] for row in rows if 'seconds' in row]):.1f}")
+    return lines
+
+
+def _near(row):
+    return any(abs(row["lens"]["theta_E"] / value - 1) < 0.03 for value in row["published"].values())
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+
+
+def _done(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _append(path, row):
+    with open(path, "a") as file:
+        file.write(json.dumps(finite(row)) + "\n")
+
+
+def _given(function):
+    for option in (
+        click.option("--weights", default=ModelConfig.weights, show_default=True),
+        click.option("--estimator", default=ModelConfig.estimator, show_default=True),
+        click.option("--out", type=click.Path(path_type=pathlib.Path), required=True),
+    ):
+        function = option(function)
+    return function
+
+
+def _networks(weights, estimator):
+    warnings.simplefilter("ignore")
+    return load_pretrained(weights), load_pretrained(estimator, "estimator")
+
+
+@click.group()
+def main():
+    """Lenses from their images alone; see the top of this file."""
+
+
+@main.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option("--n", default=1000, show_default=True)
+@_given
+def mocks(galaxies, n, weights, estimator, out):
+    """Simulated systems."""
+    from rim_tf.data.mocks import GalaxyStamps
+    from rim_tf.data.sources.find import find_galaxies
+
+    networks = _networks(weights, estimator)
+    stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _done(out / "rows.jsonl")
+    for index in range(len(rows), n):
+        rows.append(judged_mock(index, stamps, *networks, ModelConfig()))
+        _append(out / "rows.jsonl", rows[-1])
+        row = rows[-1]
+        click.echo(
+            f"{index}: noise {row['noise']:.4f} galaxy {row['with_galaxy']:d} chi2 {row['chi2_fitted']:.3f} "
+            f"(true lens {row['chi2_true']:.3f}) theta_E {row['lens']['theta_E']:.4f} ({row['truth']['theta_E']:.4f}) "
+            f"rms {row['rms_fitted']:.2f} aligned {row['aligned_rms']:.2f} ({row['rms_true']:.2f}) "
+            f"{row['seconds']:.0f} s {' '.join(row['flags'])}"
+        )
+    click.echo("\n".join(mock_report(rows)))
+
+
+@main.command()
+@click.option("--data", type=click.Path(exists=True, path_type=pathlib.Path), required=True)
+@click.option("--only", default="", help="Lenses whose name begins so.")
+@_given
+def real(data, only, weights, estimator, out):
+    """Real lenses."""
+    networks = _networks(weights, estimator)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _done(out / "rows.jsonl")
+    known = {row["name"] for row in rows}
+    for name, read, published in real_lenses(data):
+        if name in known or not name.startswith(only):
+            continue
+        started = time.perf_counter()
+        rows.append(judged_real(name, read, published, *networks, ModelConfig(), out))
+        _append(out / "rows.jsonl", rows[-1])
+        click.echo(f"{real_report(rows[-1:])[0]}  ({time.perf_counter() - started:.0f} s in all)")
+    click.echo("\n".join(real_report(rows)))
+
+
+if __name__ == "__main__":
+    main()
