@@ -207,7 +207,7 @@ def plot_path(path, found, found_error, estimate, estimate_error, truth=None):
     names = found.mass.names
     n_rows = -(-(len(names) + 1) // _COLUMNS)
     figure = Figure(figsize=(3 * _COLUMNS, 2.4 * n_rows), dpi=130)
-    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.22 / n_rows, top=1 - 0.14 / n_rows, wspace=0.25, hspace=0.35)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.16 / n_rows, top=1 - 0.14 / n_rows, wspace=0.25, hspace=0.35)
     panels = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
     for axes in panels[len(names) + 1 :]:
         axes.remove()
@@ -245,6 +245,7 @@ def _draw_chi2(axes, path):
             first = i
     axes.axhline(1, color="0.6", linewidth=0.8)
     axes.set_yscale("log")
+    axes.margins(y=0.15)
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(r"$\chi^2$ per pixel")
@@ -274,7 +275,7 @@ class SmallPictures:
 
 
 # Lenses in a line, width of a picture, between the lenses, and above the pictures [inches]; letters of a title.
-_LENSES, _SMALL, _GAP, _TITLE, _LETTERS = 4, 1.15, 0.12, 0.24, 62
+_LENSES, _SMALL, _GAP, _TITLE, _LETTERS = 4, 1.15, 0.12, 0.24, 78
 
 
 def plot_contact_sheet(entries):

@@ -79,7 +79,7 @@ class Row:
 
     def given(self):
         """{name of an input: what was given}."""
-        return {name: getattr(self, name) for name in (*_PATHS, "pixel_scale")}
+        return {name: getattr(self, name) for name in (*_PATHS, "pixel_scale", "centre_psf")}
 
     def observation(self):
         """The `Observation`; InputError where the row or one of its files cannot be used."""
@@ -371,7 +371,7 @@ class Outcome:
     @property
     def dead(self):
         """Those that came to nothing."""
-        return [row for row in self.rows if row["error"]]
+        return [row for row in self.rows if row["dead"]]
 
 
 def run(
@@ -464,8 +464,12 @@ def _check_table(path, rows, overwrite):
     """A table of other lenses is another survey's."""
     if overwrite or not path.exists():
         return
+    try:
+        found = _read_table(path)["name"]
+    except (InputError, KeyError):  # none of ours, or damaged
+        return
     names = {row.name for row in rows}
-    others = [str(name) for name in _read_table(path)["name"] if str(name) not in names]
+    others = [str(name) for name in found if str(name) not in names]
     if others:
         raise InputError(
             f"{path} has lenses that are not in this catalogue, {', '.join(others[:3])}"
@@ -483,9 +487,9 @@ def _do(jobs, work, workers, found):
         tasks = ((job.row.name, work, job) for job in jobs)
         for name, numbers in shared_out(tasks, 0 if in_this else min(workers, max(1, len(jobs)))):
             found[name] = numbers
-            n_dead += bool(numbers["error"])
-            n_flagged += not (numbers["error"] or numbers["believed"])
-            if numbers["error"]:
+            n_dead += numbers["dead"]
+            n_flagged += not (numbers["dead"] or numbers["believed"])
+            if numbers["dead"]:
                 bar.write(f"{name}: {numbers['error']}", file=sys.stderr)
             bar.set_postfix_str(f"{n_flagged} flagged, {n_dead} dead", refresh=False)
             bar.update()
@@ -628,7 +632,8 @@ def _numbers(row, summary=None, error=""):
     from rim_tf.lens import lens_from_dict
 
     flags = () if summary is None else summary["flags"]
-    found = {"row": row.number, "name": row.name, "error": error}
+    # Readers of tables take an empty text for one that is missing, so `dead` says it too.
+    found = {"row": row.number, "name": row.name, "error": error, "dead": bool(error)}
     found["believed"] = summary is not None and bool(summary["believed"])
     found |= {f"flag_{name}": name in flags for name in LIMITS}
     if summary is None:
@@ -714,7 +719,7 @@ def _entry(out, numbers):
     from rim_tf.plots import SmallPictures
 
     name, path = numbers["name"], out / numbers["name"] / "model.fits"
-    if numbers["error"]:
+    if numbers["dead"]:
         return name, False, numbers["error"]
     flags = [key.removeprefix("flag_") for key, value in numbers.items() if key.startswith("flag_") and value]
     title = f"{name}: {', '.join(flags)}" if flags else name

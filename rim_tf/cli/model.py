@@ -109,6 +109,7 @@ def _model_image(given, centre_psf, config, truth_lens, out, pictures, overwrite
         from rim_tf.inference import workflow
 
         result = workflow.model(observation, config, teller(_STEPS))
+        given = given | {"centre_psf": centre_psf}
         summary = survey.write_model(folder, result, config, given, pictures, truth, {"warnings": said})
     _print_table(summary, result.lens.named(), truth)
     click.echo(f"\nWrote {written(out, survey.FILES)}")
