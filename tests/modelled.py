@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 from registry import SMALL_ESTIMATOR
@@ -72,7 +73,9 @@ def modelled():
         {"stage": "fine", "chi2_per_pixel": 2.0, "lens": (0.75, 0, 0, 0, 0, 0, 0)},
     ]
     ends = {"chi2_per_pixel": [2.0], "lens": [lens.as_tuple()]}
-    fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an untrained network explains nothing
+        fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
     estimate = estimate_lens(frame, estimator)
     fitted = LensLightFit(frame, light, {"sky": 0.25, "components": []}, np.zeros(observation.shape, bool))
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path)
