@@ -429,7 +429,7 @@ def run(
     if len(outcome.dead) == len(values):
         raise InputError(
             f"None of the {len(values)} lenses could be modelled; of {values[0]['name']}: "
-            f"{values[0]['error'].rstrip('.')}. The others are in {files[0]}."
+            f"{values[0]['error'].rstrip('.')}. All reasons are in {files[0]}."
         )
     return outcome
 
