@@ -7,12 +7,15 @@ Axes are in arcsec with (0, 0) at the field's centre and row 0 at the bottom, so
 global state, no window, nothing to close.
 """
 
+import dataclasses
+import textwrap
+
 import matplotlib
 import numpy as np
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter
 
 from rim_tf.critical import caustics, critical_curves, cuts
 
@@ -144,6 +147,178 @@ def plot_reconstructions(reconstructions, truths=None, names=None):
     return figure
 
 
+def plot_model(reconstruction, given, lens_light=None):
+    """A lens that was found from its image alone: what was given, then the columns of `plot_reconstruction`.
+
+    Args:
+      reconstruction: `rim_tf.results.SourceFit` of the middle of the image, without lens light.
+      given: the whole `Observation` with the lens galaxy in it.
+      lens_light: the light that was taken off, [rows, columns] of `given`, or None where there was none.
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    before = [("as given", np.where(given.mask, given.image, np.nan))]
+    if lens_light is not None:
+        before.append(("lens light", lens_light))
+    norm = brightness_norm(before[0][1], float(np.median(given.noise[given.mask])))
+    n_columns = len(before) + 4
+    figure = Figure(figsize=(_LEFT + n_columns * _PANEL + (n_columns - 1) * _BETWEEN + _RIGHT, _ROW), dpi=160)
+    figure.suptitle(_title(reconstruction), fontsize=8.5)
+    panels = _panels(figure, n_columns)
+    for axes, (title, image) in zip(panels, before, strict=False):
+        draw_image(axes, image, given.pixel_scale, norm).set_title(title)
+    _finish(panels[: len(before)])
+    _colour_bar(figure, panels[: len(before)], "surface brightness")
+    _draw_columns(figure, panels[len(before) :], reconstruction, None)
+    panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
+    if lens_light is not None:
+        panels[len(before)].set_title("without lens light", fontsize=9)
+    return figure
+
+
+# Of the parameters that most lenses have; the others are called what they are.
+_LABELS = {
+    "theta_E": r"$\theta_E$ [arcsec]",
+    "e1": "$e_1$",
+    "e2": "$e_2$",
+    "x_lens": "$x$ of the lens [arcsec]",
+    "y_lens": "$y$ of the lens [arcsec]",
+    "gamma1": r"$\gamma_1$",
+    "gamma2": r"$\gamma_2$",
+}
+_COLUMNS = 4
+
+
+def plot_path(path, found, found_error, estimate, estimate_error, truth=None):
+    """How a lens was found, in the manner of the paper's Figures 7 and 8: each parameter and chi^2 at every step.
+
+    Args:
+      path: a dictionary for each step, as `rim_tf.inference.optimise.LensFit.history` has them.
+      found: the lens at the end.
+      found_error: {name: standard deviation} of its parameters.
+      estimate: the lens that the estimator saw, of the same mass model.
+      estimate_error: likewise.
+      truth: the true lens, of any mass model, or None.
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    names = found.mass.names
+    n_rows = -(-(len(names) + 1) // _COLUMNS)
+    figure = Figure(figsize=(3 * _COLUMNS, 2.4 * n_rows), dpi=130)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.16 / n_rows, top=1 - 0.14 / n_rows, wspace=0.25, hspace=0.35)
+    panels = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
+    for axes in panels[len(names) + 1 :]:
+        axes.remove()
+    last = len(path)
+    for i, (name, axes) in enumerate(zip(names, panels, strict=False)):
+        middle, width = estimate.named()[name], estimate_error[name]
+        axes.axhspan(middle - width, middle + width, color="tab:orange", alpha=0.2, linewidth=0)
+        axes.axhline(middle, color="tab:orange", linewidth=1, label=r"estimator, 1 $\sigma$")
+        if truth is not None and name in truth.named():
+            axes.axhline(truth.named()[name], color="black", linestyle="--", linewidth=1, label="truth")
+        axes.plot(range(last), [step["lens"][i] for step in path], ".-", color="tab:blue", linewidth=1, label="path")
+        axes.errorbar(last, found.named()[name], found_error[name], fmt="o", color="tab:blue", ms=4, label="found")
+        axes.set_title(_LABELS.get(name, name))
+    panels[0].legend(fontsize=6.5, frameon=False)
+    _draw_chi2(panels[len(names)], path)
+    for axes in panels[: len(names) + 1]:
+        axes.title.set_fontsize(9)
+        axes.tick_params(labelsize=6.5, length=2, pad=1.5)
+        axes.set_xlim(-0.5, last + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for axes in panels[max(0, len(names) + 1 - _COLUMNS) : len(names) + 1]:
+        axes.set_xlabel("step", fontsize=7, labelpad=1)
+    return figure
+
+
+def _draw_chi2(axes, path):
+    """Chi^2 per pixel, a line for each frame that the lens was fitted on, since their pixels are not the same."""
+    first = 0
+    for i in range(1, len(path) + 1):
+        if i == len(path) or path[i]["stage"] != path[first]["stage"]:
+            chi2 = [step["chi2_per_pixel"] for step in path[first:i]]
+            (line,) = axes.plot(range(first, i), chi2, ".-", linewidth=1)
+            place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 6.5}
+            axes.annotate(path[first]["stage"], (first, chi2[0]), color=line.get_color(), **place)
+            first = i
+    axes.axhline(1, color="0.6", linewidth=0.8)
+    axes.set_yscale("log")
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(r"$\chi^2$ per pixel")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallPictures:
+    """What a contact sheet shows of one lens.
+
+    Attributes:
+      image: without lens light, NaN where masked, [rows, columns].
+      noise_rms: a typical noise in it.
+      residual: in units of the noise, likewise.
+      pixel_scale: of both [arcsec].
+      source: [n, m].
+      source_pixel_scale: [arcsec].
+      lens: as it was found.
+    """
+
+    image: np.ndarray
+    noise_rms: float
+    residual: np.ndarray
+    pixel_scale: float
+    source: np.ndarray
+    source_pixel_scale: float
+    lens: object
+
+
+# Lenses in a line, width of a picture, between the lenses, and above the pictures [inches]; letters of a title.
+_LENSES, _SMALL, _GAP, _TITLE, _LETTERS = 4, 1.15, 0.12, 0.24, 78
+
+
+def plot_contact_sheet(entries):
+    """Many lenses at a glance: for each the image without lens light, the residual and the source.
+
+    Args:
+      entries: for each lens its title, whether it is to be believed (others are in red), and its `SmallPictures`, or
+        a sentence that says why there are none.
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    n_lines, n_columns = -(-len(entries) // _LENSES), min(_LENSES, len(entries))
+    width, height = n_columns * (3 * _SMALL + _GAP) + _GAP, n_lines * (_SMALL + _TITLE) + _GAP
+    figure = Figure(figsize=(width, height), dpi=110)
+    for i, (title, believed, shown) in enumerate(entries):
+        line, column = divmod(i, _LENSES)
+        left = _GAP + column * (3 * _SMALL + _GAP)
+        bottom = height - (line + 1) * (_SMALL + _TITLE)
+        title = title if len(title) <= _LETTERS else f"{title[: _LETTERS - 3]}..."
+        colour, top = "black" if believed else "firebrick", (bottom + _SMALL + 0.05) / height
+        figure.text(left / width, top, title, fontsize=6.5, color=colour, parse_math=False)
+        panels = [
+            figure.add_axes(((left + k * _SMALL) / width, bottom / height, _SMALL / width, _SMALL / height))
+            for k in range(1 if isinstance(shown, str) else 3)
+        ]
+        for axes in panels:
+            axes.set_axis_off()
+        if isinstance(shown, str):
+            panels[0].text(0, 0.5, textwrap.fill(shown, 60), fontsize=6, va="center", parse_math=False)
+        else:
+            _draw_small(panels, shown)
+    return figure
+
+
+def _draw_small(panels, shown):
+    draw_image(panels[0], shown.image, shown.pixel_scale, brightness_norm(shown.image, shown.noise_rms))
+    draw_critical_curves(panels[0], shown.lens)
+    draw_residual(panels[1], shown.residual, shown.pixel_scale)
+    draw_image(panels[2], shown.source, shown.source_pixel_scale, brightness_norm(shown.source))
+    draw_caustics(panels[2], shown.lens)
+
+
 def _title(reconstruction):
     """One line of what characterises a reconstruction."""
     observation, lens = reconstruction.observation, reconstruction.lens
@@ -157,6 +332,12 @@ def _title(reconstruction):
 
 
 def _draw_row(figure, reconstruction, truth):
+    panels = _panels(figure, 4 if truth is None else 5)
+    _draw_columns(figure, panels, reconstruction, truth)
+    panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
+
+
+def _draw_columns(figure, panels, reconstruction, truth):
     observation, lens, scale = (
         reconstruction.observation,
         reconstruction.lens,
@@ -168,7 +349,6 @@ def _draw_row(figure, reconstruction, truth):
     brightest = observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
     image_norm = brightness_norm(brightest, noise)
     source_norm = brightness_norm(reconstruction.source if truth is None else truth)
-    panels = _panels(figure, 4 if truth is None else 5)
     draw_image(panels[0], observation.image, scale, image_norm, observation.mask).set_title("observed")
     draw_image(panels[1], reconstruction.model_image, scale, image_norm).set_title("model")
     draw_residual(panels[2], reconstruction.residual, scale).set_title("residual")
@@ -181,16 +361,20 @@ def _draw_row(figure, reconstruction, truth):
     panels[3].legend(
         loc="lower left", fontsize=6, labelcolor="white", frameon=False, handlelength=1.6, labelspacing=0.2
     )
+    _finish(panels)
+    _colour_bar(figure, panels[:2], "surface brightness")
+    bar = _colour_bar(figure, [panels[2]], r"(data $-$ model) / noise, fixed at $\pm$5", "both")
+    bar.set_ticks([-5, 0, 5])
+    _colour_bar(figure, panels[3:], "surface brightness")
+
+
+def _finish(panels):
+    """Sizes of letters and ticks, for panels that have their titles."""
     for axes in panels:
         axes.title.set_fontsize(9)
         axes.tick_params(labelsize=6.5, length=2, pad=1.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
-    _colour_bar(figure, panels[:2], "surface brightness")
-    bar = _colour_bar(figure, [panels[2]], r"(data $-$ model) / noise, fixed at $\pm$5", "both")
-    bar.set_ticks([-5, 0, 5])
-    _colour_bar(figure, panels[3:], "surface brightness")
 
 
 def _panels(figure, n):

@@ -120,3 +120,48 @@ def test_a_sheet_has_a_row_for_each_and_a_dark_source_is_drawn(tmp_path, reconst
     figure = plots.plot_reconstructions([reconstruction, dark], names=["first", "second"])
     assert [row.get_suptitle().split(":")[0] for row in figure.subfigs] == ["first", "second"]
     figure.savefig(tmp_path / "sheet.png")
+
+
+def test_what_was_given_and_what_was_taken_off_come_first(reconstruction):
+    given = dataclasses.replace(reconstruction.observation, image=reconstruction.observation.image + 1)
+    for light, before in ((None, ["as given"]), (np.ones((20, 30)), ["as given", "lens light"])):
+        columns = panels_of(plots.plot_model(reconstruction, given, light))
+        others = ["without lens light" if light is not None else "observed", "model", "residual", "reconstruction"]
+        assert [axes.get_title() for axes in columns] == before + others
+        assert len({id(axes.images[0].norm) for axes in columns[: len(before)]}) == 1
+        np.testing.assert_array_equal(columns[0].images[0].get_array()[5], given.image[5])
+
+
+def panels_of(figure):
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def test_the_path_shows_every_parameter_beside_the_estimate_and_the_truth(tmp_path):
+    path = [
+        {"stage": stage, "chi2_per_pixel": chi2, "lens": (theta_E, *(0.0,) * 6)}
+        for stage, chi2, theta_E in (("coarse", 9.0, 0.7), ("coarse", 3.0, 0.75), ("fine", 2.0, 0.79))
+    ]
+    errors = dict.fromkeys(LENS.named(), 0.1)
+    truth = LensParameters(0.85)
+    figure = plots.plot_path(path, LENS, errors, LensParameters(0.9), errors, truth)
+    first, *others, chi2 = figure.axes
+    lines = {line.get_label(): line for line in first.lines}
+    assert list(lines["path"].get_ydata()) == [0.7, 0.75, 0.79]
+    assert lines["truth"].get_ydata()[0] == 0.85 and lines["estimator, 1 $\\sigma$"].get_ydata()[0] == 0.9
+    assert len(others) == 6 and first.containers[0].lines[0].get_ydata()[0] == LENS.theta_E
+    # Chi^2 of a coarse frame and of a fine one are no one line.
+    assert [list(line.get_ydata()) for line in chi2.lines] == [[9.0, 3.0], [2.0], [1, 1]]
+    figure.savefig(tmp_path / "path.png")
+
+
+def test_a_contact_sheet_has_three_pictures_for_each_lens_or_a_reason(reconstruction, tmp_path):
+    shown = plots.SmallPictures(
+        reconstruction.observation.image, 0.1, reconstruction.residual, 0.1, reconstruction.source, 0.05, LENS
+    )
+    entries = [("good", True, shown), ("bad: chi2", False, shown), *[("gone", False, "no.fits does not exist.")] * 3]
+    figure = plots.plot_contact_sheet(entries)
+    assert [text.get_text() for text in figure.texts] == [title for title, _, _ in entries]
+    assert figure.texts[0].get_color() != figure.texts[1].get_color() == figure.texts[2].get_color()
+    assert len(figure.axes) == 3 + 3 + 3 * 1
+    assert figure.axes[-1].texts[0].get_text() == "no.fits does not exist."
+    figure.savefig(tmp_path / "sheet.png")

@@ -14,6 +14,7 @@ from rim_tf.cli.dataset import dataset
 from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
 from rim_tf.cli.heavy import collection_later
+from rim_tf.cli.model import model
 from rim_tf.cli.reconstruct import command_of
 from rim_tf.cli.simulate import simulate
 from rim_tf.errors import InputError, InputWarning
@@ -92,5 +93,5 @@ def main():
     os.environ["MPLBACKEND"] = "agg"
 
 
-for _command in (simulate, demo, dataset, evaluate):
+for _command in (model, simulate, demo, dataset, evaluate):
     main.add_command(_command)

@@ -33,6 +33,37 @@ def out(**settings):
     return click.option("--out", type=click.Path(path_type=pathlib.Path), **settings)
 
 
+def observed(required=True):
+    """A decorator that gives a command the options of what makes an `Observation` beside its image.
+
+    Args:
+      required: whether noise and PSF must be given.
+    """
+    made = [
+        click.option(
+            "--noise", required=required, metavar="FITS|RMS", help="Noise map, or one rms in units of the image."
+        ),
+        click.option(
+            "--psf",
+            required=required,
+            metavar="FITS|SIGMA",
+            help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
+        ),
+        click.option(
+            "--centre-psf", is_flag=True, help="Resample a PSF stamp to odd sides with its centre in the middle pixel."
+        ),
+        click.option("--mask", metavar="FITS", help="Nonzero where a pixel is to be used."),
+        click.option("--pixel-scale", type=POSITIVE, help="[arcsec], where the WCS of IMAGE does not say or is wrong."),
+    ]
+
+    def decorate(command):
+        for option in reversed(made):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def options_of(settings, **changes):
     """A decorator that gives a command an option for each field of a dataclass that has a help in its metadata.
 

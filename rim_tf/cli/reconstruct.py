@@ -29,7 +29,7 @@ def command_of(method):
             observation, known_lens, true_source = _read(given, pixel_scale, centre_psf, truth)
             from rim_tf.inference import workflow
 
-            result = workflow.run(observation, known_lens, method.name, settings, config, _say)
+            result = workflow.run(observation, known_lens, method.name, settings, config, teller(_SLOW))
             summary = write_results(folder, result, true_source, given)
         print_table(summary)
         click.echo(f"\nWrote {written(out)}")
@@ -48,25 +48,12 @@ def command_of(method):
 def _input_options():
     return [
         click.argument("image"),
-        click.option("--noise", required=True, metavar="FITS|RMS", help="Noise map, or one rms in units of the image."),
-        click.option(
-            "--psf",
-            required=True,
-            metavar="FITS|SIGMA",
-            help="PSF stamp with odd sides, or a Gaussian sigma [arcsec].",
-        ),
+        options.observed(),
         click.option(
             "--lens",
             required=True,
             metavar="JSON",
             help="The seven parameters of an SIE with shear, or a list of components.",
-        ),
-        click.option(
-            "--centre-psf", is_flag=True, help="Resample a PSF stamp to odd sides with its centre in the middle pixel."
-        ),
-        click.option("--mask", metavar="FITS", help="Nonzero where a pixel is to be used."),
-        click.option(
-            "--pixel-scale", type=options.POSITIVE, help="[arcsec], where the WCS of IMAGE does not say or is wrong."
         ),
     ]
 
@@ -88,7 +75,7 @@ def _read(given, pixel_scale, centre_psf, truth):
     from rim_tf import io
     from rim_tf.files import read_json
 
-    psf, noise = number_or_path(given["psf"]), number_or_path(given["noise"])
+    psf, noise = io.number_or_path(given["psf"]), io.number_or_path(given["noise"])
     observation = io.read_observation(given["image"], noise, psf, given["mask"], pixel_scale, centre_psf)
     true_source = None if truth is None else io.read_image(truth)
     if truth is not None and not np.isfinite(true_source[0]).all():
@@ -96,14 +83,6 @@ def _read(given, pixel_scale, centre_psf, truth):
     read_json(given["lens"])
     import_quietly()  # only now, so that a wrong file name is told at once
     return observation, io.read_lens(given["lens"]), true_source
-
-
-def number_or_path(text):
-    """A float where the text is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def write_results(folder, result, truth, given):
@@ -198,15 +177,25 @@ def _in_words(lens):
     return "; ".join(texts)
 
 
-def written(out):
-    """The results in a folder, as they are told."""
-    return ", ".join(str(out / name) for name in RESULTS if (out / name).exists())
+def written(out, names=RESULTS):
+    """Those of the results `names` that are in a folder, as they are told."""
+    return ", ".join(str(out / name) for name in names if (out / name).exists())
 
 
-def _say(step, done, total):
-    """What takes long is told on stderr: once, and then each tenth of the steps that there can be at most."""
-    if step in _SLOW:
-        if total is None:
-            click.echo(_SLOW[step], err=True)
-        elif done and 10 * done // total > 10 * (done - 1) // total:
+def teller(sentences):
+    """A `Progress` that tells on stderr of what takes long, each time that it begins, and then each tenth of it.
+
+    Args:
+      sentences: what to say, by the name of the step; steps without a sentence are not told.
+    """
+    last = None
+
+    def tell(step, done, total):
+        nonlocal last
+        if step != last and step in sentences:
+            click.echo(sentences[step], err=True)
+        elif step in sentences and done and total and 10 * done // total > 10 * (done - 1) // total:
             click.echo(f"  {done} of at most {total} steps", err=True)
+        last = step
+
+    return tell

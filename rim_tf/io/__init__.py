@@ -1,10 +1,19 @@
 """Files in and out: FITS through astropy, lens parameters as JSON. Neither Keras nor TensorFlow is imported here."""
 
-from rim_tf.io.fits_in import open_fits, pixels_of, read_image, read_observation, read_source, split_hdu
+from rim_tf.io.fits_in import (
+    number_or_path,
+    open_fits,
+    pixels_of,
+    read_image,
+    read_observation,
+    read_source,
+    split_hdu,
+)
 from rim_tf.io.fits_out import versions, write_reconstruction, write_simulation
 from rim_tf.io.lens_json import read_lens, write_lens
 
 __all__ = [
+    "number_or_path",
     "open_fits",
     "pixels_of",
     "read_image",

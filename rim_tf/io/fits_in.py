@@ -94,6 +94,14 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
     )
 
 
+def number_or_path(text):
+    """What `read_observation` takes as noise or PSF, of the words that a user gave: a float where they are one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def read_source(path, pixel_scale=None):
     """A source to be lensed, [n, m], and its pixel scale [arcsec].
 

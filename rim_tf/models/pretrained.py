@@ -120,13 +120,7 @@ def load_pretrained(name="small", kind="rim"):
       InputError: no such weights, those of another kind, or a file that is damaged or does not belong to its
         description.
     """
-    description_path = pathlib.Path(name) if str(name).endswith(".json") else WEIGHTS / f"{name}.json"
-    if not description_path.is_file():
-        shipped = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.json"))) or "none"
-        raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
-    config, checksum = _read_description(description_path)
-    if config.type != kind:
-        raise InputError(f"{description_path} describes weights of the kind {config.type!r}; wanted are {kind!r}.")
+    description_path, config, checksum = _described(name, kind)
     path = description_path.with_suffix(".weights.h5")
     if not path.is_file():
         raise InputError(f"{path} is missing; install it again.")
@@ -139,6 +133,32 @@ def load_pretrained(name="small", kind="rim"):
     model = build_model(config)
     model.load_weights(path)
     return model
+
+
+def checksum_of(name="small", kind="rim"):
+    """Hexadecimal SHA-256 of a trained network's settings and weights, as its description has them; nothing is loaded.
+
+    Args:
+      name: as in `load_pretrained`.
+      kind: likewise.
+
+    Raises:
+      InputError: no such weights, those of another kind, or a description that is damaged.
+    """
+    _, config, checksum = _described(name, kind)
+    return hashlib.sha256(f"{_settings_sha256(dataclasses.asdict(config))} {checksum}".encode()).hexdigest()
+
+
+def _described(name, kind):
+    """The path of a description, and the settings and the checksum of the weights that stand there."""
+    path = pathlib.Path(name) if str(name).endswith(".json") else WEIGHTS / f"{name}.json"
+    if not path.is_file():
+        shipped = ", ".join(sorted(each.stem for each in WEIGHTS.glob("*.json"))) or "none"
+        raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
+    config, checksum = _read_description(path)
+    if config.type != kind:
+        raise InputError(f"{path} describes weights of the kind {config.type!r}; wanted are {kind!r}.")
+    return path, config, checksum
 
 
 def save_trained(model, path, provenance):

@@ -69,7 +69,7 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
         assert fixed == ("x_lens", "gamma1")
         for done in range(20):
             progress(done, 20)
-        return optimise.LensFit(LensParameters(**LENS), [{"stage": "refine", "chi2": 1.0}], None)
+        return optimise.LensFit(LensParameters(**LENS), [{"stage": "refine", "chi2": 1.0}], None, None, {})
 
     monkeypatch.setattr(lens_light, "subtract_lens_light", subtract)
     monkeypatch.setattr(optimise, "optimise_lens", fit)

@@ -55,6 +55,21 @@ def test_shapes_are_known_without_the_network(config, tmp_path):
     assert found == pretrained._rim_shapes(config)
 
 
+def test_the_checksum_is_of_settings_and_weights_and_of_nothing_else(trained, tmp_path):
+    model, folder = trained
+    checksum = pretrained.checksum_of(folder / "mine.json")
+    description = json.loads((folder / "mine.json").read_text()) | {"seed": 6}
+    (tmp_path / "yours.json").write_text(json.dumps(description))
+    assert pretrained.checksum_of(tmp_path / "yours.json") == checksum
+    weights, longer = model.get_weights(), build_model(dataclasses.replace(TINY, n_steps=3))
+    longer.set_weights(weights)
+    save_trained(longer, tmp_path / "longer", {})
+    other = build_model(TINY)
+    other.set_weights([weights[0] + 1, *weights[1:]])
+    save_trained(other, tmp_path / "other", {})
+    assert len({checksum, *(pretrained.checksum_of(tmp_path / f"{name}.json") for name in ("longer", "other"))}) == 3
+
+
 def test_an_unknown_name_is_told_what_there_is():
     with pytest.raises(InputError, match="no weights 'large'; shipped are: .*small"):
         load_pretrained("large")

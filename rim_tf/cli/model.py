@@ -1,0 +1,164 @@
+"""`rim-tf model`: from an image alone to lens, source and a verdict; for one lens, or for each of a catalogue."""
+
+import math
+import os
+import re
+
+import click
+
+from rim_tf.cli import options
+from rim_tf.cli.heavy import import_quietly
+from rim_tf.cli.reconstruct import teller, written
+from rim_tf.cli.results import refuse_address, results
+from rim_tf.config import ModelConfig
+from rim_tf.errors import InputError
+
+# What each step of the workflow is called.
+_STEPS = {
+    "estimate": "Looking for the lens ...",
+    "lens light": "Fitting the light of the lens galaxy ...",
+    "lens": "Fitting the lens ...",
+}
+_WORKERS = max(1, (os.cpu_count() or 1) // 2)
+
+
+@click.command(short_help="Find lens and source from an image alone, for one lens or a catalogue.")
+@click.argument("image", metavar="IMAGE|CATALOGUE")
+@options.observed(required=False)
+@options.options_of(ModelConfig)
+@click.option("--truth-lens", metavar="JSON", help="The true lens, to be shown beside the one that is found.")
+@click.option("--no-figures", is_flag=True, help="Draw no pictures of single lenses.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help=f"Processes for a catalogue.  [default: half of the cores, here {_WORKERS}]",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Of a catalogue, do row k alone where k modulo N is I, from 0 on; for N machines.",
+)
+@options.out(default="model")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace results that are already in the folder; of a catalogue, those of other settings, rows or files.",
+)
+def model(image, noise, psf, centre_psf, mask, pixel_scale, truth_lens, no_figures, workers, shard, out, **arguments):
+    """Find the lens, its galaxy's light and the source from IMAGE alone, a FITS file, and say whether to believe it.
+
+    A path may end in [HDU], as in lens.fits[NOISE]; without it the first image of the file is taken. Writes model.fits,
+    model.png, path.png, lens.json and summary.json into the folder --out.
+
+    A CATALOGUE (.csv, .ecsv, or FITS with tables alone) has a lens in each row, in the columns name, image, noise, psf
+    and, where wanted, mask, pixel_scale, no_lens_light and centre_psf; paths begin at the catalogue's folder, and pixel
+    scales may differ from row to row. Each lens gets a folder OUT/NAME, and all of them table.ecsv, table.fits and
+    contact_sheet.png. A run that was stopped goes on when it is given again.
+    """
+    overwrite = arguments.pop("overwrite")
+    config = options.settings_from(ModelConfig, arguments)
+    refuse_address(out)
+    from rim_tf import survey
+
+    given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "pixel_scale": pixel_scale}
+    if survey.is_catalogue(image):
+        of_one = given | {"centre_psf": centre_psf or None, "truth_lens": truth_lens, "image": None}
+        _refuse(of_one, f"{image} is a catalogue, which says that in its columns or not at all")
+        _model_catalogue(image, config, out, not no_figures, workers or _WORKERS, _parsed(shard), overwrite)
+    else:
+        _refuse({"workers": workers, "shard": shard}, f"{image} is one image, and that is for catalogues")
+        for name in ("noise", "psf"):
+            if given[name] is None:
+                raise InputError(
+                    f"{options.flag(name)} is missing; an image needs it, a catalogue has a column for it."
+                )
+        _model_image(given, centre_psf, config, truth_lens, out, not no_figures, overwrite)
+
+
+def _refuse(given, why):
+    """InputError where one of the options in `given` was given."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{options.flag(name)} cannot be given here: {why}.")
+
+
+def _parsed(shard):
+    if shard is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if found is None:
+        raise InputError(f"--shard is {shard!r}; it must be I/N, two whole numbers as in 0/4.")
+    return int(found[1]), int(found[2])
+
+
+# --------------------------------------------------------------------------------------------------- one image
+
+
+def _model_image(given, centre_psf, config, truth_lens, out, pictures, overwrite):
+    from rim_tf import io, survey
+
+    with results(out, survey.FILES, overwrite) as folder, survey.heard() as said:
+        noise, psf = io.number_or_path(given["noise"]), io.number_or_path(given["psf"])
+        observation = io.read_observation(given["image"], noise, psf, given["mask"], given["pixel_scale"], centre_psf)
+        if truth_lens is not None:
+            from rim_tf.files import read_json
+
+            read_json(truth_lens)
+        import_quietly()  # only now, so that a wrong file name is told at once
+        truth = None if truth_lens is None else io.read_lens(truth_lens)
+        from rim_tf.inference import workflow
+
+        result = workflow.model(observation, config, teller(_STEPS))
+        given = given | {"centre_psf": centre_psf}
+        summary = survey.write_model(folder, result, config, given, pictures, truth, {"warnings": said})
+    _print_table(summary, result.lens.named(), truth)
+    click.echo(f"\nWrote {written(out, survey.FILES)}")
+
+
+def _print_table(summary, lens, truth):
+    """The figures that most users look for first; what speaks against the model was said as warnings."""
+    from rim_tf.survey import shape_of
+
+    q, phi = shape_of(lens)
+    gamma1, gamma2 = lens.get("gamma1", 0.0), lens.get("gamma2", 0.0)
+    shear, angle = math.hypot(gamma1, gamma2), math.degrees(math.atan2(gamma2, gamma1)) / 2 % 180
+    true = "" if truth is None else f" (true {truth.theta_E:.4f})"
+    flags = ", ".join(summary["flags"])
+    believed = "no test speaks against this model"
+    rows = [
+        ("Einstein radius", f"{lens['theta_E']:.4f} +- {summary['lens_error']['theta_E']:.4f} arcsec{true}"),
+        ("axis ratio, angle", f"{q:.3f}, {math.degrees(phi):.1f} degrees from +x"),
+        ("shear, angle", f"{shear:.3f}, {angle:.1f} degrees from +x"),
+        ("lens galaxy", "found and taken off" if summary["lens_light"] else "none"),
+        ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
+        ("magnification", f"{summary['magnification']:.2f}"),
+        ("it took", f"{summary['seconds']:.1f} s"),
+        ("verdict", believed if summary["believed"] else f"not to be believed, see the warnings: {flags}"),
+    ]
+    for name, value in rows:
+        click.echo(f"  {name:<20} {value}")
+
+
+# ------------------------------------------------------------------------------------------------- a catalogue
+
+
+def _model_catalogue(path, config, out, pictures, workers, shard, overwrite):
+    from rim_tf import survey
+
+    rows = survey.read_catalogue(path)
+    import_quietly()
+    outcome = survey.run(rows, out, config, pictures, workers, shard, overwrite, work=_quietly)
+    n, n_dead = len(outcome.rows), len(outcome.dead)
+    n_flagged = sum(not row["believed"] for row in outcome.rows) - n_dead
+    click.echo(f"{n} lenses, {outcome.n_before} of them finished before; {n_flagged} are not to be believed.")
+    if n_dead:
+        click.echo(f"{n_dead} of them could not be modelled; the column error of the table says why.")
+    click.echo(f"Wrote {', '.join(map(str, outcome.files))}")
+
+
+def _quietly(job):
+    """`survey.model_row` in a process of its own, which has not imported TensorFlow yet."""
+    import_quietly()
+    from rim_tf.survey import model_row
+
+    return model_row(job)
