@@ -77,7 +77,8 @@ def modelled():
         warnings.simplefilter("ignore")  # an untrained network explains nothing
         fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
     estimate = estimate_lens(frame, estimator)
-    fitted = LensLightFit(frame, light, {"sky": 0.25, "components": []}, np.zeros(observation.shape, bool))
+    parameters = {"sky": 0.25, "components": []}
+    fitted = LensLightFit(frame, light, parameters, np.zeros(observation.shape, bool), light[None])
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path)
 
 

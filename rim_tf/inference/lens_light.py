@@ -33,10 +33,10 @@ _SMOOTHING, _WINGS = 1.5, 4
 _CLUMP = 2.5
 _N_ROUNDS, _FEW = 4, 5
 # Pixels beyond the ring for each component, at the least.
-_PIXELS_FOR_EACH = 8
+_PIXELS_FOR_EACH = 4
 # Steps of a fit, at most.
 _ROUGH, _FULL = 3, 15
-_LARGEST_COMPONENT = 0.6
+_LARGEST_COMPONENT = 1.0
 # Largest e1 and e2 of the light.
 _FLATTEST = 0.6
 # A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
@@ -58,12 +58,15 @@ class LensLightFit:
         (before blurring) [units of the image], sigma [arcsec], q (minor over major), phi (major axis, from +x,
         anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
       arc_mask: true where a pixel was left out of the fit as an arc or a neighbour, boolean [rows, columns].
+      left_over: images of what may be left of the galaxy, in any amount: its components, the sky, and what a small
+        error of its centre and ellipticities makes, [k, rows, columns].
     """
 
     observation: Observation
     model_image: np.ndarray
     parameters: dict
     arc_mask: np.ndarray
+    left_over: np.ndarray
 
     def significance(self, lens):
         """Light of the galaxy's core, without sky, over the noise there."""
@@ -76,9 +79,11 @@ class LensLightFit:
         light = float((self.model_image[core] - self.parameters["sky"]).sum())
         return light / noise if noise > 0 else 0.0
 
-    def doubted(self):
-        """The observation without lens light, its noise raised by what no smooth model gets right of that light."""
-        error = _SMOOTHNESS * np.maximum(self.model_image - self.parameters["sky"], 0)
+    def doubted(self, lens):
+        """The observation without lens light, its noise raised by what no smooth model gets right of a steep core."""
+        x, y = _coordinates(self.observation)
+        core = np.hypot(x - lens.x_lens, y - lens.y_lens) < _CORE * lens.theta_E
+        error = np.where(core, _SMOOTHNESS * np.maximum(self.model_image - self.parameters["sky"], 0), 0)
         noise = np.where(self.observation.mask, np.hypot(self.observation.noise, error), self.observation.noise)
         return dataclasses.replace(self.observation, noise=noise)
 
@@ -140,6 +145,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
         model_image=model.astype(observation.image.dtype),
         parameters=galaxy.describe(shape, amplitudes),
         arc_mask=left_out & observation.mask,
+        left_over=galaxy.left_over(shape, amplitudes),
     )
 
 
@@ -175,6 +181,7 @@ def subtract_beside_source(
         model_image=model.astype(observation.image.dtype),
         parameters=galaxy.describe(shape, amplitudes),
         arc_mask=previous.arc_mask,
+        left_over=galaxy.left_over(shape, amplitudes),
     )
 
 
@@ -281,6 +288,14 @@ class _Galaxy:
         )
         amplitudes, model = self.solve(found.x, used, noise)
         return found.x, amplitudes, model
+
+    def left_over(self, shape, amplitudes):
+        """As `LensLightFit` has it."""
+        columns = self.columns(shape)
+        steps = np.diag([0.1 * self.observation.pixel_scale] * 2 + [0.01] * (len(shape) - 2))
+        model = np.tensordot(amplitudes, columns, 1)
+        errors = [np.tensordot(amplitudes, self.columns(shape + step), 1) - model for step in steps]
+        return np.concatenate([columns, errors]).astype(np.float32)
 
     def describe(self, shape, amplitudes):
         components = []

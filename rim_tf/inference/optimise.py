@@ -184,6 +184,7 @@ def optimise_lens(
     source_pixels: int | None = None,
     fixed: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    left_over: np.ndarray | None = None,
 ) -> LensFit:
     """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
 
@@ -205,6 +206,8 @@ def optimise_lens(
       source_pixels: as in `rim_tf.reconstruct`.
       fixed: names of parameters, of the mass model's names, that keep their values.
       progress: is called with the number of steps done and the most there can be.
+      left_over: images of what may be left in the data besides the source, such as the lens galaxy's light, in any
+        amount, [k, rows, columns]: a lens is judged by the residuals without them.
 
     Returns:
       `LensFit`.
@@ -217,11 +220,11 @@ def optimise_lens(
         raise InputError(f"n_steps is {n_steps} and n_angles {n_angles}; each must be at least 1.")
     first, starts = _starts(lens, n_angles, fixed)
     model = load_pretrained(model) if isinstance(model, str) else model
-    problem = _Fit(observation, model, first, fixed, prior or LensPrior(), source_pixels)
+    problem = _Fit(observation, model, first, fixed, prior or LensPrior(), source_pixels, left_over)
     told = _Told(progress, (sum(_COARSE_STEPS) if len(starts) > 1 else 0) + n_steps * len(problem.frames()))
     history = []
     if len(starts) > 1:
-        starts, _ = problem.explored(starts, None, history, told)
+        starts = problem.explored(starts, history, told)
     descent = problem.refined(starts, n_steps, target_chi2, history, told)
     return problem.result(descent, history)
 
@@ -231,8 +234,8 @@ def explore(
     starts: Sequence[Lens],
     model: RIM | str = RIMSettings.weights,
     prior: LensPrior | None = None,
-    noise_floor: float | None = None,
-) -> tuple[list[Lens], float]:
+    left_over: np.ndarray | None = None,
+) -> list[Lens]:
     """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
 
     Args:
@@ -240,16 +243,15 @@ def explore(
       starts: list of lenses of one mass model, the most probable first.
       model: as there.
       prior: as there.
-      noise_floor: the least noise, in units of the image; None for a share of the image's peak.
+      left_over: as there.
 
     Returns:
-      The best lenses, no two the same, and chi^2 per pixel of the first on the coarse frame.
+      The best lenses, the best first, no two the same.
     """
     first, starts = _starts(starts, 1, ())
     model = load_pretrained(model) if isinstance(model, str) else model
-    problem = _Fit(observation, model, first, (), prior or LensPrior(), None)
-    found, chi2 = problem.explored(starts, noise_floor, [], _Told(None, 0))
-    return [lens_of(first.mass, each) for each in found], chi2
+    problem = _Fit(observation, model, first, (), prior or LensPrior(), None, left_over)
+    return [lens_of(first.mass, each) for each in problem.explored(starts, [], _Told(None, 0))]
 
 
 def noise_floor(observation):
@@ -267,10 +269,11 @@ class _Fit:
       fixed: names of parameters.
       prior: `LensPrior`.
       source_pixels: as in `source_grid`.
+      left_over: as of `optimise_lens`.
     """
 
-    def __init__(self, observation, model, first, fixed, prior, source_pixels):
-        self.observation, self.model, self.first = observation, model, first
+    def __init__(self, observation, model, first, fixed, prior, source_pixels, left_over):
+        self.observation, self.model, self.first, self.left_over = observation, model, first, left_over
         self.is_fixed = np.array([name in fixed for name in first.mass.names])
         self.prior, self.source_pixels = prior.columns(first), source_pixels
 
@@ -280,18 +283,17 @@ class _Fit:
         middle = [("middle", math.ceil(side / _MIDDLE), _COARSE_GAIN)] if side > _MIDDLE else []
         return [*middle, ("fine", 1, _GAIN)]
 
-    def explored(self, starts, floor, history, told):
-        """The best of all starts on a coarse frame, the best first, [n, columns]; and its chi^2 per pixel there."""
+    def explored(self, starts, history, told):
+        """The best of all starts on a coarse frame, the best first, [n, columns]."""
         observation = self.observation
-        floor = noise_floor(observation) if floor is None else floor
-        raised = np.where(observation.mask, np.hypot(observation.noise, floor), observation.noise)
+        raised = np.where(observation.mask, np.hypot(observation.noise, noise_floor(observation)), observation.noise)
         factor = max(1, round(max(observation.shape) / _COARSE))
         seen = coarsened(dataclasses.replace(observation, noise=raised), factor)
         descent = self._descent(seen, _shortened(self.model, _COARSE_RIM_STEPS), starts, factor, _COARSE_GAIN)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
             descent.keep(kept)
-        return descent.lenses(), float(descent.misfit.chi2_per_pixel(descent.residual)[0])
+        return descent.lenses()
 
     def refined(self, starts, n_steps, target_chi2, history, told):
         """The `_Descent` from `starts` on the whole frame, where it has ended."""
@@ -305,30 +307,23 @@ class _Fit:
     def _descent(self, seen, model, starts, factor, gain):
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
-        misfit = _Misfit(seen, model, self.first.mass, held, self.is_fixed, self.prior, pixels)
+        left_over = None if self.left_over is None else _seen(self.left_over, self.observation, factor)
+        misfit = _Misfit(seen, model, self.first.mass, held, self.is_fixed, self.prior, pixels, left_over)
         return _Descent(misfit, self.first.mass, self.first.theta_E, starts, gain)
 
     def result(self, descent, history):
         first, misfit = self.first, descent.misfit
         order = np.argsort(descent.value)
         found = descent.lenses()[order]
+        at_first = (misfit.of_lenses(np.asarray([first.as_tuple()])).astype(np.float64) ** 2).sum()
+        best = first if at_first < descent.value.min() else lens_of(first.mass, found[0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # of a lens that was only tried
-            results = [
-                reconstruct(self.observation, each, self.model, source_pixels=self.source_pixels)
-                for each in (first, lens_of(first.mass, found[0]))
-            ]
-        mean, width = self.prior
-
-        def value(each):
-            offset = (np.array(each.lens.as_tuple()) - mean) / width
-            return each.chi2_per_pixel * misfit.n_used + float((offset**2).sum())
-
-        best = min(results, key=value)
+            warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
+            reconstruction = reconstruct(self.observation, best, self.model, source_pixels=self.source_pixels)
         return LensFit(
-            lens=best.lens,
+            lens=best,
             history=history,
-            reconstruction=best,
+            reconstruction=reconstruction,
             covariance=_covariance(descent, int(order[0]), self.is_fixed),
             ends={
                 "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[order]).tolist(),
@@ -437,9 +432,10 @@ class _Misfit:
       is_fixed: [columns].
       prior: mean and standard deviation of each parameter, [2, columns].
       source_pixels: as in `source_grid`.
+      left_over: [k, rows, columns] or None, as of `optimise_lens`.
     """
 
-    def __init__(self, observation, model, mass, held, is_fixed, prior, source_pixels):
+    def __init__(self, observation, model, mass, held, is_fixed, prior, source_pixels, left_over):
         pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
         inputs = batch_of([observation], [lens_of(mass, held)], [scale])
         self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
@@ -448,6 +444,11 @@ class _Misfit:
         self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
         self.mass, self.fixed, self.held, self.prior = mass, is_fixed, held, prior
         self.n_used = int(observation.mask.sum())
+        self._left_over = None
+        if left_over is not None:
+            in_noise = np.where(observation.mask, left_over / observation.noise, 0.0).reshape(len(left_over), -1)
+            # Columns that are nearly sums of others are no directions of their own.
+            self._left_over = _directions(in_noise).astype(np.float32)
 
     def lenses(self, u):
         """[n, columns]; what is fixed by its value, and not by a coordinate, which two parameters may share."""
@@ -456,13 +457,20 @@ class _Misfit:
 
     def __call__(self, u):
         """[n, data + columns] for coordinates without bounds [n, columns]."""
-        lenses = self.lenses(u).astype(np.float32)
+        return self.of_lenses(self.lenses(u))
+
+    def of_lenses(self, lenses):
+        """The same for lenses [n, columns]."""
+        lenses = np.asarray(lenses, np.float32)
         parts = [
             self._residuals(self._inputs, self._source_pixels, tf.constant(lenses[i : i + self._at_once])).numpy()
             for i in range(0, len(lenses), self._at_once)
         ]
+        residuals = np.concatenate(parts)
+        if self._left_over is not None:
+            residuals -= (residuals @ self._left_over) @ self._left_over.T
         mean, width = self.prior
-        return np.concatenate([np.concatenate(parts), (lenses - mean) / width], axis=1)
+        return np.concatenate([residuals, (lenses - mean) / width], axis=1)
 
     def chi2_per_pixel(self, residuals):
         """Without the prior, [n]."""
@@ -555,6 +563,20 @@ class _Descent:
             else:
                 self.active[i] = self.damping[i] < _MOST_DAMPING
                 self.damping[i] *= 3 * _DAMPINGS[-1]
+
+
+def _directions(columns):
+    """Orthonormal directions that span columns [k, data], [data, at most k]."""
+    length = np.sqrt((columns.astype(np.float64) ** 2).sum(1, keepdims=True))
+    left, size, _ = np.linalg.svd((columns / np.maximum(length, 1e-30)).T, full_matrices=False)
+    return left[:, size > 1e-4 * size.max(initial=1e-30)]
+
+
+def _seen(images, observation, factor):
+    """Images [k, rows, columns] as `coarsened` shows them."""
+    if factor == 1:
+        return images
+    return np.stack([coarsened(dataclasses.replace(observation, image=each), factor).image for each in images])
 
 
 def _finite(residual):

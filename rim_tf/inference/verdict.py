@@ -18,8 +18,8 @@ _ENOUGH_SKY = 300
 
 # Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
 LIMITS = {
-    "chi2": 1.15,
-    "whiteness": 0.12,
+    "chi2": 1.05,
+    "whiteness": 0.03,
     "signal": 20.0,
     "flux_outside": 0.05,
     "starts": 0.03,
@@ -29,13 +29,13 @@ LIMITS = {
     "source_edge": 0.1,
     "core": 0.5,
 }
-# Flags that another start may lower.
-UNEXPLAINED = ("chi2", "whiteness")
+# A residual of this share of the peak is the RIM's own error, with the true lens too.
+_OWN_ERROR = 5e-4
 _BELOW = ("axis_ratio", "signal")
 
 _SENTENCES = {
-    "chi2": "chi^2 in the ring is {figure:.3g} times that of noise, so the model does not explain the image",
-    "whiteness": "residuals of neighbouring pixels in the ring are alike ({figure:.2f} beyond what the sky's are), so "
+    "chi2": "chi^2 in the ring is at least {figure:.3g} times that of noise, so the model does not explain the image",
+    "whiteness": "residuals of neighbouring pixels in the ring are alike (by {figure:.2f} more than noise), so "
     "something is left that is no noise",
     "signal": "what was taken for arcs is {figure:.3g} times its noise, too faint to find a lens by",
     "flux_outside": "{figure:.0%} of the light comes from outside the source grid",
@@ -71,6 +71,11 @@ class Verdict:
         )
 
     @property
+    def explained(self):
+        """Whether the residuals in the ring may be noise: if not, another start may find a better lens."""
+        return not (self.figures["chi2"] > 1 or self.figures["whiteness"] > 0)
+
+    @property
     def believed(self):
         return not self.flags
 
@@ -95,9 +100,12 @@ def judge(frame, lens_fit, estimate):
     residual = np.where(seen.mask, (seen.image - fit.model_image) / seen.noise, 0.0)
     peak = float(fit.model_image[ring].max()) if ring.any() else 0.0
     core = radius < _CORE * lens.theta_E
+    # What two standard deviations of noise and the network's own error may make is taken off both.
+    own = (_OWN_ERROR * peak / float(np.median(seen.noise[ring])) / sky_noise) ** 2 if ring.any() else 0.0
+    slack = 2 / math.sqrt(max(ring.sum(), 1))
     figures = {
-        "chi2": float((residual[ring] ** 2).mean()) / sky_noise**2 if ring.any() else math.nan,
-        "whiteness": _correlation(residual, ring) - sky_correlation,
+        "chi2": _mean_square(residual, ring) / sky_noise**2 - own - math.sqrt(2) * slack,
+        "whiteness": _correlation(residual, ring) - sky_correlation - own - slack / math.sqrt(2),
         "signal": _signal(fit) / sky_noise,
         "flux_outside": fit.flux_outside,
         "starts": _disagreement(lens_fit, sky_noise),
@@ -131,6 +139,10 @@ def _sky(frame, lens):
     offset = residual[sky] - np.median(residual[sky])
     rms = 1.4826 * float(np.median(np.abs(offset)))
     return rms, _correlation(residual - np.median(residual[sky]), sky)
+
+
+def _mean_square(residual, where):
+    return float((residual[where] ** 2).mean()) if where.any() else math.nan
 
 
 def _correlation(residual, where):

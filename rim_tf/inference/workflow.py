@@ -90,7 +90,7 @@ class ModelResult:
     Attributes:
       observation: the `Observation` as it was given.
       frame: the same without lens light, its neighbours masked and its noise raised by what no smooth model gets right
-        of the lens galaxy; the lens was fitted to its middle.
+        of the galaxy's core; the lens was fitted to its middle.
       lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where there is no lens galaxy.
       estimate: `rim_tf.inference.estimate.LensEstimate` from the image without lens light.
       lens_fit: `rim_tf.inference.optimise.LensFit`, the last.
@@ -156,7 +156,6 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     Raises:
       InputError: no such weights, a frame in which no ring can be seen, or a source that came out as no number.
     """
-    from rim_tf.inference import verdict
     from rim_tf.inference.estimate import estimate_lens
     from rim_tf.models.pretrained import load_pretrained
 
@@ -176,7 +175,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     search.begin()
     search.fit()
     for attempt in range(config.attempts):
-        if not set(verdict.UNEXPLAINED) & set(search.judged().flags):
+        if search.judged().explained:
             break
         search.again(config.seed + 1 + attempt)
     found, judged = search.found, search.judged()
@@ -234,16 +233,19 @@ class _Search:
         starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)[:n_seen]
         # Both with the same noise and mask, that the figures can be compared.
         floor = optimise.noise_floor(frame)
-        without = dataclasses.replace(self.observation, mask=frame.mask)
-        with_light = dataclasses.replace(without, image=frame.image)
-        lenses, chi2 = self._explore(with_light, starts, floor)
-        lenses_without, chi2_without = self._explore(without, self.starts, floor)
-        if chi2 > chi2_without - _GALAXY_GAIN:
-            self.starts = lenses_without
-            return
+        raised = np.where(frame.mask, np.hypot(self.observation.noise, floor), self.observation.noise)
+        as_given = dataclasses.replace(self.observation, mask=frame.mask, noise=raised)
+        without = self._explore(as_given, self.starts)
+        chi2_without = self._reconstructed(as_given, without[0]).chi2_per_pixel
+        with_light = self._explore(dataclasses.replace(as_given, image=frame.image), starts, light)
         self.light, self.frame, self.estimate = light, frame, estimate
-        self._beside(self._reconstructed(lenses[0]), lenses[0])
-        self.starts = lenses + starts[: self.config.starts // 2]
+        self._beside(self._reconstructed(frame, with_light[0]), with_light[0])
+        alone = dataclasses.replace(as_given, image=self.frame.image)
+        if self._reconstructed(alone, with_light[0]).chi2_per_pixel < chi2_without - _GALAXY_GAIN:
+            self.starts = with_light + starts[: self.config.starts // 2]
+        else:
+            self.light, self.frame, self.estimate = None, self.observation, self.seen
+            self.starts = without + self.starts[: self.config.starts // 2]
 
     def fit(self):
         """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
@@ -289,17 +291,18 @@ class _Search:
         half_width = max(self.config.fit_radius * lens.theta_E, _SMALLEST_FRAME / 2 * frame.pixel_scale)
         return cropped(frame, half_width)
 
-    def _explore(self, frame, starts, floor):
+    def _explore(self, frame, starts, light=None):
         from rim_tf.inference.optimise import explore
 
-        return explore(self._arcs(frame, starts[0]), starts, self.rim, noise_floor=floor)
+        arcs = self._arcs(frame, starts[0])
+        return explore(arcs, starts, self.rim, left_over=_left_over(light, arcs))
 
-    def _reconstructed(self, lens):
+    def _reconstructed(self, frame, lens):
         from rim_tf.inference.rim import reconstruct
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # of a lens that is not found yet
-            return reconstruct(self._arcs(self.frame, lens), lens, self.rim)
+            return reconstruct(self._arcs(frame, lens), lens, self.rim)
 
     def _fit(self, starts):
         from rim_tf.inference.optimise import optimise_lens
@@ -307,7 +310,8 @@ class _Search:
         def told(done, most):
             self.progress("lens", done, most)
 
-        found = optimise_lens(self._arcs(self.frame, starts[0]), starts, self.rim, progress=told)
+        arcs = self._arcs(self.frame, starts[0])
+        found = optimise_lens(arcs, starts, self.rim, progress=told, left_over=_left_over(self.light, arcs))
         self.path += found.history
         return found
 
@@ -323,9 +327,15 @@ class _Search:
         self.frame = _without_neighbours(self.light, lens)
 
 
-def _middle(image, shape):
-    cut = [(n - k) // 2 for n, k in zip(image.shape, shape, strict=True)]
-    return image[tuple(slice(c, c + k) for c, k in zip(cut, shape, strict=True))]
+def _middle(images, shape):
+    """The middle of images [..., rows, columns]."""
+    cut = [(n - k) // 2 for n, k in zip(images.shape[-2:], shape, strict=True)]
+    return images[(..., *(slice(c, c + k) for c, k in zip(cut, shape, strict=True)))]
+
+
+def _left_over(light, arcs):
+    """Of a `LensLightFit` or None, in the frame of the arcs."""
+    return None if light is None else _middle(light.left_over, arcs.shape)
 
 
 def _lens_light_around(observation, lens):
@@ -342,7 +352,7 @@ def _lens_light_around(observation, lens):
 
 
 def _without_neighbours(light, lens):
-    frame = light.doubted()
+    frame = light.doubted(lens)
     return dataclasses.replace(frame, mask=frame.mask & ~light.neighbours(lens))
 
 

@@ -63,7 +63,7 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
     def subtract(observation, lens):
         model = np.full(observation.shape, 0.01, np.float32)
         observation = dataclasses.replace(observation, image=observation.image - model)
-        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, ~observation.mask)
+        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, ~observation.mask, model[None])
 
     def fit(observation, lens, model, fixed, progress):
         assert fixed == ("x_lens", "gamma1")

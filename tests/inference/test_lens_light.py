@@ -10,7 +10,7 @@ from keras import ops
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
-from rim_tf.inference.lens_light import subtract_lens_light
+from rim_tf.inference.lens_light import SIGNIFICANT, subtract_beside_source, subtract_lens_light
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
@@ -113,6 +113,50 @@ def test_the_parameters_give_the_model_image():
     # The model knows of light that is blurred into the frame from beyond its edge; `blurred` does not.
     inner = np.s_[20:-20, 20:-20]
     np.testing.assert_allclose(fit.model_image[inner], again[inner], atol=0.3 * NOISE)
+
+
+def test_beside_the_arcs_the_galaxy_is_fitted_to_all_pixels():
+    observation, arcs, light = system(1.0)
+    rough = fit_of(1.0)
+    fit = subtract_beside_source(observation, rough, arcs, observation.mask)
+    residual = (fit.observation.image - arcs) / observation.noise
+    assert 0.9 < np.mean(residual**2) < 1.1
+    # Under the arcs too, where the first fit saw nothing.
+    under = arcs > 3 * NOISE
+    errors = [np.abs((each.model_image - light)[under]).mean() for each in (rough, fit)]
+    assert errors[1] < errors[0]
+    with pytest.raises(InputError, match="Only 30 pixels"):
+        subtract_beside_source(observation, rough, arcs, np.arange(N * N).reshape(N, N) < 30)
+
+
+def test_what_is_left_over_holds_small_errors_of_the_galaxy():
+    fit = fit_of(1.0)
+    moved = fit.model_image - np.roll(fit.model_image, 1, axis=1)
+    inner = np.s_[10:-10, 10:-10]
+    columns = fit.left_over[(slice(None), *inner)].reshape(len(fit.left_over), -1).T.astype(np.float64)
+    unit = columns / np.sqrt((columns**2).sum(0))
+    found = unit @ np.linalg.lstsq(unit, moved[inner].ravel(), rcond=1e-6)[0]
+    assert np.abs(found - moved[inner].ravel()).max() < 0.1 * np.abs(moved[inner]).max()
+
+
+def test_a_galaxy_is_significant_and_its_core_is_doubted():
+    observation, arcs, _ = system(4.0)
+    fit = fit_of(4.0)
+    assert fit.significance(LENS) > 10 * SIGNIFICANT
+    doubted, distance = fit.doubted(LENS), np.hypot(*(np.indices((N, N)) - (N - 1) / 2)) * SCALE
+    np.testing.assert_array_equal(doubted.image, fit.observation.image)
+    far, near = distance > 0.7 * LENS.theta_E, distance < 0.1 * LENS.theta_E
+    np.testing.assert_array_equal(doubted.noise[far], observation.noise[far])
+    assert (doubted.noise[near] > 1.2 * observation.noise[near]).all()
+
+
+def test_neighbours_are_told_from_arcs():
+    observation, arcs, _ = system(4.0)
+    y, x = np.indices((N, N))
+    spot = np.exp(-((x - 85) ** 2 + (y - 80) ** 2) / (2 * 1.5**2))
+    fit = subtract_lens_light(dataclasses.replace(observation, image=observation.image + spot), LENS)
+    neighbours = fit.neighbours(LENS)
+    assert neighbours[spot > 0.3].all() and not neighbours[arcs > 3 * NOISE].any()
 
 
 def test_a_galaxy_without_arcs_leaves_noise():

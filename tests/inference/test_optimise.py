@@ -15,7 +15,9 @@ from rim_tf.inference.optimise import (
     LensPrior,
     coarsened,
     cropped,
+    explore,
     optimise_lens,
+    placed,
 )
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -180,6 +182,36 @@ def test_what_is_fixed_keeps_its_value_and_steps_are_told():
     free = np.delete(np.arange(len(columns[0])), held)
     assert (fit.covariance[held] == 0).all() and (np.diag(fit.covariance)[free] > 0).all()
     assert [done for done, _ in told] == list(range(len(told))) and {most for _, most in told} == {12}
+
+
+def test_light_that_is_left_over_does_not_move_the_lens():
+    """A blob on the ring that is no part of the source: told of it, the fit finds the lens all the same."""
+    clean = observed()
+    x, y = (ops.convert_to_numpy(each)[0] for each in PixelGrid(*clean.shape, np.float64(0.09)).coordinates())
+    blob = np.exp(-((x - 1.1) ** 2 + (y - 0.2) ** 2) / (2 * 0.25**2)).astype(np.float32)
+    dirty = dataclasses.replace(clean, image=clean.image + 0.5 * blob)
+    start = dataclasses.replace(TRUTH, theta_E=1.03)
+    told, untold = (
+        optimise_lens(dirty, start, short(6), n_steps=5, n_angles=1, left_over=left_over)
+        for left_over in (blob[None], None)
+    )
+    errors = [np.abs(np.subtract(fit.lens.as_tuple(), TRUTH.as_tuple())) for fit in (told, untold)]
+    assert errors[0].max() < 0.03 and errors[0].sum() < 0.7 * errors[1].sum()
+    assert told.ends["chi2_per_pixel"][0] < told.reconstruction.chi2_per_pixel
+
+
+def test_the_middle_of_a_frame_goes_back_to_its_place():
+    whole = observed()
+    middle = cropped(whole, 1.0)
+    back = placed(middle.image, whole.shape)
+    assert back.shape == whole.shape and np.isin(back, [0, *whole.image.ravel()]).all()
+    assert (back != 0).sum() == middle.image.size and (back == whole.image)[back != 0].all()
+
+
+def test_exploring_gives_the_best_starts_first():
+    far = dataclasses.replace(TRUTH, theta_E=0.5, e1=-0.3)
+    found = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
+    assert abs(found[0].theta_E - TRUTH.theta_E) < 0.02 and len(found) <= 2
 
 
 def test_starts_of_ones_own_are_all_followed():

@@ -59,8 +59,8 @@ def test_invert_traces_once(traced, observation):
 
 def test_a_step_of_the_optimiser_traces_once(traced, model, observation):
     optimise_lens(observation, LENS, model, n_steps=2, n_angles=1)
-    # Once where the step is compiled, which is then run again and again, and twice for the first and the last source.
-    assert len(traced) == 3
+    # Once where the step is compiled, which is then run again and again, and once for the source at the end.
+    assert len(traced) == 2
 
 
 def test_an_exported_call_traces_once(traced, model):

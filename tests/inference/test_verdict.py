@@ -1,0 +1,95 @@
+import dataclasses
+
+import modelled
+import numpy as np
+import pytest
+
+from rim_tf.inference import verdict
+from rim_tf.inference.verdict import LIMITS, Verdict, judge
+
+
+@pytest.fixture
+def result():
+    return modelled.modelled()
+
+
+def perfect(result, noise=1.0, correlated=False, rng=None):
+    """The result as it were if its model were the truth, on a frame of such noise over the noise map."""
+    fit = result.source_fit
+    rng = rng or np.random.default_rng(3)
+    white = rng.normal(size=(3 * 32, 3 * 32))
+    if correlated:
+        white = (white + np.roll(white, 1, 0) + np.roll(white, 1, 1)) / np.sqrt(3)
+    frame = dataclasses.replace(
+        result.frame,
+        image=noise * 0.05 * white,
+        noise=np.full(white.shape, 0.05),
+        mask=np.ones(white.shape, bool),
+    )
+    middle = (96 - fit.observation.shape[0]) // 2
+    inner = np.s_[middle : 96 - middle, middle : 96 - middle]
+    model = 0.5 * np.exp(-(((np.hypot(*np.indices((20, 20)) - 9.5) - 8) / 2) ** 2)).astype(np.float32)
+    seen = dataclasses.replace(fit.observation, image=model + frame.image[inner], noise=frame.noise[inner])
+    fit = dataclasses.replace(fit, observation=seen, model_image=model)
+    return frame, dataclasses.replace(result.lens_fit, reconstruction=fit)
+
+
+@pytest.mark.parametrize(("noise", "correlated"), [(1.0, False), (0.6, False), (0.6, True), (2.0, True)])
+def test_residuals_that_are_noise_like_that_of_the_sky_raise_no_flag(result, noise, correlated):
+    """Whatever the noise map says of it, and however it is correlated."""
+    frame, fit = perfect(result, noise, correlated)
+    judged = judge(frame, fit, result.estimate)
+    assert judged.sky_noise == pytest.approx(noise, rel=0.05)
+    assert not {"chi2", "whiteness", "signal"} & set(judged.flags) and judged.explained
+
+
+def test_what_is_not_explained_raises_its_flags(result):
+    frame, fit = perfect(result)
+    seen = fit.reconstruction.observation
+    arc = np.zeros(seen.shape, np.float32)
+    arc[4:8, 8:12] = 0.2
+    worse = dataclasses.replace(fit.reconstruction, observation=dataclasses.replace(seen, image=seen.image + arc))
+    judged = judge(frame, dataclasses.replace(fit, reconstruction=worse), result.estimate)
+    assert {"chi2", "whiteness"} <= set(judged.flags) and not judged.explained and not judged.believed
+
+
+def test_galaxies_in_the_sky_do_not_count_as_noise(result):
+    frame, fit = perfect(result)
+    y, x = np.indices(frame.shape)
+    spots = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in ((10, 12), (80, 20), (15, 85)))
+    crowded = dataclasses.replace(frame, image=frame.image + spots)
+    assert judge(crowded, fit, result.estimate).sky_noise == pytest.approx(1.0, rel=0.05)
+
+
+def test_with_too_little_sky_the_noise_map_is_believed(result):
+    _, fit = perfect(result, 0.6)
+    assert judge(fit.reconstruction.observation, fit, result.estimate).sky_noise == 1.0
+
+
+def test_ends_that_fit_as_well_and_differ_are_said(result):
+    frame, fit = perfect(result)
+    lens = fit.lens.as_tuple()
+    other = (1.1 * lens[0], *lens[1:])
+    for chi2, flagged in (([1.0, 1.001], True), ([1.0, 1.5], False)):
+        both = dataclasses.replace(fit, ends={"chi2_per_pixel": chi2, "lens": [lens, other]})
+        judged = judge(frame, both, result.estimate)
+        assert ("starts" in judged.flags) == flagged
+        assert judged.figures["starts"] == pytest.approx(0.1 if flagged else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [({"e1": 0.6}, "axis_ratio"), ({"gamma1": 0.3}, "shear"), ({"theta_E": 9.0}, "estimator")],
+)
+def test_a_lens_that_hardly_exists_is_flagged(result, change, flag):
+    frame, fit = perfect(result)
+    odd = dataclasses.replace(fit, lens=dataclasses.replace(fit.lens, **change))
+    assert flag in judge(frame, odd, result.estimate).flags
+
+
+def test_each_flag_has_a_sentence_with_its_figure():
+    beyond = {name: limit / 2 if name in verdict._BELOW else 2 * limit for name, limit in LIMITS.items()}
+    judged = Verdict(beyond, 1.0)
+    assert judged.flags == tuple(LIMITS) and not judged.believed
+    assert all(f"(flag {name})." in sentence for name, sentence in zip(LIMITS, judged.sentences(), strict=True))
+    assert Verdict(dict.fromkeys(LIMITS, float("nan")), 1.0).believed  # what cannot be tested speaks against nothing
