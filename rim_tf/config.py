@@ -365,6 +365,9 @@ class SimulationSettings:
     pixel_scale: float = setting(MockConfig.log_pixel_scale[0], "[arcsec]", above=0)
     noise: float = setting(0.01, "Noise rms over the image's peak.", above=0)
     psf_sigma: float = setting(0.05, "Gaussian PSF [arcsec].", least=0)
+    lens_galaxy: float = setting(
+        0.0, "Light of a lens galaxy, at its half-light radius over the arcs' peak; 0 for none.", least=0, most=1e6
+    )
 
     def __post_init__(self):
         check(self)

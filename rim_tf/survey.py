@@ -261,6 +261,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
       InputError: a file cannot be written.
     """
     from rim_tf import io
+    from rim_tf.inference import optimise
 
     fit, light = result.source_fit, result.lens_light
     summary = result.summary()
@@ -288,7 +289,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
         "SKYNOISE": (result.verdict.sky_noise, "rms of empty sky in units of NOISE"),
     }
     light = None if light is None else light.model_image
-    middle = None if light is None else _middle(light, fit.observation.shape)
+    middle = None if light is None else optimise.middle(light, fit.observation.shape)
     io.write_reconstruction(fit, folder / "model.fits", config.weights, middle, provenance)
     if pictures:
         _draw(folder, result, light, summary, truth)
@@ -308,12 +309,6 @@ def _draw(folder, result, light, summary, truth):
     for name, figure in figures.items():
         with written_whole(folder / name) as unfinished:
             figure.savefig(unfinished)
-
-
-def _middle(image, shape):
-    """What `rim_tf.inference.optimise.cropped` leaves of a whole frame."""
-    cut = [(n - k) // 2 for n, k in zip(image.shape, shape, strict=True)]
-    return image[cut[0] : cut[0] + shape[0], cut[1] : cut[1] + shape[1]]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
 
 # What each step of the workflow is called.
-_STEPS = {
+STEPS = {
     "estimate": "Looking for the lens ...",
     "lens light": "Fitting the light of the lens galaxy ...",
     "lens": "Fitting the lens ...",
@@ -108,20 +108,21 @@ def _model_image(given, centre_psf, config, truth_lens, out, pictures, overwrite
         truth = None if truth_lens is None else io.read_lens(truth_lens)
         from rim_tf.inference import workflow
 
-        result = workflow.model(observation, config, teller(_STEPS))
+        result = workflow.model(observation, config, teller(STEPS))
         given = given | {"centre_psf": centre_psf}
         summary = survey.write_model(folder, result, config, given, pictures, truth, {"warnings": said})
-    _print_table(summary, result.lens.named(), truth)
+    print_table(summary, result.lens.named(), truth)
     click.echo(f"\nWrote {written(out, survey.FILES)}")
 
 
-def _print_table(summary, lens, truth):
+def print_table(summary, lens, truth):
     """The figures that most users look for first; what speaks against the model was said as warnings."""
     from rim_tf.survey import shape_of
 
     q, phi = shape_of(lens)
     gamma1, gamma2 = lens.get("gamma1", 0.0), lens.get("gamma2", 0.0)
     shear, angle = math.hypot(gamma1, gamma2), math.degrees(math.atan2(gamma2, gamma1)) / 2 % 180
+    compared = summary.get("compared_with_truth")
     true = "" if truth is None else f" (true {truth.theta_E:.4f})"
     flags = ", ".join(summary["flags"])
     believed = "no test speaks against this model"
@@ -132,11 +133,18 @@ def _print_table(summary, lens, truth):
         ("lens galaxy", "found and taken off" if summary["lens_light"] else "none"),
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
         ("magnification", f"{summary['magnification']:.2f}"),
+        *([] if compared is None else [("source's RMS error", _rms(compared))]),
         ("it took", f"{summary['seconds']:.1f} s"),
         ("verdict", believed if summary["believed"] else f"not to be believed, see the warnings: {flags}"),
     ]
     for name, value in rows:
         click.echo(f"  {name:<20} {value}")
+
+
+def _rms(compared):
+    names = ("rms_percent_of_peak", "aligned_rms_percent_of_peak", "flux_error_percent")
+    rms, aligned, flux = (compared[name] for name in names)
+    return f"{rms:.2f} % of the peak, {aligned:.2f} % but for a shift, stretch and turn; flux {flux:+.1f} %"
 
 
 # ------------------------------------------------------------------------------------------------- a catalogue

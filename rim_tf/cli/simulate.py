@@ -1,4 +1,4 @@
-"""`rim-tf simulate`: a lens as FITS files that `rim-tf reconstruct` reads."""
+"""`rim-tf simulate`: a lens as FITS files that the other commands read."""
 
 import dataclasses
 import shlex
@@ -45,7 +45,7 @@ class Simulation:
 @options.overwrite
 @click.pass_context
 def simulate(ctx, out, overwrite, lens, source, source_pixel_scale, psf, **arguments):
-    """Simulate a lens and write it as FITS files that `rim-tf reconstruct` reads."""
+    """Simulate a lens and write it as FITS files that the other commands read."""
     if psf is not None and ctx.get_parameter_source("psf_sigma") is not ParameterSource.DEFAULT:
         raise click.UsageError("--psf and --psf-sigma exclude each other; give one of them.")
     settings = options.settings_from(SimulationSettings, arguments)
@@ -61,7 +61,7 @@ def simulate(ctx, out, overwrite, lens, source, source_pixel_scale, psf, **argum
         known_lens = None if lens is None else io.read_lens(lens)
         simulation = simulated(settings, known_lens, known_source, psf)
         write(folder, simulation, settings)
-    command = command_line(out, simulation, own_source=known_source is None)
+    command = command_line(out, simulation, settings.lens_galaxy > 0, known_source is None)
     click.echo(f"Wrote {out}. To reconstruct it:\n\n  {shlex.join(command)}\n")
 
 
@@ -86,7 +86,8 @@ def simulated(settings, lens=None, source=None, psf=None):
     pixels, pixel_scale = settings.pixels, settings.pixel_scale
     lens, source, scale = draw_system(settings.seed, pixels, pixel_scale, lens, source)
     psf = settings.psf_sigma if psf is None else psf
-    observed = observe_system(settings.seed, lens, source, scale, pixels, pixel_scale, settings.noise, psf)
+    seen = {"noise": settings.noise, "psf": psf, "lens_galaxy": settings.lens_galaxy}
+    observed = observe_system(settings.seed, lens, source, scale, pixels, pixel_scale, **seen)
     return Simulation(observed[0], lens, source, scale, observed[1])
 
 
@@ -94,7 +95,11 @@ def write(folder, simulation, settings):
     """The files of a `Simulation`, as `rim_tf.io.write_simulation`."""
     from rim_tf import io
 
-    provenance = {"SEED": settings.seed, "NOISEFRA": (settings.noise, "noise rms over the peak of the image")}
+    provenance = {
+        "SEED": settings.seed,
+        "NOISEFRA": (settings.noise, "noise rms over the peak of the image"),
+        "GALAXY": (settings.lens_galaxy, "lens galaxy at its half-light radius over that peak"),
+    }
     io.write_simulation(
         folder,
         simulation.observation,
@@ -106,18 +111,22 @@ def write(folder, simulation, settings):
     )
 
 
-def command_line(out, simulation, own_source=True):
+def command_line(out, simulation, from_image, own_source=True):
     """The words of the command that reconstructs what was written into `out`.
 
     Args:
       out: the folder.
       simulation: the `Simulation`.
+      from_image: by `rim-tf model`, from the image alone, and not with the true lens.
       own_source: whether the source was drawn, on the grid that a reconstruction has by default.
     """
     psf = simulation.observation.psf
-    command = ["rim-tf", "reconstruct", str(out / "image.fits"), "--noise", str(out / "noise.fits")]
+    command = ["rim-tf", "model" if from_image else "reconstruct", str(out / "image.fits")]
+    command += ["--noise", str(out / "noise.fits")]
     command += ["--psf", f"{psf!r}" if isinstance(psf, float) else str(out / "psf.fits")]
-    command += ["--lens", str(out / "lens.json"), "--mask", str(out / "mask.fits")]
+    command += ["--mask", str(out / "mask.fits"), "--truth-lens" if from_image else "--lens", str(out / "lens.json")]
+    if from_image:
+        return command
     if own_source:
         return [*command, "--truth", str(out / "truth.fits")]
     # A given source keeps its own pixels; only where the reconstruction can have the same, they are compared.

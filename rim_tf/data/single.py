@@ -12,6 +12,8 @@ from rim_tf.grids import PixelGrid
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
+from rim_tf.physics.light import elliptical_radius2, sersic
+from rim_tf.physics.psf import blur_operator
 from rim_tf.systems import batch_of
 from rim_tf.validation import from_json
 
@@ -60,8 +62,10 @@ def draw_system(seed, pixels, pixel_scale, lens=None, source=None, stream="simul
     return lens, source[0].numpy(), float(source_scale)
 
 
-def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise, psf, stream="simulate"):
-    """`Observation` of a source, with white noise of rms `noise` times the peak; and the image without noise.
+def observe_system(
+    seed, lens, source, source_scale, pixels, pixel_scale, noise, psf, stream="simulate", lens_galaxy=0.0
+):
+    """`Observation` of a source, with white noise of rms `noise` times the peak; and its image without noise.
 
     Args:
       seed: of the noise, as in `draw_system`.
@@ -73,6 +77,8 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
       noise: its rms over the image's peak.
       psf: as in `Observation`.
       stream: as in `draw_system`.
+      lens_galaxy: light of a lens galaxy that is in the image too, at its half-light radius and over the peak of the
+        lensed source's image; of de Vaucouleurs' law, with the lens's centre, ellipticity and Einstein radius.
 
     Raises:
       InputError: a PSF that `Observation` refuses, or none of the source's light reaches the image.
@@ -86,5 +92,18 @@ def observe_system(seed, lens, source, source_scale, pixels, pixel_scale, noise,
     peak = float(noiseless.max())
     if peak <= 0:
         raise InputError("None of the source's light reaches the image; check the lens and the source's pixel scale.")
-    image = noiseless + noise * peak * seeds.generator(stream, seed, 1).normal(size=noiseless.shape)
+    galaxy = 0.0 if not lens_galaxy else lens_galaxy * peak * _galaxy(lens, blank)
+    image = noiseless + galaxy + noise * peak * seeds.generator(stream, seed, 1).normal(size=noiseless.shape)
     return Observation(image, noise * peak, blank.psf, None, pixel_scale), noiseless
+
+
+def _galaxy(lens, observation):
+    """A galaxy about a lens, 1 at its half-light radius, as an observation of such a frame and PSF shows it."""
+    grid = PixelGrid(*observation.shape, np.float32([observation.pixel_scale]))
+    x, y = grid.coordinates()
+    named = lens.named()
+    radius2 = elliptical_radius2(x - lens.x_lens, y - lens.y_lens, named.get("e1", 0.0), named.get("e2", 0.0))
+    # Within half a pixel of its centre the cusp is flat, as the mean over a pixel is.
+    light = sersic(radius2 + (0.5 * observation.pixel_scale) ** 2, lens.theta_E, 4.0, np.exp)
+    psf = np.float32([observation.psf])
+    return np.asarray(blur_operator(psf, grid).forward(np.float32(light)))[0]

@@ -125,6 +125,12 @@ def cropped(observation: Observation, half_width: float) -> Observation:
     )
 
 
+def middle(images, shape):
+    """What `cropped` leaves of images [..., rows, columns] of the whole frame: their middle of that shape."""
+    cut = [(n - k) // 2 for n, k in zip(images.shape[-2:], shape, strict=True)]
+    return images[(..., *(slice(c, c + k) for c, k in zip(cut, shape, strict=True)))]
+
+
 def placed(image, shape):
     """The middle of a frame, as `cropped` cuts it, in the whole frame [rows, columns], 0 around it."""
     return np.pad(image, [((n - k) // 2, (n - k) // 2) for n, k in zip(shape, image.shape, strict=True)])

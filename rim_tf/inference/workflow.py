@@ -274,8 +274,10 @@ class _Search:
 
     def _misfit(self, found):
         """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it."""
+        from rim_tf.inference.optimise import middle
+
         fit = found.reconstruction
-        given = _middle(self.observation.noise, fit.observation.shape)
+        given = middle(self.observation.noise, fit.observation.shape)
         residual = (fit.observation.image - fit.model_image)[fit.observation.mask] / given[fit.observation.mask]
         return float((residual**2).mean())
 
@@ -327,15 +329,11 @@ class _Search:
         self.frame = _without_neighbours(self.light, lens)
 
 
-def _middle(images, shape):
-    """The middle of images [..., rows, columns]."""
-    cut = [(n - k) // 2 for n, k in zip(images.shape[-2:], shape, strict=True)]
-    return images[(..., *(slice(c, c + k) for c, k in zip(cut, shape, strict=True)))]
-
-
 def _left_over(light, arcs):
     """Of a `LensLightFit` or None, in the frame of the arcs."""
-    return None if light is None else _middle(light.left_over, arcs.shape)
+    from rim_tf.inference.optimise import middle
+
+    return None if light is None else middle(light.left_over, arcs.shape)
 
 
 def _lens_light_around(observation, lens):

@@ -84,3 +84,12 @@ def test_a_source_of_nothing_is_refused(tmp_path):
     result = run("simulate", "--source", tmp_path / "bad.fits", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "bad.fits" in result.stderr
     assert names_in(tmp_path) == ["bad.fits"]
+
+
+def test_a_lens_with_its_galaxy_is_to_be_found_from_the_image_alone(tmp_path):
+    from astropy.io import fits
+
+    printed = run("simulate", *SIMULATED, "--lens-galaxy", 0.5, "--out", tmp_path / "lens").stdout
+    command = next(line for line in printed.splitlines() if line.startswith("  rim-tf"))
+    assert command.startswith("  rim-tf model ") and "--truth-lens" in command and "--lens " not in command
+    assert fits.getheader(tmp_path / "lens" / "image.fits")["GALAXY"] == 0.5

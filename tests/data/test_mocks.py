@@ -146,6 +146,31 @@ def test_truth_fits_the_data_with_pixelated_psfs_and_correlated_noise(stamps):
     assert abs(np.mean(border**2) - 1) < 4 * np.sqrt(2 * 6 / border.size)
 
 
+def test_lens_galaxies_are_in_their_share_of_the_images_and_nothing_else_changes(stamps):
+    config = dataclasses.replace(CONFIG, noise_map_fraction=0.0, mask_fraction=0.0)
+    plain, lit, crowded = (
+        batches(stamps, 7, 8, dataclasses.replace(config, **change))
+        for change in ({}, {"lens_galaxy_fraction": 0.5}, {"neighbour_fraction": 0.5})
+    )
+    y, x = np.indices((48, 48)) - 23.5
+    with_galaxy, with_neighbours = [], []
+    for (bare, _), (with_light, _), (beside, _) in zip(plain, lit, crowded, strict=True):
+        assert_array_equal(bare["lens"], with_light["lens"])
+        scale = bare["pixel_scale"][:, None, None]
+        lens_x, lens_y, theta_E = (bare["lens"][:, i, None, None] / scale for i in (3, 4, 0))
+        radius = np.hypot(x - lens_x, y - lens_y)
+        galaxy = with_light["image"] - bare["image"]
+        neighbours = beside["image"] - bare["image"]
+        with_galaxy += list(np.abs(galaxy).max((1, 2)) > 1e-3)
+        with_neighbours += list(np.abs(neighbours).max((1, 2)) > 1e-3)
+        for light, r, ring, b in zip(galaxy, radius, theta_E[:, 0, 0], neighbours, strict=True):
+            # Light of galaxies is positive, the lens's brightest near the lens, a neighbour's outside of its ring.
+            assert light.min() > -1e-4 and b.min() > -1e-4
+            assert light.max() < 1e-3 or r.ravel()[light.argmax()] < 0.2 * ring + 2
+            assert b.max() < 1e-2 or r.ravel()[b.argmax()] > 1.3 * ring
+    assert 8 <= sum(with_galaxy) <= 24 and 3 <= sum(with_neighbours) <= 20
+
+
 def test_lens_light_leaves_residue_at_the_lens_in_its_share_of_the_systems(stamps):
     config = dataclasses.replace(CONFIG, psf_sigma=(0.0, 0.0), noise_map_fraction=0.0, log_noise=(1e-3, 1e-3))
     lit = dataclasses.replace(config, lens_light_fraction=0.5, lens_light_error=0.02)
@@ -227,3 +252,16 @@ def test_one_system_is_the_same_again_and_another_for_another_seed_or_stream():
     # With the lens given, the galaxy is drawn alone.
     given = single.draw_system(1, 24, 0.2, lens=lens)
     assert given[0] is lens and given[1].shape == (24, 24) and given[1].max() == 1
+
+
+def test_a_lens_galaxy_of_a_single_system_is_as_bright_as_asked():
+    lens, source, scale = single.draw_system(3, 48, 0.1)
+    bare, noiseless = single.observe_system(3, lens, source, scale, 48, 0.1, 0.01, 0.1)
+    lit, same = single.observe_system(3, lens, source, scale, 48, 0.1, 0.01, 0.1, lens_galaxy=0.5)
+    assert_array_equal(noiseless, same)
+    galaxy = (lit.image - bare.image) / noiseless.max()
+    x, y = (np.array(each)[0] for each in PixelGrid(48, 48, np.float32(0.1)).coordinates())
+    # Half of the light is within theta_E, where it is as bright as was asked; the ellipse crosses that circle.
+    at_theta_E = np.abs(np.hypot(x - lens.x_lens, y - lens.y_lens) - lens.theta_E) < 0.05
+    assert np.median(galaxy[at_theta_E]) == pytest.approx(0.5, rel=0.1)
+    assert galaxy.max() > 3 and galaxy.min() > 0

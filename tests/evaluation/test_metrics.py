@@ -16,6 +16,22 @@ def test_rms_is_in_units_of_the_true_peak():
     assert_allclose(rms_error(source, estimate), 0.1)
 
 
+def test_a_source_that_was_moved_stretched_and_turned_is_aligned_again():
+    y, x = np.indices((40, 40)) - 19.5
+
+    def galaxy(x, y):
+        return np.exp(-(x**2 / 40 + y**2 / 12)) + 0.7 * np.exp(-((x - 6) ** 2 + (y + 4) ** 2) / 8)
+
+    angle, scale = 0.15, 1.08
+    moved = galaxy(
+        scale * (np.cos(angle) * x - np.sin(angle) * y) + 2.0, scale * (np.sin(angle) * x + np.cos(angle) * y) - 1.0
+    )
+    assert metrics.aligned_rms(galaxy(x, y), moved) < 0.01 < 0.07 < rms_error(galaxy(x, y), moved)
+    # It never makes worse, and what is another galaxy stays one.
+    other = np.roll(galaxy(y, x), 5, axis=0)[::-1]
+    assert 0.05 < metrics.aligned_rms(galaxy(x, y), other) <= rms_error(galaxy(x, y), other)
+
+
 def test_flux_error_keeps_its_sign():
     source = np.ones((2, 4, 4))
     assert_allclose(flux_error(source, source * np.array([1.1, 0.9])[:, None, None]), [0.1, -0.1])
