@@ -6,7 +6,6 @@ CHECKOUT is an earlier version of this repository; the later one is the one that
 run on this interpreter, each in processes of its own:
 
 - `rim_tf.reconstruct` of 1 and 16 systems of 64 and of 192 pixels, traced before;
-- one step of `optimise_lens` with two lenses on 64 pixels;
 - one call of the exported SavedModel with 1 and 16 systems of 64 pixels;
 - whole processes from their start: `import rim_tf`, `rim-tf --help`, and `rim-tf reconstruct` of 64 pixels.
 
@@ -33,8 +32,6 @@ CASES = [
     *({"task": "reconstruct", "pixels": n, "batch": b} for n in (64, 192) for b in (1, 16)),
     *({"task": "exported", "pixels": 64, "batch": b} for b in (1, 16)),
 ]
-# Its steps are timed inside, and each turn compiles anew.
-LENS_CASE = {"task": "optimise_lens, one step", "pixels": 64, "batch": 2}
 # Systems in the largest batch, of which so many are drawn and then repeated; pixels and their scale [arcsec].
 _SYSTEMS, _DRAWN, _SCALES = 16, 4, {64: 0.08, 192: 0.04}
 _PSF, _NOISE = 0.06, 0.02  # sigma [arcsec]; rms over the image's peak
@@ -142,11 +139,7 @@ def differences(workers, cases, folder):
         if failed:
             found[json.dumps(case)] = failed[0]
         else:
-            worst = max(
-                np.abs(after[key] - before[key]).max() / np.abs(before[key]).max()
-                for key in ("source", "lens")
-                if key in before
-            )
+            worst = np.abs(after["source"] - before["source"]).max() / np.abs(before["source"]).max()
             found[json.dumps(case)] = f"{worst:.0e}"
         say(f"  largest difference {found[json.dumps(case)]}")
     return found
@@ -182,9 +175,8 @@ def table(rows, found):
 )
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="before_after", show_default=True)
 @click.option("--rounds", default=5, show_default=True, help="Turns of both versions in every case.")
-@click.option("--lens-rounds", default=3, show_default=True, help="Those of `optimise_lens`, which compiles in each.")
 @click.option("--threads", default=THREADS, show_default=True, help="Cores that each version may use.")
-def main(before, after, out, rounds, lens_rounds, threads):
+def main(before, after, out, rounds, threads):
     """Time two versions of the package in turns; see the top of this file."""
     at_start = machine()
     trees = {"before": before, "after": after}
@@ -204,16 +196,13 @@ def main(before, after, out, rounds, lens_rounds, threads):
             for name, tree in trees.items()
         ]
         try:
-            found = differences(workers, [*CASES, LENS_CASE], folder)
-            rows = time_in_turns(workers, CASES, rounds) + time_in_turns(workers, [LENS_CASE], lens_rounds)
+            found = differences(workers, CASES, folder)
+            rows = time_in_turns(workers, CASES, rounds)
         finally:
             for worker in workers:
                 worker.close()
         rows += time_processes(trees, noise, rounds, folder, threads)
-    text = (
-        f"Before and after, on {threads} cores: median (least - most) of {rounds} turns, {lens_rounds} of "
-        f"`optimise_lens`.\n\n{table(rows, found)}"
-    )
+    text = f"Before and after, on {threads} cores: median (least - most) of {rounds} turns.\n\n{table(rows, found)}"
     write_results(
         out, "before_after", circumstances(at_start, threads, workers) | {"differences": found, "timings": rows}, text
     )

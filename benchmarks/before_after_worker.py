@@ -3,23 +3,19 @@
     python before_after_worker.py THREADS OBSERVATIONS.npz
 
 OBSERVATIONS.npz has image_N [k, N, N], noise_N, psf_N, scale_N [k] and lens_N [k, 7] for each size N. A case is
-{"task": "reconstruct", "optimise_lens, one step" or "exported", "pixels": N, "batch": b}. Only public functions are
+{"task": "reconstruct" or "exported", "pixels": N, "batch": b}. Only public functions are
 called, and their arguments by position, so that many versions can be compared.
 """
 
 import sys
 import tempfile
-import time
 
-from timing import Measured, limit_threads, serve
+from timing import limit_threads, serve
 
 if __name__ == "__main__":
     limit_threads(int(sys.argv[1]))
 
 import numpy as np
-
-# Of the lens; its first steps compile.
-_LENS_STEPS = 8
 
 
 def systems(arrays, case):
@@ -44,42 +40,6 @@ def reconstruct(arrays, case):
         return rim_tf.reconstruct(observations, lenses)
 
     return call, lambda: {"source": np.stack([each.source for each in call()])}
-
-
-def optimise_lens(arrays, case):
-    """A step of the refinement, with as many lenses as the batch: the median time between two of them."""
-    import tensorflow as tf
-
-    from rim_tf.inference import optimise
-    from rim_tf.models.rim import RIM
-
-    (observation, *_), (lens, *_) = systems(arrays, case)
-    shipped = _shipped()
-    model = RIM(shipped.config)
-    model.set_weights(shipped.get_weights())
-    stamps, cell_call = [], model.cell.call
-
-    def stamp():
-        stamps.append((time.perf_counter(), time.process_time()))
-
-    def call_and_stamp(*args, **kwargs):
-        tf.py_function(stamp, [], [])
-        return cell_call(*args, **kwargs)
-
-    # The cell runs config.n_steps times in each step of the lens, whichever way a version builds that step.
-    model.cell.call = call_and_stamp
-
-    def call():
-        stamps.clear()
-        call.fit = optimise.optimise_lens(observation, lens, model, _LENS_STEPS, case["batch"])
-        begun = np.array(stamps[:: model.config.n_steps][:_LENS_STEPS])
-        return Measured(*np.median(np.diff(begun[2:], axis=0), axis=0).tolist())
-
-    def arrays_of():
-        call()
-        return {"lens": np.array(call.fit.lens.as_tuple())}
-
-    return call, arrays_of
 
 
 def exported(arrays, case):
@@ -116,7 +76,7 @@ def _shipped():
     return rim_tf.load_pretrained("small")
 
 
-TASKS = {"reconstruct": reconstruct, "optimise_lens, one step": optimise_lens, "exported": exported}
+TASKS = {"reconstruct": reconstruct, "exported": exported}
 
 
 if __name__ == "__main__":

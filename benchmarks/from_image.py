@@ -140,8 +140,8 @@ def real_lenses(data):
         }
         yield f"SLACS{name}", lambda i=i: _slacs(slacs, i), published
     for path in sorted((data / "lenses_desi_f140w").glob("*.fits")):
-        header = fits.getheader(path, "IMAGE") | fits.getheader(path, 0)
-        theta_E = header.get("THETAE")
+        headers = (fits.getheader(path, "IMAGE"), fits.getheader(path, 0))
+        theta_E = next((header["THETAE"] for header in headers if "THETAE" in header), None)
         yield path.stem, lambda path=path: _files(path), {} if theta_E is None else {"origin": float(theta_E)}
     for path in sorted((data / "lenses_other").glob("*.fits")):
         with fits.open(path) as hdus:

@@ -17,7 +17,6 @@ import platform
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 import numpy as np
 
@@ -68,20 +67,12 @@ def _calls_per_turn(call):
     return seconds[0], max(1, round(_TURN / max(seconds[-1], 1e-6)))
 
 
-class Measured(NamedTuple):
-    """What a `call` returns that times a part of itself."""
-
-    wall_s: float
-    cpu_s: float
-
-
 def serve(prepare):
     """Answer requests until standard input ends; the main loop of a worker.
 
     Args:
       prepare: function of a case (a dictionary) that returns `call`, which does the work once and waits until it is
-        done, and `arrays`, which returns what it computes as a dictionary of NumPy arrays. A call that returns
-        `Measured` has timed itself.
+        done, and `arrays`, which returns what it computes as a dictionary of NumPy arrays.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what packages print must not get between the replies
@@ -107,10 +98,8 @@ def _answer(request, key, prepared, prepare):
         return {"first_call_s": first, "versions": versions()}
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
-        result = call()
+        call()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    if isinstance(result, Measured):
-        return result._asdict() | {"calls": calls}
     return {"wall_s": wall / calls, "cpu_s": cpu / calls, "calls": calls}
 
 

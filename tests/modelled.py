@@ -22,6 +22,7 @@ BELIEVED = {
     "shear": 0.05,
     "source_edge": 0.0,
     "core": float("nan"),
+    "off_centre": 0.01,
 }
 
 

@@ -8,12 +8,11 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.config import ModelConfig
-from rim_tf.lens import Lens, lens_of
+from rim_tf.lens import Lens, LensParameters, lens_of
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.mixture import LensPosterior
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
-from rim_tf.physics.mass.model import SIE_SHEAR
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
 
 # Width of what the second look sees [theta_E]: the ring takes up about half of it, as in the training set's middle.
@@ -71,8 +70,8 @@ def estimate_lens(
 
 def _look(observation, model, field, seed):
     mass = model.mass
-    unread = lens_of(mass, _PLAIN) if mass == SIE_SHEAR else None
-    inputs = batch_of([observation], [unread], [observation.pixel_scale])
+    # A batch has a lens, which the estimator does not read.
+    inputs = batch_of([observation], [LensParameters(1.0)], [observation.pixel_scale])
     inputs = {name: tf.constant(inputs[name]) for name in _SEEN}
     head = _head(model, not isinstance(observation.psf, float))(inputs, tf.constant([field], tf.float32))
     posterior = LensPosterior(head, mass)
@@ -83,7 +82,6 @@ def _look(observation, model, field, seed):
 
 
 _SEEN = ("image", "noise_rms", "mask", "psf", "pixel_scale")
-_PLAIN = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @functools.lru_cache(maxsize=4)

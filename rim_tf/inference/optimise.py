@@ -148,22 +148,37 @@ def coarsened(observation: Observation, factor: int) -> Observation:
     """
     if factor == 1:
         return observation
-    image, noise = (np.float64(each)[None] / observation.unit for each in (observation.image, observation.noise))
-    weight = np.where(observation.mask, 1 / noise**2, 0.0)
-    side = max(observation.shape) // factor
     image, weight, share = (
-        ops.convert_to_numpy(each)[0] for each in resample(image, weight, side, np.full(1, float(factor)))
+        each[0] for each in _binned(observation.image[None] / observation.unit, observation, factor)
     )
     mask = share >= 0.5
-    return dataclasses.replace(
-        observation,
-        image=observation.unit * image,
-        noise=observation.unit / np.sqrt(np.where(mask, weight, 1.0)),
-        mask=mask,
-        psf=_coarsened_psf(observation, factor),
-        pixel_scale=factor * observation.pixel_scale,
-        sky=None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # what looks odd was said of the observation itself
+        return dataclasses.replace(
+            observation,
+            image=observation.unit * image,
+            noise=observation.unit / np.sqrt(np.where(mask, weight, 1.0)),
+            mask=mask,
+            psf=_coarsened_psf(observation, factor),
+            pixel_scale=factor * observation.pixel_scale,
+            sky=None,
+        )
+
+
+def seen_coarsely(images, observation, factor):
+    """Images [k, rows, columns] as `coarsened` shows that of an observation."""
+    if factor == 1:
+        return images
+    return _binned(images, observation, factor)[0].astype(np.float32)
+
+
+def _binned(images, observation, factor):
+    """Images [k, rows, columns] on the coarse grid, with the weight in units and the share of each pixel."""
+    noise = observation.noise.astype(np.float64) / observation.unit
+    weight = np.where(observation.mask, 1 / noise**2, 0.0)
+    given = images.astype(np.float64), np.repeat(weight[None], len(images), 0)
+    side, step = max(observation.shape) // factor, np.full(len(images), float(factor))
+    return [ops.convert_to_numpy(each) for each in resample(*given, side, step)]
 
 
 def _coarsened_psf(observation, factor):
@@ -313,7 +328,7 @@ class _Fit:
     def _descent(self, seen, model, starts, factor, gain):
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
-        left_over = None if self.left_over is None else _seen(self.left_over, self.observation, factor)
+        left_over = None if self.left_over is None else seen_coarsely(self.left_over, self.observation, factor)
         misfit = _Misfit(seen, model, self.first.mass, held, self.is_fixed, self.prior, pixels, left_over)
         return _Descent(misfit, self.first.mass, self.first.theta_E, starts, gain)
 
@@ -576,13 +591,6 @@ def _directions(columns):
     length = np.sqrt((columns.astype(np.float64) ** 2).sum(1, keepdims=True))
     left, size, _ = np.linalg.svd((columns / np.maximum(length, 1e-30)).T, full_matrices=False)
     return left[:, size > 1e-4 * size.max(initial=1e-30)]
-
-
-def _seen(images, observation, factor):
-    """Images [k, rows, columns] as `coarsened` shows them."""
-    if factor == 1:
-        return images
-    return np.stack([coarsened(dataclasses.replace(observation, image=each), factor).image for each in images])
 
 
 def _finite(residual):

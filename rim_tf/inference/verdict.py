@@ -18,8 +18,8 @@ _ENOUGH_SKY = 300
 
 # Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
 LIMITS = {
-    "chi2": 1.05,
-    "whiteness": 0.03,
+    "chi2": 1.1,
+    "whiteness": 0.1,
     "signal": 20.0,
     "flux_outside": 0.05,
     "starts": 0.03,
@@ -28,6 +28,7 @@ LIMITS = {
     "shear": 0.25,
     "source_edge": 0.1,
     "core": 0.5,
+    "off_centre": 0.1,
 }
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
 _OWN_ERROR = 5e-4
@@ -46,6 +47,8 @@ _SENTENCES = {
     "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
+    "off_centre": "the lens lies {figure:.0%} of the frame's width from its middle, farther than the estimator was "
+    "trained for; cut the image out about the lens",
 }
 
 
@@ -73,7 +76,7 @@ class Verdict:
     @property
     def explained(self):
         """Whether the residuals in the ring may be noise: if not, another start may find a better lens."""
-        return not (self.figures["chi2"] > 1 or self.figures["whiteness"] > 0)
+        return not {"chi2", "whiteness"} & set(self.flags)
 
     @property
     def believed(self):
@@ -114,6 +117,7 @@ def judge(frame, lens_fit, estimate):
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
+        "off_centre": math.hypot(lens.x_lens, lens.y_lens) / (min(frame.shape) * frame.pixel_scale),
     }
     return Verdict(figures, sky_noise)
 

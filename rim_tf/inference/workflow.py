@@ -172,13 +172,16 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
     search = _Search(observation, seen, rim, estimator, config, progress)
-    search.begin()
-    search.fit()
-    for attempt in range(config.attempts):
-        if search.judged().explained:
-            break
-        search.again(config.seed + 1 + attempt)
-    found, judged = search.found, search.judged()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # of frames that are cut and masked on the way
+        search.begin()
+        search.fit()
+        for attempt in range(config.attempts):
+            if search.judged().explained:
+                break
+            search.again(config.seed + 1 + attempt)
+        search.finish()
+        found, judged = search.found, search.judged()
     _check_finite(found.reconstruction, find_method("rim"))
     for sentence in judged.sentences():
         warnings.warn(sentence, InputWarning, stacklevel=2)
@@ -188,6 +191,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
 
 # Pixels on a side of a frame in which a ring of the smallest size that the estimator knows has a shape.
 _SMALLEST_FRAME = 24
+# Pixels on a side that the lens is searched on at most; and steps there, and on the pixels as they are.
+_SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.01
 
@@ -242,10 +247,10 @@ class _Search:
         self._beside(self._reconstructed(frame, with_light[0]), with_light[0])
         alone = dataclasses.replace(as_given, image=self.frame.image)
         if self._reconstructed(alone, with_light[0]).chi2_per_pixel < chi2_without - _GALAXY_GAIN:
-            self.starts = with_light + starts[: self.config.starts // 2]
+            self.starts = with_light
         else:
             self.light, self.frame, self.estimate = None, self.observation, self.seen
-            self.starts = without + self.starts[: self.config.starts // 2]
+            self.starts = without
 
     def fit(self):
         """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
@@ -266,6 +271,12 @@ class _Search:
         self.fit()
         if self._misfit(before[0]) <= self._misfit(self.found):
             self.found, self.light, self.frame, self.estimate = before
+
+    def finish(self):
+        """The last digits, on pixels as they are."""
+        if self._factor(self._arcs(self.frame, self.found.lens)) > 1:
+            ends = self.found.ends
+            self.found = dataclasses.replace(self._fit([self.found.lens], whole=True), ends=ends)
 
     def judged(self):
         from rim_tf.inference import verdict
@@ -294,27 +305,41 @@ class _Search:
         return cropped(frame, half_width)
 
     def _explore(self, frame, starts, light=None):
-        from rim_tf.inference.optimise import explore
+        from rim_tf.inference.optimise import coarsened, explore
 
         arcs = self._arcs(frame, starts[0])
-        return explore(arcs, starts, self.rim, left_over=_left_over(light, arcs))
+        factor = self._factor(arcs)
+        return explore(coarsened(arcs, factor), starts, self.rim, left_over=_left_over(light, arcs, factor))
 
     def _reconstructed(self, frame, lens):
         from rim_tf.inference.rim import reconstruct
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # of a lens that is not found yet
-            return reconstruct(self._arcs(frame, lens), lens, self.rim)
+        return reconstruct(self._arcs(frame, lens), lens, self.rim)
 
-    def _fit(self, starts):
-        from rim_tf.inference.optimise import optimise_lens
+    @staticmethod
+    def _factor(arcs):
+        """How many pixels are seen as one while the lens is searched: time grows with their number."""
+        return -(-max(arcs.shape) // _SEARCHED)
+
+    def _fit(self, starts, whole=False):
+        from rim_tf.inference.optimise import coarsened, optimise_lens
 
         def told(done, most):
             self.progress("lens", done, most)
 
         arcs = self._arcs(self.frame, starts[0])
-        found = optimise_lens(arcs, starts, self.rim, progress=told, left_over=_left_over(self.light, arcs))
+        factor = 1 if whole else self._factor(arcs)
+        found = optimise_lens(
+            coarsened(arcs, factor),
+            starts,
+            self.rim,
+            n_steps=_LAST_STEPS if whole else _STEPS,
+            progress=told,
+            left_over=_left_over(self.light, arcs, factor),
+        )
         self.path += found.history
+        if factor > 1:
+            found = dataclasses.replace(found, reconstruction=self._reconstructed(self.frame, found.lens))
         return found
 
     def _beside(self, reconstruction, lens):
@@ -329,11 +354,11 @@ class _Search:
         self.frame = _without_neighbours(self.light, lens)
 
 
-def _left_over(light, arcs):
-    """Of a `LensLightFit` or None, in the frame of the arcs."""
-    from rim_tf.inference.optimise import middle
+def _left_over(light, arcs, factor):
+    """Of a `LensLightFit` or None, in the frame of the arcs and in pixels `factor` times as wide."""
+    from rim_tf.inference.optimise import middle, seen_coarsely
 
-    return None if light is None else middle(light.left_over, arcs.shape)
+    return None if light is None else seen_coarsely(middle(light.left_over, arcs.shape), arcs, factor)
 
 
 def _lens_light_around(observation, lens):

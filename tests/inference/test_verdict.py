@@ -79,7 +79,12 @@ def test_ends_that_fit_as_well_and_differ_are_said(result):
 
 @pytest.mark.parametrize(
     ("change", "flag"),
-    [({"e1": 0.6}, "axis_ratio"), ({"gamma1": 0.3}, "shear"), ({"theta_E": 9.0}, "estimator")],
+    [
+        ({"e1": 0.6}, "axis_ratio"),
+        ({"gamma1": 0.3}, "shear"),
+        ({"theta_E": 9.0}, "estimator"),
+        ({"x_lens": 1.5}, "off_centre"),
+    ],
 )
 def test_a_lens_that_hardly_exists_is_flagged(result, change, flag):
     frame, fit = perfect(result)
