@@ -41,6 +41,8 @@ _LARGEST_COMPONENT = 1.0
 _FLATTEST = 0.6
 # A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
 _CORE, SIGNIFICANT = 0.5, 8.0
+# Brightness of a galaxy over that of the arcs at which nobody could take the one for the other.
+_OUTSHINES = 4.0
 # Clumps that stay outside so many theta_E are no part of the ring.
 _NEIGHBOUR = 1.7
 
@@ -78,6 +80,11 @@ class LensLightFit:
         noise = math.sqrt(float((self.observation.noise[core].astype(np.float64) ** 2).sum()))
         light = float((self.model_image[core] - self.parameters["sky"]).sum())
         return light / noise if noise > 0 else 0.0
+
+    def outshines(self, frame):
+        """Whether the galaxy is so bright beside what is left that it can be nothing else."""
+        left = ndimage.uniform_filter(np.where(frame.mask, frame.image, 0.0), 3).max()
+        return bool(self.model_image.max() - self.parameters["sky"] > _OUTSHINES * left)
 
     def doubted(self, lens):
         """The observation without lens light, its noise raised by what no smooth model gets right of a steep core."""

@@ -224,8 +224,6 @@ class _Search:
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
-        from rim_tf.inference import optimise
-
         if self.config.no_lens_light:
             return
         self.progress("lens light", 0, None)
@@ -236,21 +234,26 @@ class _Search:
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
         starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)[:n_seen]
-        # Both with the same noise and mask, that the figures can be compared.
-        floor = optimise.noise_floor(frame)
-        raised = np.where(frame.mask, np.hypot(self.observation.noise, floor), self.observation.noise)
-        as_given = dataclasses.replace(self.observation, mask=frame.mask, noise=raised)
-        without = self._explore(as_given, self.starts)
-        chi2_without = self._reconstructed(as_given, without[0]).chi2_per_pixel
-        with_light = self._explore(dataclasses.replace(as_given, image=frame.image), starts, light)
+        with_light = self._explore(frame, starts, light)
         self.light, self.frame, self.estimate = light, frame, estimate
         self._beside(self._reconstructed(frame, with_light[0]), with_light[0])
-        alone = dataclasses.replace(as_given, image=self.frame.image)
-        if self._reconstructed(alone, with_light[0]).chi2_per_pixel < chi2_without - _GALAXY_GAIN:
+        if self.light.outshines(self.frame) or self._explains(with_light[0]):
             self.starts = with_light
         else:
             self.light, self.frame, self.estimate = None, self.observation, self.seen
-            self.starts = without
+
+    def _explains(self, lens):
+        """Whether the image is explained better with the galaxy taken off and `lens` than by any lens without."""
+        from rim_tf.inference.optimise import noise_floor
+
+        # Both with the same noise and mask, that the figures can be compared.
+        raised = np.hypot(self.observation.noise, noise_floor(self.frame))
+        mask = self.frame.mask
+        without = dataclasses.replace(self.observation, mask=mask, noise=np.where(mask, raised, self.observation.noise))
+        other = self._explore(without, self.starts[: len(self.starts) // 2 + 1])[0]
+        chi2_without = self._reconstructed(without, other).chi2_per_pixel
+        taken_off = dataclasses.replace(without, image=self.frame.image)
+        return self._reconstructed(taken_off, lens).chi2_per_pixel < chi2_without - _GALAXY_GAIN
 
     def fit(self):
         """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""

@@ -1,0 +1,78 @@
+"""From an image alone: with the shipped networks, on lenses that nobody trained on."""
+
+import dataclasses
+import functools
+import warnings
+
+import modelled
+import numpy as np
+import pytest
+
+from rim_tf.config import ModelConfig
+from rim_tf.data.single import draw_system, observe_system
+from rim_tf.errors import InputError, InputWarning
+from rim_tf.inference import workflow
+from rim_tf.lens import LensParameters
+from rim_tf.observation import Observation
+
+LENS = LensParameters(1.3, 0.12, -0.08, 0.03, -0.02, 0.02, 0.03)
+QUICK = ModelConfig(starts=8, rounds=1, attempts=0)
+
+
+@functools.cache
+def found(lens_galaxy):
+    lens, source, scale = draw_system(28, 40, 0.13, LENS)
+    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08, lens_galaxy=lens_galaxy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        return workflow.model(observation, QUICK)
+
+
+@pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])
+def test_lens_and_galaxy_are_found(lens_galaxy):
+    result = found(lens_galaxy)
+    assert result.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.015)
+    offset = np.subtract(result.lens.as_tuple(), LENS.as_tuple())
+    assert np.abs(offset[1:]).max() < 0.06
+    assert (result.lens_light is not None) == (lens_galaxy > 0)
+    assert result.source_fit.chi2_per_pixel < 1.15
+    assert result.seconds > 0 and {step["stage"] for step in result.path} <= {"coarse", "middle", "fine"}
+
+
+def test_the_galaxy_is_taken_off_the_image():
+    result = found(0.5)
+    light = result.lens_light.model_image
+    np.testing.assert_allclose(result.frame.image + light, result.observation.image, atol=1e-5)
+    assert light.max() > 3 * result.source_fit.model_image.max()
+
+
+def test_the_summary_has_every_number():
+    summary = found(0.5).summary()
+    assert set(summary["lens_error"]) == set(summary["lens"]) == set(summary["estimate"])
+    assert summary["believed"] == (not summary["flags"]) and summary["lens_light"] is True
+    assert all(value > 0 for value in summary["lens_error"].values())
+
+
+def test_a_frame_of_noise_is_no_lens():
+    """Whatever lens is said to be in it is not believed."""
+    noise = Observation(np.random.default_rng(2).normal(size=(40, 40)), 1.0, 0.1, None, 0.1)
+    with pytest.warns(InputWarning, match="flag signal"):
+        result = workflow.model(noise, dataclasses.replace(QUICK, starts=2))
+    assert not result.verdict.believed and "signal" in result.verdict.flags
+
+
+def test_a_frame_in_which_no_ring_could_be_seen_is_refused():
+    small = Observation(np.ones((40, 20)), 1.0, 0.1, None, 0.1)
+    with pytest.raises(InputError, match=r"image has shape \(40, 20\); no ring can be seen in less than 24 pixels"):
+        workflow.model(small, QUICK)
+
+
+def test_without_a_galaxy_none_is_looked_for(monkeypatch):
+    monkeypatch.setattr(workflow, "_lens_light_around", None)
+    rim, estimator = modelled.networks()
+    observation = Observation(modelled.ring(), 0.05, 0.05, None, modelled.SCALE)
+    config = dataclasses.replace(QUICK, no_lens_light=True, starts=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        result = workflow.model(observation, config, rim=rim, estimator=estimator)
+    assert result.lens_light is None and result.frame is observation
