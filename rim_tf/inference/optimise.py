@@ -44,8 +44,9 @@ _DAMPINGS = (0.3, 3.0, 30.0)
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
 # Differences and longest steps, in units of a column's `step`.
 _DIFFERENCE, _LONGEST = 0.5, 15.0
-# A start has arrived when a step lowers its chi^2 by less than this, on coarse frames and at last.
-_COARSE_GAIN, _GAIN = 2.0, 0.5
+# A start has arrived when a step lowers its chi^2 by less than this, on coarse frames and at last, or by less than a
+# share of it.
+_COARSE_GAIN, _GAIN, _GAIN_SHARE = 2.0, 0.5, 3e-4
 # Starts as near as this in units of a column's `step` are the same.
 _SAME = 1.0
 # Pixels of the lenses in one call, which bounds the memory.
@@ -580,7 +581,7 @@ class _Descent:
             if gain > 0:
                 self.u[i], self.residual[i] = tried[k, best], residual[k, best]
                 self.damping[i] = max(_LEAST_DAMPING, self.damping[i] * _DAMPINGS[best])
-                self.active[i] = gain > self.gain
+                self.active[i] = gain > max(self.gain, _GAIN_SHARE * before[i])
             else:
                 self.active[i] = self.damping[i] < _MOST_DAMPING
                 self.damping[i] *= 3 * _DAMPINGS[-1]
