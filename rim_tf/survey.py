@@ -508,6 +508,9 @@ def model_row(job: Job) -> dict:
     unusable = (InputError, OSError, MemoryError, ArithmeticError, np.linalg.LinAlgError, tf.errors.OpError)
     config = dataclasses.replace(job.config, no_lens_light=job.config.no_lens_light or row.no_lens_light)
     made = not folder.exists()
+    if not made:  # what is there is of other settings; a lens that dies now leaves no result that looks finished
+        with locked(folder):
+            (folder / "summary.json").unlink(missing_ok=True)
     try:
         with heard(quiet=True) as said:
             observation = row.observation()

@@ -23,6 +23,7 @@ BELIEVED = {
     "source_edge": 0.0,
     "core": float("nan"),
     "off_centre": 0.01,
+    "noise_map": 1.0,
 }
 
 
@@ -73,7 +74,7 @@ def modelled():
         {"stage": "coarse", "chi2_per_pixel": 3.0, "lens": (0.7, 0, 0, 0, 0, 0, 0)},
         {"stage": "fine", "chi2_per_pixel": 2.0, "lens": (0.75, 0, 0, 0, 0, 0, 0)},
     ]
-    ends = {"chi2_per_pixel": [2.0], "lens": [lens.as_tuple()]}
+    ends = {"chi2_per_pixel": [2.0], "lens": [lens.as_tuple()], "n_pixels": 400}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an untrained network explains nothing
         fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)

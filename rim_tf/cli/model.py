@@ -130,7 +130,7 @@ def print_table(summary, lens, truth):
         ("Einstein radius", f"{lens['theta_E']:.4f} +- {summary['lens_error']['theta_E']:.4f} arcsec{true}"),
         ("axis ratio, angle", f"{q:.3f}, {math.degrees(phi):.1f} degrees from +x"),
         ("shear, angle", f"{shear:.3f}, {angle:.1f} degrees from +x"),
-        ("lens galaxy", "found and taken off" if summary["lens_light"] else "none"),
+        ("lens galaxy", "found and taken off" if summary["lens_light"] else "none taken off"),
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
         ("magnification", f"{summary['magnification']:.2f}"),
         *([] if compared is None else [("source's RMS error", _rms(compared))]),

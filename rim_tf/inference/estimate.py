@@ -40,8 +40,8 @@ class LensEstimate:
     field: float
 
     def starts(self, n):
-        """The mean, then n - 1 samples, as lenses."""
-        return [self.lens, *(lens_of(self.lens.mass, each) for each in self.samples[: n - 1])]
+        """The first n of: the mean, then samples, as lenses."""
+        return [self.lens, *(lens_of(self.lens.mass, each) for each in self.samples[: max(n - 1, 0)])][:n]
 
     def distance(self, lens):
         """How far a lens is from the mean, in standard deviations of each parameter, [columns]."""

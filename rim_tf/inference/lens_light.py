@@ -83,8 +83,9 @@ class LensLightFit:
 
     def outshines(self, frame):
         """Whether the galaxy is so bright beside what is left that it can be nothing else."""
-        left = ndimage.uniform_filter(np.where(frame.mask, frame.image, 0.0), 3).max()
-        return bool(self.model_image.max() - self.parameters["sky"] > _OUTSHINES * left)
+        left = float(ndimage.uniform_filter(np.where(frame.mask, frame.image, 0.0), 3).max())
+        light = float(self.model_image[frame.mask].max()) - self.parameters["sky"]
+        return left > 0 and light > _OUTSHINES * left
 
     def doubted(self, lens):
         """The observation without lens light, its noise raised by what no smooth model gets right of a steep core."""
@@ -134,7 +135,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
     for i in range(_N_ROUNDS):
         used = observation.mask & ~left_out
-        _check_enough(used & ~inside, galaxy.n_components)
+        _check_enough(used & ~inside, galaxy.n_components, f"beyond {_ANNULUS[1]:g} theta_E")
         _check_core(used & inside)
         # While it is not settled what is left out, a rough fit will do.
         most = _ROUGH if i < _N_ROUNDS - 1 else _FULL
@@ -177,7 +178,7 @@ def subtract_beside_source(
     alone = dataclasses.replace(observation, image=observation.image - arcs)
     galaxy = _Galaxy(alone, x, y, _BESIDE)
     used = used & observation.mask
-    _check_enough(used, galaxy.n_components)
+    _check_enough(used, galaxy.n_components, "outside of masks")
     ellipticities = previous.parameters["ellipticities"]
     # The first time both sets begin alike; a small difference, that they can part.
     ellipticities = [np.add(ellipticities[i % len(ellipticities)], [0.05 * i, 0]) for i in range(_BESIDE)]
@@ -197,12 +198,12 @@ def _coordinates(observation):
     return [ops.convert_to_numpy(each)[0] for each in grid.coordinates()]
 
 
-def _check_enough(used, n_components):
+def _check_enough(used, n_components, where):
     wanted = _PIXELS_FOR_EACH * n_components
     if used.sum() < wanted:
         raise InputError(
-            f"Only {used.sum()} pixels around the arcs are left to fit the lens light; at least {wanted} are "
-            f"needed beyond {_ANNULUS[1]:g} theta_E; give a larger image, a smaller mask, or check theta_E."
+            f"Only {used.sum()} pixels {where} are left to fit the lens light, which needs at least {wanted}; give a "
+            "larger image, a smaller mask, or check theta_E."
         )
 
 

@@ -92,13 +92,13 @@ class LensFit:
 
     Attributes:
       lens: of the same mass model as the start.
-      history: a dictionary for each step: "stage" ("coarse", "middle" or "fine"), "chi2_per_pixel" of the best start,
-        on the frame of that stage, and "lens", its parameters as a tuple.
+      history: a dictionary for where each stage begins and for each of its steps: "stage" ("coarse", "middle" or "fine"),
+        "chi2_per_pixel" of the best start, on the frame of that stage, and "lens", its parameters as a tuple.
       reconstruction: `Reconstruction` with `lens`.
       covariance: of the parameters, as the curvature at the best has it, [columns, columns]; 0 for what was fixed. At
         high signal to noise it is too small, by a factor of 1.6 in the errors in one trial.
-      ends: {"chi2_per_pixel": [...], "lens": [...]} of each start that was followed to the end, the best first: whether
-        they agree tells whether the best is the only one.
+      ends: {"chi2_per_pixel": [...], "lens": [...], "n_pixels": n} of each start that was followed to the end, the best
+        first, over n pixels: whether they agree tells whether the best is the only one.
     """
 
     lens: Lens
@@ -335,10 +335,12 @@ class _Fit:
 
     def result(self, descent, history):
         first, misfit = self.first, descent.misfit
-        order = np.argsort(descent.value)
+        descent.add(first)
+        order = np.argsort(descent.value, kind="stable")
         found = descent.lenses()[order]
-        at_first = (misfit.of_lenses(np.asarray([first.as_tuple()])).astype(np.float64) ** 2).sum()
-        best = first if at_first < descent.value.min() else lens_of(first.mass, found[0])
+        # A lens that was given goes through no float32.
+        best = first if order[0] == len(found) - 1 else lens_of(first.mass, found[0])
+        ends = order[order < len(found) - 1] if order[0] != len(found) - 1 else order
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
             reconstruction = reconstruct(self.observation, best, self.model, source_pixels=self.source_pixels)
@@ -348,8 +350,9 @@ class _Fit:
             reconstruction=reconstruction,
             covariance=_covariance(descent, int(order[0]), self.is_fixed),
             ends={
-                "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[order]).tolist(),
-                "lens": [tuple(map(float, each)) for each in found],
+                "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[ends]).tolist(),
+                "lens": [tuple(map(float, each)) for each in descent.lenses()[ends]],
+                "n_pixels": misfit.n_used,
             },
         )
 
@@ -530,16 +533,23 @@ class _Descent:
         return self.misfit.lenses(self.u)
 
     def run(self, n_steps, stage, history, told, target_chi2=None):
-        """At most n_steps steps; each adds its dictionary to `history`."""
-        for _ in range(n_steps):
+        """At most n_steps steps; where they begin and where each leads is added to `history`."""
+        for step in range(n_steps + 1):
             best = int(np.argmin(self.value))
             chi2 = float(self.misfit.chi2_per_pixel(self.residual)[best])
             lens = tuple(map(float, self.lenses()[best]))
             history.append({"stage": stage, "chi2_per_pixel": chi2, "lens": lens})
-            if not self.active.any() or (target_chi2 is not None and chi2 <= target_chi2):
+            if step == n_steps or not self.active.any() or (target_chi2 is not None and chi2 <= target_chi2):
                 return
             told.step()
             self._step(np.flatnonzero(self.active))
+
+    def add(self, lens):
+        """One more start, which is not followed."""
+        u = ops.convert_to_numpy(self.misfit.mass.to_real(ops.convert_to_tensor(np.float32([lens.as_tuple()]))))
+        self.u = np.concatenate([self.u, u])
+        self.residual = np.concatenate([self.residual, _finite(self.misfit.of_lenses(self.misfit.lenses(u)))])
+        self.damping, self.active = np.append(self.damping, _FIRST_DAMPING), np.append(self.active, False)
 
     def keep(self, n):
         """The n best starts alone, of which no two are the same."""

@@ -29,10 +29,13 @@ LIMITS = {
     "source_edge": 0.1,
     "core": 0.5,
     "off_centre": 0.1,
+    "noise_map": 3.0,
 }
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
 _OWN_ERROR = 5e-4
 _BELOW = ("axis_ratio", "signal")
+# Without these nothing is known.
+_NEEDED = ("chi2", "whiteness")
 
 _SENTENCES = {
     "chi2": "chi^2 in the ring is at least {figure:.3g} times that of noise, so the model does not explain the image",
@@ -49,6 +52,7 @@ _SENTENCES = {
     "galaxy was probably taken for source",
     "off_centre": "the lens lies {figure:.0%} of the frame's width from its middle, farther than the estimator was "
     "trained for; cut the image out about the lens",
+    "noise_map": "the noise map is wrong by a factor of {figure:.1f} where there is empty sky",
 }
 
 
@@ -66,12 +70,14 @@ class Verdict:
 
     @property
     def flags(self):
-        """Names of the tests that failed, in the order of LIMITS."""
-        return tuple(
-            name
-            for name, limit in LIMITS.items()
-            if (self.figures[name] < limit if name in _BELOW else self.figures[name] > limit)
-        )
+        """Names of the tests that failed, in the order of LIMITS; of those that could not be made, _NEEDED fail."""
+        return tuple(name for name in LIMITS if self._fails(name))
+
+    def _fails(self, name):
+        figure, limit = self.figures[name], LIMITS[name]
+        if math.isnan(figure):
+            return name in _NEEDED
+        return figure < limit if name in _BELOW else figure > limit
 
     @property
     def explained(self):
@@ -84,7 +90,12 @@ class Verdict:
 
     def sentences(self):
         """A sentence for each flag."""
-        return [f"{_SENTENCES[name].format(figure=self.figures[name])} (flag {name})." for name in self.flags]
+        return [f"{self._sentence(name)} (flag {name})." for name in self.flags]
+
+    def _sentence(self, name):
+        if math.isnan(self.figures[name]):
+            return "no pixel of the ring can be used, so nothing says whether the model explains it"
+        return _SENTENCES[name].format(figure=self.figures[name])
 
 
 def judge(frame, lens_fit, estimate):
@@ -118,6 +129,7 @@ def judge(frame, lens_fit, estimate):
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
         "off_centre": math.hypot(lens.x_lens, lens.y_lens) / (min(frame.shape) * frame.pixel_scale),
+        "noise_map": max(sky_noise, 1 / sky_noise),
     }
     return Verdict(figures, sky_noise)
 
@@ -142,6 +154,8 @@ def _sky(frame, lens):
         return 1.0, 0.0
     offset = residual[sky] - np.median(residual[sky])
     rms = 1.4826 * float(np.median(np.abs(offset)))
+    if rms == 0:  # a sky of zeros has no noise to judge by
+        return 1.0, 0.0
     return rms, _correlation(residual - np.median(residual[sky]), sky)
 
 
@@ -168,8 +182,7 @@ def _signal(fit):
 def _disagreement(lens_fit, sky_noise):
     """Largest difference in theta_E between the best end and those that fit as well, as a share."""
     chi2, lenses = (np.array(lens_fit.ends[name]) for name in ("chi2_per_pixel", "lens"))
-    n_used = lens_fit.reconstruction.observation.mask.sum()
-    as_good = (chi2 - chi2.min()) * n_used / sky_noise**2 < 9
+    as_good = (chi2 - chi2.min()) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
     theta_E = lenses[:, 0]
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
 

@@ -91,12 +91,12 @@ class ModelResult:
       observation: the `Observation` as it was given.
       frame: the same without lens light, its neighbours masked and its noise raised by what no smooth model gets right
         of the galaxy's core; the lens was fitted to its middle.
-      lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where there is no lens galaxy.
+      lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where no lens galaxy was found, or looked for.
       estimate: `rim_tf.inference.estimate.LensEstimate` from the image without lens light.
       lens_fit: `rim_tf.inference.optimise.LensFit`, the last.
       verdict: `rim_tf.inference.verdict.Verdict`.
       seconds: of the whole.
-      path: the history of every fit, one after another, as of `LensFit`.
+      path: the history of the fits that led there, one after another, as of `LensFit`.
     """
 
     observation: object
@@ -120,7 +120,8 @@ class ModelResult:
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
         names = self.lens.mass.names
-        fitted = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+        # What the noise map says of the noise is wrong where the sky says so.
+        fitted = self.verdict.sky_noise * np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
         estimated = np.sqrt(np.diag(self.estimate.covariance))
         return self.source_fit.summary() | {
             "lens": self.lens.to_dict(),
@@ -183,7 +184,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
         search.finish()
         found, judged = search.found, search.judged()
     _check_finite(found.reconstruction, find_method("rim"))
-    for sentence in judged.sentences():
+    for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
     return ModelResult(observation, search.frame, search.light, search.estimate, found, judged, seconds, search.path)
@@ -214,6 +215,7 @@ class _Search:
 
     Attributes: those of `ModelResult`, and
       starts: lenses that the next fit starts from.
+      doubts: sentences about what could not be done.
     """
 
     def __init__(self, observation, seen, rim, estimator, config, progress):
@@ -221,15 +223,23 @@ class _Search:
         self.config, self.progress = config, progress
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.found, self.path = seen.starts(config.starts), None, []
+        self.doubts = []
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
+        from rim_tf.inference import lens_light
+
         if self.config.no_lens_light:
             return
         self.progress("lens light", 0, None)
-        light, frame = _lens_light_around(self.observation, self.seen.lens)
-        if light is None:
+        try:
+            light = lens_light.subtract_lens_light(self.observation, self.seen.lens)
+        except InputError as error:
+            self.doubts.append(f"The lens galaxy was not looked for: {error}")
             return
+        if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:
+            return
+        frame = _without_neighbours(light, self.seen.lens)
         estimate = self._estimate(frame, self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
@@ -251,29 +261,41 @@ class _Search:
         mask = self.frame.mask
         without = dataclasses.replace(self.observation, mask=mask, noise=np.where(mask, raised, self.observation.noise))
         other = self._explore(without, self.starts[: len(self.starts) // 2 + 1])[0]
-        chi2_without = self._reconstructed(without, other).chi2_per_pixel
         taken_off = dataclasses.replace(without, image=self.frame.image)
-        return self._reconstructed(taken_off, lens).chi2_per_pixel < chi2_without - _GALAXY_GAIN
+        largest = max(lens, other, key=lambda each: each.theta_E)  # whose field both are judged on
+        chi2, chi2_without = (
+            self._reconstructed(frame, each, largest).chi2_per_pixel
+            for frame, each in ((taken_off, lens), (without, other))
+        )
+        return chi2 < chi2_without - _GALAXY_GAIN
 
     def fit(self):
         """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
         self.found = self._fit(self.starts)
         for _ in range(self.config.rounds if self.light is not None else 0):
+            before = self._state()
             self._beside(self.found.reconstruction, self.found.lens)
-            again = self._fit([self.found.lens])
-            before, after = (each.reconstruction.chi2_per_pixel for each in (self.found, again))
-            self.found = dataclasses.replace(again, ends=self.found.ends)
-            if before - after < _ROUND_GAIN * after:
+            self.found = dataclasses.replace(self._fit([self.found.lens]), ends=before[0].ends)
+            gain = self._misfit(before[0]) - self._misfit(self.found)
+            if gain < 0:
+                self._return_to(before)
+            if gain < _ROUND_GAIN * self._misfit(self.found):
                 break
 
     def again(self, seed):
         """Another fit, from what the estimator sees now; it counts where it is better."""
-        before = self.found, self.light, self.frame, self.estimate
+        before = self._state()
         self.estimate = self._estimate(self.frame, seed)
         self.starts = [self.found.lens, *self.estimate.starts(self.config.starts)]
         self.fit()
         if self._misfit(before[0]) <= self._misfit(self.found):
-            self.found, self.light, self.frame, self.estimate = before
+            self._return_to(before)
+
+    def _state(self):
+        return self.found, self.light, self.frame, self.estimate, list(self.path)
+
+    def _return_to(self, state):
+        self.found, self.light, self.frame, self.estimate, self.path = state
 
     def finish(self):
         """The last digits, on pixels as they are."""
@@ -287,7 +309,7 @@ class _Search:
         return verdict.judge(self.frame, self.found, self.estimate)
 
     def _misfit(self, found):
-        """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it."""
+        """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it, within its field."""
         from rim_tf.inference.optimise import middle
 
         fit = found.reconstruction
@@ -314,10 +336,10 @@ class _Search:
         factor = self._factor(arcs)
         return explore(coarsened(arcs, factor), starts, self.rim, left_over=_left_over(light, arcs, factor))
 
-    def _reconstructed(self, frame, lens):
+    def _reconstructed(self, frame, lens, field_of=None):
         from rim_tf.inference.rim import reconstruct
 
-        return reconstruct(self._arcs(frame, lens), lens, self.rim)
+        return reconstruct(self._arcs(frame, field_of or lens), lens, self.rim)
 
     @staticmethod
     def _factor(arcs):
@@ -353,7 +375,10 @@ class _Search:
         self.progress("lens light", 0, None)
         arcs = placed(reconstruction.model_image, self.observation.shape)
         used = ~self.light.neighbours(lens)
-        self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, used)
+        try:
+            self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, used)
+        except InputError:  # too few pixels for two sets of components: what was fitted around the arcs stays
+            return
         self.frame = _without_neighbours(self.light, lens)
 
 
@@ -362,19 +387,6 @@ def _left_over(light, arcs, factor):
     from rim_tf.inference.optimise import middle, seen_coarsely
 
     return None if light is None else seen_coarsely(middle(light.left_over, arcs.shape), arcs, factor)
-
-
-def _lens_light_around(observation, lens):
-    """The lens galaxy, fitted with the arcs left out, or None where there is none; and the frame without it."""
-    from rim_tf.inference import lens_light
-
-    try:
-        light = lens_light.subtract_lens_light(observation, lens)
-    except InputError:  # a frame too small for a galaxy that could be told from arcs
-        return None, observation
-    if light.significance(lens) < lens_light.SIGNIFICANT:
-        return None, observation
-    return light, _without_neighbours(light, lens)
 
 
 def _without_neighbours(light, lens):

@@ -154,7 +154,8 @@ class ResidualNetwork(keras.layers.Layer):
 
     Args:
       n_outputs: as of `DenseHead`.
-      features: channels of each stage, multiples of the groups that are normalised; each stage halves the sides.
+      features: channels of each stage, multiples of the groups that are normalised;
+        the stem and each stage but the first halve the sides.
       blocks: in each stage.
       hidden: as of `DenseHead`.
       dropout: likewise.

@@ -125,7 +125,7 @@ def test_beside_the_arcs_the_galaxy_is_fitted_to_all_pixels():
     under = arcs > 3 * NOISE
     errors = [np.abs((each.model_image - light)[under]).mean() for each in (rough, fit)]
     assert errors[1] < errors[0]
-    with pytest.raises(InputError, match="Only 30 pixels"):
+    with pytest.raises(InputError, match="Only 30 pixels outside of masks"):
         subtract_beside_source(observation, rough, arcs, np.arange(N * N).reshape(N, N) < 30)
 
 
@@ -180,7 +180,7 @@ def test_masked_pixels_do_not_matter():
 @pytest.mark.parametrize(
     ("theta_E", "keep", "message"),
     [
-        (1.1, lambda radius: radius < 0.9, "Only 0 pixels around the arcs"),
+        (1.1, lambda radius: radius < 0.9, "Only 0 pixels beyond 1.5 theta_E"),
         (0.03, lambda radius: radius < 9.0, "usable pixels lie inside"),
         (1.1, lambda radius: radius > 0.9, "usable pixels lie inside"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from rim_tf.config import ModelConfig
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference import workflow
+from rim_tf.inference import lens_light, workflow
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 
@@ -68,7 +68,7 @@ def test_a_frame_in_which_no_ring_could_be_seen_is_refused():
 
 
 def test_without_a_galaxy_none_is_looked_for(monkeypatch):
-    monkeypatch.setattr(workflow, "_lens_light_around", None)
+    monkeypatch.setattr(lens_light, "subtract_lens_light", None)
     rim, estimator = modelled.networks()
     observation = Observation(modelled.ring(), 0.05, 0.05, None, modelled.SCALE)
     config = dataclasses.replace(QUICK, no_lens_light=True, starts=2)

@@ -71,7 +71,7 @@ def test_ends_that_fit_as_well_and_differ_are_said(result):
     lens = fit.lens.as_tuple()
     other = (1.1 * lens[0], *lens[1:])
     for chi2, flagged in (([1.0, 1.001], True), ([1.0, 1.5], False)):
-        both = dataclasses.replace(fit, ends={"chi2_per_pixel": chi2, "lens": [lens, other]})
+        both = dataclasses.replace(fit, ends={"chi2_per_pixel": chi2, "lens": [lens, other], "n_pixels": 400})
         judged = judge(frame, both, result.estimate)
         assert ("starts" in judged.flags) == flagged
         assert judged.figures["starts"] == pytest.approx(0.1 if flagged else 0.0)
@@ -97,4 +97,18 @@ def test_each_flag_has_a_sentence_with_its_figure():
     judged = Verdict(beyond, 1.0)
     assert judged.flags == tuple(LIMITS) and not judged.believed
     assert all(f"(flag {name})." in sentence for name, sentence in zip(LIMITS, judged.sentences(), strict=True))
-    assert Verdict(dict.fromkeys(LIMITS, float("nan")), 1.0).believed  # what cannot be tested speaks against nothing
+    # What cannot be tested speaks against nothing, but for what a model cannot do without.
+    unknown = Verdict(dict.fromkeys(LIMITS, float("nan")), 1.0)
+    assert unknown.flags == ("chi2", "whiteness") and "no pixel of the ring" in unknown.sentences()[0]
+
+
+def test_a_sky_of_zeros_has_no_noise_to_judge_by(result):
+    frame, fit = perfect(result)
+    empty = dataclasses.replace(frame, image=0 * frame.image)
+    assert judge(empty, fit, result.estimate).sky_noise == 1.0
+
+
+def test_a_noise_map_that_is_far_off_is_said(result):
+    frame, fit = perfect(result, 0.2)
+    judged = judge(frame, fit, result.estimate)
+    assert "noise_map" in judged.flags and judged.figures["noise_map"] == pytest.approx(5, rel=0.1)
