@@ -92,8 +92,8 @@ class LensFit:
 
     Attributes:
       lens: of the same mass model as the start.
-      history: a dictionary for where each stage begins and for each of its steps: "stage" ("coarse", "middle" or "fine"),
-        "chi2_per_pixel" of the best start, on the frame of that stage, and "lens", its parameters as a tuple.
+      history: a dictionary for where each stage begins and for each of its steps: "stage" ("coarse", "middle" or
+        "fine"), "chi2_per_pixel" of the best start, on the frame of that stage, and "lens", its parameters as a tuple.
       reconstruction: `Reconstruction` with `lens`.
       covariance: of the parameters, as the curvature at the best has it, [columns, columns]; 0 for what was fixed. At
         high signal to noise it is too small, by a factor of 1.6 in the errors in one trial.
