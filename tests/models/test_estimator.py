@@ -32,6 +32,7 @@ def found(model, inputs, **given):
 
 def assert_same(model, inputs, changed, rtol=2e-4, **given):
     for one, other in zip(found(model, inputs), found(model, changed, **given), strict=True):
+        assert np.isfinite(one).all()
         assert_allclose(other, one, rtol=rtol, atol=rtol * np.abs(one).max())
 
 
@@ -96,7 +97,9 @@ def test_pixels_smaller_than_the_networks_are_binned():
     model, inputs = stirred(Estimator(config)), observation(rows=16, columns=16)
     fine = {k: np.repeat(np.repeat(inputs[k], 2, 1), 2, 2) for k in ("image", "noise_rms", "mask")}
     fine |= {"noise_rms": 2 * fine["noise_rms"], "pixel_scale": inputs["pixel_scale"] / 2}
-    assert_same(model, inputs, inputs | fine)
+    one, other = (array(model(each)) for each in (inputs, inputs | fine))
+    assert np.isfinite(one).all() and np.std(one[0] - one[1]) > 0.01
+    assert_allclose(other, one, rtol=1e-3, atol=1e-3 * np.abs(one).max())
 
 
 def test_every_input_is_a_number_of_order_one(rng):
