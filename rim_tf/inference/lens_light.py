@@ -72,10 +72,7 @@ class LensLightFit:
 
     def significance(self, lens):
         """Light of the galaxy's core, without sky, over the noise there."""
-        x, y = _coordinates(self.observation)
-        core = np.hypot(x - lens.x_lens, y - lens.y_lens) < max(
-            _CORE * lens.theta_E, 1.5 * self.observation.pixel_scale
-        )
+        core = radius_about(lens, self.observation) < max(_CORE * lens.theta_E, 1.5 * self.observation.pixel_scale)
         core &= self.observation.mask
         noise = math.sqrt(float((self.observation.noise[core].astype(np.float64) ** 2).sum()))
         light = float((self.model_image[core] - self.parameters["sky"]).sum())
@@ -89,16 +86,14 @@ class LensLightFit:
 
     def doubted(self, lens):
         """The observation without lens light, its noise raised by what no smooth model gets right of a steep core."""
-        x, y = _coordinates(self.observation)
-        core = np.hypot(x - lens.x_lens, y - lens.y_lens) < _CORE * lens.theta_E
+        core = radius_about(lens, self.observation) < _CORE * lens.theta_E
         error = np.where(core, _SMOOTHNESS * np.maximum(self.model_image - self.parameters["sky"], 0), 0)
         noise = np.where(self.observation.mask, np.hypot(self.observation.noise, error), self.observation.noise)
         return dataclasses.replace(self.observation, noise=noise)
 
     def neighbours(self, lens):
         """What stood out above the galaxy far from the ring: other galaxies, boolean [rows, columns]."""
-        x, y = _coordinates(self.observation)
-        radius = np.hypot(x - lens.x_lens, y - lens.y_lens)
+        radius = radius_about(lens, self.observation)
         labels, n = ndimage.label(self.arc_mask)
         # With the wings, which reach further in than the galaxy does.
         limit = _NEIGHBOUR * lens.theta_E - _WINGS * self.observation.pixel_scale
@@ -125,7 +120,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
       InputError: too few pixels are left for a fit, inside the ring or in all.
     """
     x, y = _coordinates(observation)
-    radius = np.hypot(x - lens.x_lens, y - lens.y_lens)
+    radius = radius_about(lens, observation)
     galaxy = _Galaxy(observation, x, y, _AROUND)
     inside = radius < _ANNULUS[0] * lens.theta_E
     left_out = ~inside & (radius < _ANNULUS[1] * lens.theta_E)
@@ -191,6 +186,12 @@ def subtract_beside_source(
         arc_mask=previous.arc_mask,
         left_over=galaxy.left_over(shape, amplitudes),
     )
+
+
+def radius_about(lens, observation):
+    """How far each pixel is from the centre of a lens [arcsec], [rows, columns]."""
+    x, y = _coordinates(observation)
+    return np.hypot(x - lens.x_lens, y - lens.y_lens)
 
 
 def _coordinates(observation):

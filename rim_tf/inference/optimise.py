@@ -338,9 +338,11 @@ class _Fit:
         descent.add(first)
         order = np.argsort(descent.value, kind="stable")
         found = descent.lenses()[order]
-        # A lens that was given goes through no float32.
-        best = first if order[0] == len(found) - 1 else lens_of(first.mass, found[0])
-        ends = order[order < len(found) - 1] if order[0] != len(found) - 1 else order
+        added = len(found) - 1
+        if order[0] == added:  # nothing is better; a lens that was given goes through no float32
+            best, ends = first, order
+        else:
+            best, ends = lens_of(first.mass, found[0]), order[order != added]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
             reconstruction = reconstruct(self.observation, best, self.model, source_pixels=self.source_pixels)

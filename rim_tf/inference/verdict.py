@@ -11,6 +11,8 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from rim_tf.inference.lens_light import radius_about
+
 # The ring, and the sky around it, in theta_E about the lens.
 _RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
 # Pixels of sky from which its noise can be told.
@@ -82,7 +84,7 @@ class Verdict:
     @property
     def explained(self):
         """Whether the residuals in the ring may be noise: if not, another start may find a better lens."""
-        return not {"chi2", "whiteness"} & set(self.flags)
+        return not set(_NEEDED) & set(self.flags)
 
     @property
     def believed(self):
@@ -108,7 +110,7 @@ def judge(frame, lens_fit, estimate):
     """
     fit, lens = lens_fit.reconstruction, lens_fit.lens
     seen = fit.observation
-    radius = _radius(seen, lens)
+    radius = radius_about(lens, seen)
     ring = seen.mask & (radius > _RING[0] * lens.theta_E) & (radius < _RING[1] * lens.theta_E)
     sky_noise, sky_correlation = _sky(frame, lens)
     residual = np.where(seen.mask, (seen.image - fit.model_image) / seen.noise, 0.0)
@@ -134,15 +136,9 @@ def judge(frame, lens_fit, estimate):
     return Verdict(figures, sky_noise)
 
 
-def _radius(observation, lens):
-    rows, columns = (np.arange(n) - (n - 1) / 2 for n in observation.shape)
-    scale = observation.pixel_scale
-    return np.hypot(rows[:, None] * scale - lens.y_lens, columns[None, :] * scale - lens.x_lens)
-
-
 def _sky(frame, lens):
     """Rms of the residual on empty sky and its correlation from pixel to pixel; 1 and 0 where there is too little."""
-    sky = frame.mask & (_radius(frame, lens) > _SKY * lens.theta_E)
+    sky = frame.mask & (radius_about(lens, frame) > _SKY * lens.theta_E)
     residual = np.where(sky, frame.image / frame.noise, 0.0)
     if sky.sum() < _ENOUGH_SKY:
         return 1.0, 0.0
