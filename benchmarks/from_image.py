@@ -44,8 +44,8 @@ def mock(index, stamps, config=MOCKS):
     """System `index` of the stream of tests: its `Observation`, true lens, true source, and noise over the peak."""
     import tensorflow as tf
 
-    from rim_tf.data.mocks import simulate_batch
     from rim_tf.data.seeds import seed_pair
+    from rim_tf.data.streaming import simulate_batch
     from rim_tf.physics.imaging import imaging_operator
 
     inputs, source = simulate_batch(tf.constant(seed_pair("test", 0)), tf.constant(index), 1, stamps, config)

@@ -104,8 +104,9 @@ def rim_tf_simulate_batch(task):
     import tensorflow as tf
 
     from rim_tf.config import MockConfig
-    from rim_tf.data.mocks import GalaxyStamps, simulate_batch
+    from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.procedural import procedural_galaxies
+    from rim_tf.data.streaming import simulate_batch
 
     images = procedural_galaxies(32, "test", 1).images
     stamps = GalaxyStamps(images, np.full(len(images), 18.0))

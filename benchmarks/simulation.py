@@ -3,7 +3,7 @@
     python benchmarks/simulation.py --peers-python PEERS/bin/python --out OUT
 
 First part: the noiseless lensed image, without PSF, of a 192 x 192 source on 192 x 192 pixels, the same for each
-package and compared before it is timed. Its last row is what training draws: `mocks.simulate_batch`, with galaxies
+package and compared before it is timed. Its last row is what training draws: `streaming.simulate_batch`, with galaxies
 rotated and placed, about half of the systems refused as in the paper, Gaussian PSF and noise.
 
 Second part: a training loop that asks the tf.data pipeline for one batch at each step. Utilisation is the share of
@@ -29,11 +29,12 @@ from results import write_results
 from side_by_side import compare, lensing_options, worst_difference
 from timing import markdown_table, say
 
-from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.streaming import stream
 from training.experiments import EXPERIMENTS
-from training.train import compiled_model
+from training.runs import compiled_model
 
 NAMES = (
     "rim_tf graph",

@@ -189,8 +189,8 @@ ESTIMATOR_SMALL = _preset(
     EstimatorConfig,
     pixels=64,
     network="residual",
-    features=(32, 48, 80, 96),
-    hidden=(192,),
+    features=(48, 64, 112, 128),
+    hidden=(256,),
     # Not "log_step": the noise of any frame that is seen on this grid looks like that of some frame of its size.
     inputs=("compressed", "significance", "mask", "log_noise", "x", "y", "radius", "psf_width"),
     covariance="full",
@@ -240,11 +240,15 @@ class MockConfig:
     mask_fraction: Share = 0.0
     """Share of systems with round holes in their mask."""
     lens_error: NotNegative = 0.0
-    """Standard deviation of an error added to each lens parameter that the network is given."""
+    """Standard deviation of an error added to each lens parameter that the network is given, lengths in theta_E."""
+    lens_error_decades: NotNegative = 0.0
+    """How much smaller it is for some: in each system it is `lens_error` times 10^-u, with u uniform up to this."""
     psf_pixels: Annotated[
         Literal[0] | Annotated[int, Limits(least=1, most=999, odd=True)], Wanted("odd, or 0 for Gaussian PSFs")
     ] = 0
     """Side of pixelated PSFs, odd: elliptical Moffat profiles of the width that `psf_sigma` gives. 0 for Gaussians."""
+    given_psf_fraction: Share = 1.0
+    """Share of systems with a stamp of a list, where one is given, instead of what is said here."""
     psf_beta: Annotated[tuple[float, float], Limits(above=1)] = (2.5, 5.0)
     """Moffat exponent: how strong the wings of pixelated PSFs are."""
     psf_ellipticity: Modulus = (0.0, 0.1)
@@ -253,6 +257,9 @@ class MockConfig:
     """Share of systems whose noise has been blurred, at the same rms, which the network is not told."""
     noise_correlation: Annotated[tuple[float, float], Limits(least=0)] = (0.3, 0.8)
     """Sigma of the Gaussian that blurs it [pixels]; drizzling makes about half a pixel."""
+    log_noise_overestimate: PositiveRange = (1.0, 1.0)
+    """In the systems whose noise is correlated, the noise that is told over the true one, log-uniform: maps of drizzled
+    images do not know how much of the noise lies between neighbours."""
     lens_galaxy_fraction: Share = 0.0
     """Share of systems with the lens galaxy in the image."""
     lens_light_fraction: Share = 0.0

@@ -17,17 +17,18 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from rim_tf.config import SMALL, MockConfig
-from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import check_seed, seed_pair
 from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.streaming import stream
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import bootstrap
 from rim_tf.files import read_json, write_json, write_text
 from rim_tf.models.flops import count_flops
 from rim_tf.models.pretrained import build_model
 from training.experiments import EXPERIMENTS
+from training.on_tensorflow import train
 from training.publish import measure, report
-from training.train import train
 
 # rms of the error of each lens parameter that the authors injected for robustness.
 _JITTER = 0.01

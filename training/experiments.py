@@ -62,10 +62,12 @@ ESTIMATOR_MOCKS = MockConfig(
     lens_offset=0.03,
     minimum_magnification=2.0,
     edge_flux=0.03,
-    psf_pixels=15,
+    psf_pixels=21,
+    given_psf_fraction=0.3,
     noise_map_fraction=0.5,
     mask_fraction=0.25,
     correlated_noise_fraction=0.5,
+    log_noise_overestimate=(1.0, 1.5),
     lens_galaxy_fraction=0.5,
     lens_light_fraction=0.7,
     lens_light_error=0.015,
@@ -79,9 +81,31 @@ _ESTIMATOR = TrainingConfig(
     learning_rate=1e-3,
     schedule="cosine",
     clip_norm=10.0,
-    batch_size=32,
-    n_steps=16_000,
-    steps_per_epoch=500,
+    batch_size=256,
+    n_steps=12_000,
+    steps_per_epoch=200,
+)
+
+# Frames as a telescope makes them, cut to a few theta_E, with a lens as well known as a fit or a network knows it.
+SKY_MOCKS = MockConfig(
+    log_pixel_scale=(0.03, 0.1),
+    theta_E=(0.10, 0.32),
+    ellipticity=(0.0, 0.35),
+    shear=(0.0, 0.12),
+    lens_offset=0.03,
+    log_half_light_radius=(0.02, 0.15),
+    minimum_magnification=2.0,
+    edge_flux=0.02,
+    psf_pixels=21,
+    given_psf_fraction=0.3,
+    log_noise=(1e-3, 0.15),
+    noise_map_fraction=0.5,
+    mask_fraction=0.3,
+    correlated_noise_fraction=0.5,
+    log_noise_overestimate=(1.0, 1.5),
+    lens_light_fraction=0.5,
+    lens_error=0.03,
+    lens_error_decades=2.5,
 )
 
 EXPERIMENTS = {
@@ -104,6 +128,19 @@ EXPERIMENTS = {
         seed=3,
         larger_frames=(96, 128),
         initial="runs/small-frames/weights.json",
+    ),
+    # Begins with the weights of `small`, which know perfect frames.
+    "sky": dataclasses.replace(
+        _SMALL,
+        mocks=SKY_MOCKS,
+        loss="log_rms_flux",
+        learning_rate=3e-4,
+        batch_size=48,
+        n_steps=6000,
+        steps_per_epoch=60,
+        seed=4,
+        larger_frames=(96, 128),
+        initial="small",
     ),
     "paper": TrainingConfig(
         model=PAPER,

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.data.mocks import simulate_batch
 from rim_tf.data.seeds import seed_pair
+from rim_tf.data.streaming import simulate_batch
 from rim_tf.evaluation import measures
 from rim_tf.evaluation.coverage import (
     LEVELS,

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.config import EstimatorConfig, MockConfig
-from rim_tf.data.mocks import GalaxyStamps, simulate_batch
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.streaming import simulate_batch
 from rim_tf.errors import InputError
 from rim_tf.evaluation import measures
 from rim_tf.files import DAMAGED, finite, read_json
@@ -23,7 +24,7 @@ from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
 from training import lens_figures
 from training.experiments import TrainingConfig
-from training.train import compiled_model
+from training.runs import compiled_model
 
 # The stream that neither training nor its validation reads.
 _STREAM = "test"

@@ -16,7 +16,7 @@ class Task:
     """How networks of one kind are trained.
 
     Attributes:
-      target: what is to be found, as in `rim_tf.data.mocks.simulate_batch`.
+      target: what is to be found, as in `rim_tf.data.streaming.simulate_batch`.
       losses: their names in a TrainingConfig.
       loss: name -> `keras.losses.Loss`.
       metric: for `compile`.

@@ -4,9 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.data import seeds
-from rim_tf.data.mocks import Draws, draw_systems, observing_draws, refusal
+from rim_tf.data.draws import Draws
+from rim_tf.data.mocks import check_tally, draw_systems, observing_draws
 from rim_tf.data.observing import observe
-from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.lens import LENS_PARAMETERS
 from rim_tf.physics.psf import blur_operator
@@ -51,7 +51,7 @@ def draw_distributions(config, stamps, n, seed=0):
 
     @tf.function(autograph=False)
     def draw(index):
-        systems, conditions = draw_systems(Draws(tf.random.fold_in(pair, index), 0), _BATCH, stamps, config)
+        systems, conditions = draw_systems(Draws(pair, index, 0), _BATCH, stamps, config)
         inputs = observe(observing_draws(pair, index), systems, config)
         grid = PixelGrid(config.image_pixels, config.image_pixels, systems["pixel_scale"])
         signal = tf.reduce_max(blur_operator(inputs["psf"], grid).forward(systems["lensed"]), (1, 2))
@@ -65,8 +65,7 @@ def draw_distributions(config, stamps, n, seed=0):
     drawn = {name: np.concatenate([batch[name] for batch in batches])[:n] for name in batches[0]}
     conditions = drawn.pop("conditions")
     accepted = conditions.all(axis=1)
-    if not accepted.any():
-        raise InputError(refusal(1, 0, n, tf.constant(conditions.sum(axis=0)), config).numpy().decode())
+    check_tally(1, np.r_[accepted.sum(), n, conditions.sum(axis=0)], config)
     lens = dict(zip(LENS_PARAMETERS, drawn.pop("lens").T, strict=True))
     x, y = drawn.pop("source_position").T
     return (

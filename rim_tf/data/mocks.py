@@ -1,16 +1,14 @@
-"""Simulated lenses: priors, draws, and a tf.data stream that never shows the same image twice (Section 2.3).
+"""Simulated lenses: priors and draws (Section 2.3), on whichever backend Keras runs.
 
 Everything is drawn from a pair of `rim_tf.data.seeds` and the index of the batch, so that a stream is the same on every
 machine, can be taken up at any batch after an interruption, and differs between any two batches.
 """
 
-import contextlib
-import re
-
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from rim_tf.data import seeds
+from rim_tf.data.draws import Draws
 from rim_tf.data.observing import observe
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
@@ -21,7 +19,7 @@ _SMALLEST_ROUND, _ROUNDS = 16, 50
 # What else is drawn for a batch is folded in where a round has its number, beyond those of all rounds.
 _OBSERVING, _POOL = 1 << 20, 1 << 21
 # How the sentence begins that says why too few systems are accepted; a graph of TensorFlow's wraps it in its own words.
-_REFUSAL = "Too few simulated systems are accepted"
+REFUSAL = "Too few simulated systems are accepted"
 
 
 class GalaxyStamps:
@@ -33,8 +31,8 @@ class GalaxyStamps:
     """
 
     def __init__(self, images, half_light_radius):
-        self.images = tf.convert_to_tensor(images, tf.float32)
-        self.half_light_radius = tf.convert_to_tensor(half_light_radius, tf.float32)
+        self.images = ops.convert_to_tensor(images, "float32")
+        self.half_light_radius = ops.convert_to_tensor(half_light_radius, "float32")
 
     @classmethod
     def of(cls, galaxies):
@@ -45,48 +43,19 @@ class GalaxyStamps:
         return self.images.shape[0]
 
 
-class Draws:
-    """Stateless random numbers, others at each call.
-
-    Args:
-      seed: `seeds.seed_pair` of a stream, or what has been folded from one, int32 [2].
-      index: what is folded in, scalar integer.
-    """
-
-    def __init__(self, seed, index):
-        self.seed = tf.random.fold_in(seed, index)
-        self.count = 0
-
-    def _next(self):
-        self.count += 1
-        return tf.random.fold_in(self.seed, self.count)
-
-    def uniform(self, shape, low=0.0, high=1.0):
-        return low + (high - low) * tf.random.stateless_uniform(shape, self._next())
-
-    def log_uniform(self, shape, low, high):
-        return tf.exp(self.uniform(shape, np.log(low), np.log(high)))
-
-    def normal(self, shape, scale=1.0):
-        return scale * tf.random.stateless_normal(shape, self._next())
-
-    def integer(self, shape, high):
-        return tf.random.stateless_uniform(shape, self._next(), maxval=high, dtype=tf.int32)
-
-
 def draw_lenses(draws, n, config, field):
     """[n, 7] lens parameters for fields `field` [n] wide [arcsec]."""
     ellipticity, shear = draws.uniform([n], *config.ellipticity), draws.uniform([n], *config.shear)
     two_phi, two_phi_shear = draws.uniform([n], 0, 2 * np.pi), draws.uniform([n], 0, 2 * np.pi)
-    return tf.stack(
+    return ops.stack(
         [
             field * draws.uniform([n], *config.theta_E),
-            ellipticity * tf.cos(two_phi),
-            ellipticity * tf.sin(two_phi),
+            ellipticity * ops.cos(two_phi),
+            ellipticity * ops.sin(two_phi),
             field * draws.normal([n], config.lens_offset),
             field * draws.normal([n], config.lens_offset),
-            shear * tf.cos(two_phi_shear),
-            shear * tf.sin(two_phi_shear),
+            shear * ops.cos(two_phi_shear),
+            shear * ops.sin(two_phi_shear),
         ],
         axis=1,
     )
@@ -110,15 +79,15 @@ def place_sources(stamps, index, grid, x, y, radius, angle, stretch, mirror):
     column, row = fine.coordinates()
     per_system = [v[:, None, None] for v in (x, y, angle, stretch, mirror)]
     x, y, angle, stretch, mirror = per_system
-    stamp_pixel = (radius / tf.gather(stamps.half_light_radius, index))[:, None, None]
+    stamp_pixel = (radius / ops.take(stamps.half_light_radius, index, axis=0))[:, None, None]
     dx, dy = (column - x) / stamp_pixel, (row - y) / stamp_pixel
-    u = (dx * tf.cos(angle) + dy * tf.sin(angle)) * mirror
-    v = (dy * tf.cos(angle) - dx * tf.sin(angle)) / stretch
-    images = tf.gather(stamps.images, index)
+    u = (dx * ops.cos(angle) + dy * ops.sin(angle)) * mirror
+    v = (dy * ops.cos(angle) - dx * ops.sin(angle)) / stretch
+    images = ops.take(stamps.images, index, axis=0)
     k = images.shape[1]
     sampled = LensingOperator(u + (k - 1) / 2, v + (k - 1) / 2, k, k).forward(images)
-    source = tf.nn.avg_pool2d(sampled[..., None], 2, 2, "VALID")[..., 0]
-    return source / tf.maximum(tf.reduce_max(source, axis=(1, 2), keepdims=True), 1e-6)
+    source = ops.average_pool(sampled[..., None], 2, 2, "valid")[..., 0]
+    return source / ops.maximum(ops.max(source, axis=(1, 2), keepdims=True), 1e-6)
 
 
 def draw_systems(draws, n, stamps, config):
@@ -141,7 +110,7 @@ def draw_systems(draws, n, stamps, config):
     lens = draw_lenses(draws, n, config, field)
     source_grid = PixelGrid(config.source_pixels, config.source_pixels, source_scale)
     radius = field * draws.log_uniform([n], *config.log_half_light_radius)
-    galaxy = draws.integer([n], tf.shape(stamps.images)[0])
+    galaxy = draws.integer([n], ops.shape(stamps.images)[0])
     x, y = (field * draws.normal([n], config.source_offset) for _ in range(2))
     source = place_sources(
         stamps,
@@ -152,26 +121,26 @@ def draw_systems(draws, n, stamps, config):
         radius,
         draws.uniform([n], 0, 2 * np.pi),
         draws.uniform([n], *config.axis_stretch),
-        tf.sign(draws.uniform([n], -1.0, 1.0)),
+        ops.sign(draws.uniform([n], -1.0, 1.0)),
     )
     systems = {
         "lens": lens,
         "source": source,
         "pixel_scale": pixel_scale,
         "source_pixel_scale": source_scale,
-        "source_position": tf.stack([x, y], axis=1),
+        "source_position": ops.stack([x, y], axis=1),
         "half_light_radius": radius,
     }
     lensed = image_systems(systems, config.image_pixels)
-    flux, source_flux = tf.reduce_sum(lensed, (1, 2)), tf.reduce_sum(source, (1, 2))
+    flux, source_flux = ops.sum(lensed, axis=(1, 2)), ops.sum(source, axis=(1, 2))
     # Surface brightness is conserved, so fluxes compare through the areas of the pixels.
-    magnification = flux / tf.maximum(source_flux, 1e-6) / config.source_scale_ratio**2
+    magnification = flux / ops.maximum(source_flux, 1e-6) / config.source_scale_ratio**2
     conditions = [
         magnification >= config.minimum_magnification,
         _edge_sum(lensed) <= config.edge_flux * flux,
         _edge_sum(source) <= config.edge_flux * source_flux,
     ]
-    return systems | {"lensed": lensed, "magnification": magnification}, tf.stack(conditions, axis=1)
+    return systems | {"lensed": lensed, "magnification": magnification}, ops.stack(conditions, axis=1)
 
 
 def image_systems(systems, pixels):
@@ -183,7 +152,7 @@ def image_systems(systems, pixels):
 
 def _edge_sum(image):
     """Flux in the outermost two pixels on each side, [n]."""
-    return tf.reduce_sum(image, (1, 2)) - tf.reduce_sum(image[:, 2:-2, 2:-2], (1, 2))
+    return ops.sum(image, axis=(1, 2)) - ops.sum(image[:, 2:-2, 2:-2], axis=(1, 2))
 
 
 def draw_accepted(seed, index, n, stamps, config):
@@ -197,162 +166,75 @@ def draw_accepted(seed, index, n, stamps, config):
       config: `MockConfig`.
 
     Returns:
-      The systems of `draw_systems`.
-
-    Raises:
-      InputError: too few are accepted; inside a graph of TensorFlow's a `tf.errors.InvalidArgumentError`, which
-        `refusals_are_input_errors` turns into one.
+      The systems of `draw_systems`, and a tally, int32 [5]: how many were accepted, how many were drawn, and how many
+      of these fulfil each condition. Where fewer than n were accepted, the rest of the systems are zeros (`refusal`).
     """
     seeds.check_pair(seed)
     size = max(2 * n, _SMALLEST_ROUND)
 
-    def another(round_index, kept, fulfilled, found):
+    def another(round_index, tally, found):
         # Rounds of one batch and batches of one stream never share numbers: they are folded in one after another.
-        draws = Draws(tf.random.fold_in(seed, index), round_index)
-        systems, conditions = draw_systems(draws, size, stamps, config)
-        accepted = tf.reduce_all(conditions, 1)
-        found = {name: tf.concat([found[name], tf.boolean_mask(value, accepted)], 0) for name, value in systems.items()}
-        fulfilled += tf.reduce_sum(tf.cast(conditions, tf.int32), 0)
-        return round_index + 1, tf.shape(found["lens"])[0], fulfilled, found
+        systems, conditions = draw_systems(Draws(seed, index, round_index), size, stamps, config)
+        accepted = ops.all(conditions, axis=1)
+        # The shapes stay: those that were found before, then the new ones, in the order in which they were drawn.
+        wanted = ops.concatenate([ops.arange(n) < tally[0], accepted], axis=0)
+        order = ops.argsort(ops.where(wanted, 0, n + size) + ops.arange(n + size))[:n]
+        kept = {
+            name: ops.take(ops.concatenate([found[name], systems[name]], axis=0), order, axis=0) for name in systems
+        }
+        n_accepted = ops.sum(ops.cast(accepted, "int32"))
+        fulfilled = ops.sum(ops.cast(conditions, "int32"), axis=0)
+        return round_index + 1, tally + ops.concatenate([ops.stack([n_accepted, size]), fulfilled], axis=0), kept
 
     m, k = config.source_pixels, config.image_pixels
     shapes = {"lens": [7], "source": [m, m], "lensed": [k, k], "pixel_scale": [], "source_pixel_scale": []}
     shapes |= {"source_position": [2], "half_light_radius": [], "magnification": []}
-    found = {name: tf.zeros([0, *shape]) for name, shape in shapes.items()}
-    spec = {name: tf.TensorShape([None, *shape]) for name, shape in shapes.items()}
-    n_done, kept, fulfilled, found = tf.while_loop(
-        lambda round_index, kept, fulfilled, found: (kept < n) & (round_index < _ROUNDS),
+    _, tally, found = ops.while_loop(
+        lambda round_index, tally, found: (tally[0] < n) & (round_index < _ROUNDS),
         another,
-        (0, 0, tf.zeros([3], tf.int32), found),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([3]), spec),
+        (0, ops.zeros([5], "int32"), {name: ops.zeros([n, *shape]) for name, shape in shapes.items()}),
     )
-    with refusals_are_input_errors():
-        enough = tf.debugging.Assert(kept >= n, [refusal(n, kept, n_done * size, fulfilled, config)])
-    with tf.control_dependencies([] if enough is None else [enough]):  # None outside a graph, where it has raised
-        return {name: tf.ensure_shape(value[:n], [n, *shapes[name]]) for name, value in found.items()}
+    return found, tally
 
 
-def refusal(wanted, accepted, drawn, fulfilled, config):
-    """The sentence that says which conditions refuse what is drawn, a string tensor.
+def refusal(wanted, config):
+    """The sentence that says which conditions refuse what is drawn, with {} for each of `shares_refused`.
 
     Args:
       wanted: systems.
-      accepted: systems.
-      drawn: systems.
-      fulfilled: how many of them fulfil each condition of `draw_systems`, [3].
       config: `MockConfig`.
     """
-    percent = tf.cast(tf.round(100 * (1 - fulfilled / drawn)), tf.int32)
-    return tf.strings.format(
-        f"{_REFUSAL}: {{}} of {{}} drawn, where {wanted} are wanted. {{}} % are magnified less than "
+    return (
+        f"{REFUSAL}: {{}} of {{}} drawn, where {wanted} are wanted. {{}} % are magnified less than "
         f"{config.minimum_magnification:g} times (minimum_magnification), {{}} % have more than "
         f"{100 * config.edge_flux:g} % of their light at the edge of the image and {{}} % at the edge of the "
-        "source grid (edge_flux); loosen these conditions, or draw other lenses and sources.",
-        [accepted, drawn, *tf.unstack(percent)],
+        "source grid (edge_flux); loosen these conditions, or draw other lenses and sources."
     )
 
 
-@contextlib.contextmanager
-def refusals_are_input_errors():
-    """What `draw_accepted` says where too few systems are accepted, as an InputError, also out of a graph."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        if not (said := re.search(rf"{_REFUSAL}.*other lenses and sources\.", str(error))):
-            raise
-        raise InputError(said[0]) from None
+def shares_refused(tally):
+    """The numbers of `refusal` from a tally of `draw_accepted`: accepted, drawn, and per cent for each condition."""
+    refused = 100 * (1 - ops.cast(tally[2:], "float32") / ops.cast(tally[1], "float32"))
+    return [tally[0], tally[1], *(ops.cast(ops.round(refused[i]), "int32") for i in range(3))]
 
 
-def simulate_batch(seed, index, batch_size, stamps, config, psfs=None, target="source"):
-    """One batch (inputs, target) of a stream: the same for the same seed and index.
-
-    Args:
-      seed: `seeds.seed_pair` of the stream.
-      index: of the batch, scalar integer.
-      batch_size: lenses in it.
-      stamps: `GalaxyStamps`.
-      config: `MockConfig`.
-      psfs: as in `observe`.
-      target: which tensor of `draw_systems` is to be found, in the truth: "source", or "lens".
-
-    Returns:
-      The dictionary that `RIM.call` takes, and the target: the sources [batch_size, m, m] where it is not given.
-    """
-    systems = draw_accepted(seed, index, batch_size, stamps, config)
-    return observe(observing_draws(seed, index), systems, config, psfs), systems[target]
+def check_tally(wanted, tally, config):
+    """InputError where a tally of `draw_accepted`, outside of any graph, says that fewer than `wanted` are accepted."""
+    if int(tally[0]) < wanted:
+        raise InputError(refusal(wanted, config).format(*map(int, shares_refused(tally))))
 
 
-class Simulator:
-    """`simulate_batch` for one stream, compiled once, and called with the index of a batch.
-
-    Args:
-      seed: `seeds.seed_pair` of the stream.
-      batch_size: lenses in a batch.
-      stamps: `GalaxyStamps`.
-      config: `MockConfig`.
-      psfs: as in `observe`.
-    """
-
-    def __init__(self, seed, batch_size, stamps, config, psfs=None):
-        seed = tf.constant(seed)
-        self._compiled = tf.function(
-            lambda index: simulate_batch(seed, index, batch_size, stamps, config, psfs),
-            input_signature=[tf.TensorSpec([], tf.int32)],
-            autograph=False,
-        )
-
-    @property
-    def specification(self):
-        """tf.TensorSpec of all that a call returns, in the same structure."""
-        return self._compiled.get_concrete_function().structured_outputs
-
-    def __call__(self, index):
-        """The batch (inputs, sources) of that index; InputError where too few systems are accepted."""
-        with refusals_are_input_errors():
-            return self._compiled(tf.constant(index))
+def simulated(seed, index, batch_size, stamps, config, psfs=None, target="source"):
+    """One batch of a stream and the tally of its draws: (inputs, target, tally); see `streaming.simulate_batch`."""
+    systems, tally = draw_accepted(seed, index, batch_size, stamps, config)
+    return observe(observing_draws(seed, index), systems, config, psfs), systems[target], tally
 
 
 def observing_draws(seed, index):
     """The `Draws` that PSF, noise and masks of a batch come from."""
-    return Draws(tf.random.fold_in(seed, index), _OBSERVING)
+    return Draws(seed, index, _OBSERVING)
 
 
 def pool_draws(seed, index):
     """The `Draws` that say which galaxies a batch may choose from."""
-    return Draws(tf.random.fold_in(seed, index), _POOL)
-
-
-def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1, target="source"):
-    """Endless tf.data.Dataset of `simulate_batch`, from `first_batch` on; the masks are of type uint8.
-
-    Keras averages the first batch over the replicas of a tf.distribute strategy, and cannot average booleans.
-
-    Args:
-      seed: `seeds.seed_pair` of the stream.
-      batch_size: lenses in a batch.
-      stamps: `GalaxyStamps`, or an endless tf.data.Dataset that gives, for each batch from `first_batch` on, the
-        images [p, k, k] and half-light radii [p] of the galaxies it may choose from (`sets.streams.galaxy_pools`).
-      config: `MockConfig`.
-      first_batch: number of the first batch.
-      psfs: as in `observe`.
-      shard: this worker, as in tf.distribute.InputContext. Of the batches from `first_batch` on, worker i has number i
-        and every n_shards-th after it: together the workers see what one would, whatever their number.
-      n_shards: how many workers there are.
-      target: as in `simulate_batch`.
-    """
-    seed = tf.constant(seeds.check_pair(seed))
-
-    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes seconds
-    def simulate(index, stamps=stamps):
-        inputs, truth = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs, target)
-        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, truth
-
-    numbers = tf.data.Dataset.counter(start=first_batch + shard, step=n_shards)
-    if isinstance(stamps, tf.data.Dataset):
-        own = stamps.shard(n_shards, shard)
-        dataset = tf.data.Dataset.zip(numbers, own).map(
-            lambda index, pool: simulate(index, GalaxyStamps(*pool)), num_parallel_calls=1, deterministic=True
-        )
-    else:
-        dataset = numbers.map(simulate, num_parallel_calls=1, deterministic=True)
-    return dataset.prefetch(4)
+    return Draws(seed, index, _POOL)

@@ -5,8 +5,9 @@ takes no random numbers away from what is on, so a stream keeps its images when 
 """
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.light import elliptical_radius2, sersic
 from rim_tf.physics.psf import GaussianBlur, blur_operator
@@ -22,25 +23,25 @@ def observe(draws, systems, config, psfs=None):
     background and, at the peak, as much as that for the photons; those of the lens galaxy count as well.
 
     Args:
-      draws: `mocks.Draws`.
+      draws: `rim_tf.data.draws.Draws`.
       systems: dictionary as `mocks.draw_accepted` returns it.
       config: `MockConfig`.
-      psfs: [n_psfs, k, k], stamps of odd side and sum 1 at the pixel scale of the images, of which each system gets
-        one; None for what the config describes.
+      psfs: [n_psfs, k, k], stamps of odd side and sum 1 at the pixel scale of the images, one of which is the PSF of
+        each system in the share `given_psf_fraction`; None for what the config describes.
     """
-    lensed, n = systems["lensed"], tf.shape(systems["lensed"])[0]
+    lensed, n = systems["lensed"], ops.shape(systems["lensed"])[0]
     grid = PixelGrid(config.image_pixels, config.image_pixels, systems["pixel_scale"])
     sigma = draws.uniform([n], *config.psf_sigma)
     level = draws.log_uniform([n, 1, 1], *config.log_noise)
-    photons = tf.cast(draws.uniform([n, 1, 1]) < config.noise_map_fraction, tf.float32)
-    white = draws.normal(tf.shape(lensed))
+    photons = ops.cast(draws.uniform([n, 1, 1]) < config.noise_map_fraction, "float32")
+    white = draws.normal(ops.shape(lensed))
     mask = _draw_masks(draws, n, grid, config)
-    lens = systems["lens"] + draws.normal(tf.shape(systems["lens"]), config.lens_error)
+    lens = _with_errors(draws, systems["lens"], config)
 
     psf = _draw_psfs(draws, sigma, systems["pixel_scale"], config, psfs)
     blur = blur_operator(psf, grid)
     blurred = blur.forward(lensed)
-    peak = tf.reduce_max(blurred, (1, 2), keepdims=True)
+    peak = ops.max(blurred, axis=(1, 2), keepdims=True)
     counted, left = blurred, 0.0
     if config.lens_light_fraction > 0:
         light, fitted = _draw_lens_light(draws, systems["lens"], grid, config)
@@ -49,16 +50,19 @@ def observe(draws, systems, config, psfs=None):
     if config.lens_galaxy_fraction > 0:
         galaxy = peak * blur.forward(_draw_lens_galaxy(draws, systems["lens"], grid))
         is_in = draws.uniform([n, 1, 1]) < config.lens_galaxy_fraction
-        counted, left = tf.where(is_in, blurred + galaxy, counted), tf.where(is_in, galaxy, left)
+        counted, left = ops.where(is_in, blurred + galaxy, counted), ops.where(is_in, galaxy, left)
     if config.neighbour_fraction > 0:
         neighbours = peak * blur.forward(_draw_neighbours(draws, systems["lens"], grid, config))
         counted, left = counted + neighbours, left + neighbours
-    noise_rms = level * peak * tf.sqrt(1 - 0.5 * photons + photons * counted / peak)
+    noise_rms = level * peak * ops.sqrt(1 - 0.5 * photons + photons * counted / peak)
+    told = noise_rms
     if config.correlated_noise_fraction > 0:
-        white = _correlate(draws, white, config)
+        white, is_correlated = _correlate(draws, white, config)
+        factor = draws.log_uniform([n, 1, 1], *config.log_noise_overestimate)
+        told = noise_rms * ops.where(is_correlated, factor, 1.0)
     return {
         "image": blurred + left + noise_rms * white,
-        "noise_rms": noise_rms,
+        "noise_rms": told,
         "mask": mask,
         "psf": psf,
         "lens": lens,
@@ -75,22 +79,40 @@ def _draw_masks(draws, n, grid, config):
     radius = field * draws.uniform([n, 1, 1, 3], 0.0, 0.08)
     with_holes = draws.uniform([n, 1, 1]) < config.mask_fraction
     distance2 = (x[..., None] - centre[0]) ** 2 + (y[..., None] - centre[1]) ** 2
-    hole = tf.reduce_any(distance2 < radius**2, axis=-1)
-    return tf.logical_not(hole & with_holes)
+    hole = ops.any(distance2 < radius**2, axis=-1)
+    return ops.logical_not(hole & with_holes)
+
+
+def _with_errors(draws, lens, config):
+    """What the network is told of lenses [n, 7]: theta_E, e1, e2, x, y, and shear."""
+    error = draws.normal(ops.shape(lens), config.lens_error)
+    if config.lens_error_decades:
+        error *= draws.log_uniform([ops.shape(lens)[0], 1], 10**-config.lens_error_decades, 1.0)
+    return lens + error * ops.where(np.array([1, 0, 0, 1, 1, 0, 0], bool), lens[:, :1], 1.0)
 
 
 def _draw_psfs(draws, sigma, pixel_scale, config, psfs):
     """Gaussian sigmas [n], or stamps [n, k, k]."""
-    if psfs is not None:
-        psfs = tf.constant(np.asarray(psfs, np.float32))
-        return tf.gather(psfs, draws.integer([tf.shape(sigma)[0]], tf.shape(psfs)[0]))
-    if not config.psf_pixels:
-        return sigma
-    n = tf.shape(sigma)[0]
-    ellipticity, two_phi = draws.uniform([n], *config.psf_ellipticity), draws.uniform([n], 0, 2 * np.pi)
-    fwhm = 2.3548 * sigma / pixel_scale
-    beta = draws.uniform([n], *config.psf_beta)
-    return moffat_stamps(fwhm, beta, ellipticity * tf.cos(two_phi), ellipticity * tf.sin(two_phi), config.psf_pixels)
+    drawn = sigma
+    if config.psf_pixels and (psfs is None or config.given_psf_fraction < 1):
+        n = ops.shape(sigma)[0]
+        ellipticity, two_phi = draws.uniform([n], *config.psf_ellipticity), draws.uniform([n], 0, 2 * np.pi)
+        fwhm = 2.3548 * sigma / pixel_scale
+        beta = draws.uniform([n], *config.psf_beta)
+        e1, e2 = ellipticity * ops.cos(two_phi), ellipticity * ops.sin(two_phi)
+        drawn = moffat_stamps(fwhm, beta, e1, e2, config.psf_pixels)
+    if psfs is None:
+        return drawn
+    psfs = ops.convert_to_tensor(np.asarray(psfs, np.float32))
+    given = ops.take(psfs, draws.integer([ops.shape(sigma)[0]], psfs.shape[0]), axis=0)
+    if config.given_psf_fraction == 1:
+        return given
+    if given.shape[1:] != drawn.shape[1:]:
+        raise InputError(
+            f"The PSFs that are given have the shape {tuple(given.shape[1:])}; where they are a share of all, they "
+            f"must have that of those that are drawn, {tuple(drawn.shape[1:])}."
+        )
+    return ops.where(draws.uniform([ops.shape(sigma)[0], 1, 1]) < config.given_psf_fraction, given, drawn)
 
 
 def moffat_stamps(fwhm, beta, e1, e2, pixels):
@@ -103,14 +125,14 @@ def moffat_stamps(fwhm, beta, e1, e2, pixels):
       e2: likewise.
       pixels: side of the stamps, odd.
     """
-    grid = PixelGrid(pixels * _OVERSAMPLING, pixels * _OVERSAMPLING, tf.constant([1 / _OVERSAMPLING]))
+    grid = PixelGrid(pixels * _OVERSAMPLING, pixels * _OVERSAMPLING, [1 / _OVERSAMPLING])
     x, y = grid.coordinates()
     fwhm, beta, e1, e2 = (value[:, None, None] for value in (fwhm, beta, e1, e2))
     # A PSF much narrower than the samples would fall between them.
-    core = tf.maximum(fwhm, 1 / _OVERSAMPLING) / (2 * tf.sqrt(2 ** (1 / beta) - 1))
+    core = ops.maximum(fwhm, 1 / _OVERSAMPLING) / (2 * ops.sqrt(2 ** (1 / beta) - 1))
     profile = (1 + elliptical_radius2(x, y, e1, e2) / core**2) ** -beta
-    stamps = tf.nn.avg_pool2d(profile[..., None], _OVERSAMPLING, _OVERSAMPLING, "VALID")[..., 0]
-    return stamps / tf.reduce_sum(stamps, (1, 2), keepdims=True)
+    stamps = ops.average_pool(profile[..., None], _OVERSAMPLING, _OVERSAMPLING, "valid")[..., 0]
+    return stamps / ops.sum(stamps, axis=(1, 2), keepdims=True)
 
 
 def _draw_lens_light(draws, lens, grid, config):
@@ -120,9 +142,9 @@ def _draw_lens_light(draws, lens, grid, config):
     theta_E and, there, 0.1-1 times the arcs' brightness. Every parameter of the fit is off by `lens_light_error`,
     which leaves the rings and dipoles that one sees in real data.
     """
-    column = [tf.shape(lens)[0], 1, 1]
+    column = [ops.shape(lens)[0], 1, 1]
     theta_E, e1, e2, x_lens, y_lens = (lens[:, i, None, None] for i in range(5))
-    with_light = tf.cast(draws.uniform(column) < config.lens_light_fraction, tf.float32)
+    with_light = ops.cast(draws.uniform(column) < config.lens_light_fraction, "float32")
     brightness = with_light * draws.log_uniform(column, 0.1, 1.0)
     radius, index = theta_E * draws.uniform(column, 0.5, 1.5), draws.uniform(column, 2.0, 5.0)
     e1, e2 = e1 + draws.normal(column, 0.03), e2 + draws.normal(column, 0.03)
@@ -138,12 +160,12 @@ def _draw_lens_light(draws, lens, grid, config):
         x + 10 * pixel * error(),
         y + 10 * pixel * error(),
         pixel,
-        radius * tf.exp(error()),
-        index * tf.exp(error()),
+        radius * ops.exp(error()),
+        index * ops.exp(error()),
         e1 + error(),
         e2 + error(),
     )
-    return brightness * light, brightness * tf.exp(error()) * fit
+    return brightness * light, brightness * ops.exp(error()) * fit
 
 
 def _draw_lens_galaxy(draws, lens, grid):
@@ -153,18 +175,18 @@ def _draw_lens_galaxy(draws, lens, grid):
     arcs' brightness; a second component on the same centre, a disc or a halo, with up to as much light. Light follows
     the mass in centre to a tenth of theta_E or so, and in ellipticity up to a scatter.
     """
-    column = [tf.shape(lens)[0], 1, 1]
+    column = [ops.shape(lens)[0], 1, 1]
     theta_E, e1, e2, x_lens, y_lens = (lens[:, i, None, None] for i in range(5))
     x, y = grid.coordinates()
     x, y = x - x_lens - theta_E * draws.normal(column, 0.03), y - y_lens - theta_E * draws.normal(column, 0.03)
     pixel = grid.pixel_scale
     brightness, radius = draws.log_uniform(column, 0.03, 3.0), theta_E * draws.log_uniform(column, 0.3, 3.0)
     # A bright galaxy is not a large one too, or it would fill the frame.
-    brightness *= tf.minimum(1.0, theta_E / radius)
+    brightness *= ops.minimum(1.0, theta_E / radius)
 
     def component(radius, index):
         e = [value + draws.normal(column, 0.08) for value in (e1, e2)]
-        shrink = tf.minimum(1.0, 0.6 / tf.maximum(tf.sqrt(e[0] ** 2 + e[1] ** 2), 1e-6))
+        shrink = ops.minimum(1.0, 0.6 / ops.maximum(ops.sqrt(e[0] ** 2 + e[1] ** 2), 1e-6))
         return _galaxy(x, y, pixel, radius, index, *(value * shrink for value in e))
 
     first = component(radius, draws.uniform(column, 1.0, 5.0))
@@ -175,7 +197,7 @@ def _draw_lens_galaxy(draws, lens, grid):
 def _draw_neighbours(draws, lens, grid, config):
     """Up to three small galaxies outside of 1.4 theta_E, [n, k, k], in units of the arcs' peak."""
     x, y = (position[..., None] for position in grid.coordinates())
-    shape = [tf.shape(lens)[0], 1, 1, 3]
+    shape = [ops.shape(lens)[0], 1, 1, 3]
     field = (grid.pixel_scale * config.image_pixels)[..., None]
     theta_E, x_lens, y_lens = (lens[:, i, None, None, None] for i in (0, 3, 4))
     there = draws.uniform([shape[0], 1, 1, 1]) < config.neighbour_fraction
@@ -187,21 +209,24 @@ def _draw_neighbours(draws, lens, grid, config):
     light = draws.log_uniform(shape, 0.03, 1.0) * _galaxy(
         x - x_own, y - y_own, grid.pixel_scale[..., None], radius, index, *e
     )
-    return tf.reduce_sum(tf.where(there, light, 0.0), -1)
+    return ops.sum(ops.where(there, light, 0.0), axis=-1)
 
 
 def _galaxy(x, y, pixel, radius, index, e1, e2):
     """A Sersic profile, 1 at its half-light radius."""
     # Within half a pixel of its centre the cusp is flat: a pixel is a mean, and no cusp could be seen.
-    return sersic(elliptical_radius2(x, y, e1, e2) + (0.5 * pixel) ** 2, radius, index, tf.exp)
+    return sersic(elliptical_radius2(x, y, e1, e2) + (0.5 * pixel) ** 2, radius, index, ops.exp)
 
 
 def _correlate(draws, white, config):
-    """White noise blurred by a Gaussian in its share of the systems, as drizzling does; the rms stays 1 everywhere."""
+    """White noise blurred by a Gaussian in a share of the systems, as drizzling does, and whether it is, [n, 1, 1].
+
+    The rms stays 1 everywhere.
+    """
     n, rows, columns = white.shape
     sigma = draws.uniform([n], *config.noise_correlation)
     correlated = draws.uniform([n, 1, 1]) < config.correlated_noise_fraction
-    blur = GaussianBlur(sigma, PixelGrid(rows, columns, tf.ones([n])))
+    blur = GaussianBlur(sigma, PixelGrid(rows, columns, ops.ones([n])))
     # The variance of a sum of independent numbers; less light than noise comes from beyond the frame's edge.
-    variance = tf.reduce_sum(blur.along_rows**2, -1)[:, :, None] * tf.reduce_sum(blur.along_columns**2, -1)[:, None]
-    return tf.where(correlated, blur.forward(white) / tf.sqrt(variance), white)
+    variance = ops.sum(blur.along_rows**2, axis=-1)[:, :, None] * ops.sum(blur.along_columns**2, axis=-1)[:, None]
+    return ops.where(correlated, blur.forward(white) / ops.sqrt(variance), white), correlated

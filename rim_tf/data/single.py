@@ -43,7 +43,8 @@ def draw_system(seed, pixels, pixel_scale, lens=None, source=None, stream="simul
     asked = {"image_pixels": pixels, "source_pixels": source_pixels, "log_pixel_scale": (pixel_scale, pixel_scale)}
     config = from_json(MockConfig, asked, "The image that is asked for")
     if lens is None:
-        system = mocks.draw_accepted(seeds.seed_pair(stream, seed), 0, 1, stamps, config)
+        system, tally = mocks.draw_accepted(seeds.seed_pair(stream, seed), 0, 1, stamps, config)
+        mocks.check_tally(1, tally, config)
         lens = LensParameters(*map(float, system["lens"][0]))
         if source is None:
             return lens, system["source"][0].numpy(), pixel_scale * SOURCE_SCALE_RATIO

@@ -14,12 +14,13 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.data.mocks import GalaxyStamps, simulate_batch
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.data.sources.drawings import draw_digit, draw_text, read_digits
 from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.sources.galaxies import half_light_radius
+from rim_tf.data.streaming import simulate_batch
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import measures, store
 from rim_tf.evaluation.store import Store

@@ -232,7 +232,7 @@ def after_one_step(strategy):
             loss=IterateLoss("rms"), optimizer=keras.optimizers.SGD(0.1), metrics=[final_rms_percent]
         )
     inputs = observation(batch=4)
-    inputs["mask"] = inputs["mask"].astype("uint8")  # as `mocks.stream` has it: Keras cannot reduce booleans
+    inputs["mask"] = inputs["mask"].astype("uint8")  # as `streaming.stream` has it: Keras cannot reduce booleans
     y, x = np.mgrid[-1:1:12j, -1:1:12j]
     source = np.stack([k * np.exp(-(x**2 + y**2) / (0.1 * k)) for k in (1, 2, 3, 4)]).astype("float32")
     before = [np.array(w) for w in model.get_weights()]

@@ -9,8 +9,9 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rim_tf.config import MockConfig
-from rim_tf.data import mocks, observing, seeds, single
+from rim_tf.data import mocks, observing, seeds, single, streaming
 from rim_tf.data.distributions import draw_distributions
+from rim_tf.data.draws import Draws
 from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel
@@ -22,7 +23,7 @@ CONFIG = MockConfig(image_pixels=48, source_pixels=48, noise_map_fraction=0.5, m
 
 @functools.lru_cache(maxsize=4)  # compiling takes longer than drawing
 def simulator(stamps, seed, config):
-    return mocks.Simulator(seeds.seed_pair("test", seed), 4, stamps, config)
+    return streaming.Simulator(seeds.seed_pair("test", seed), 4, stamps, config)
 
 
 def batches(stamps, seed, n, config=CONFIG):
@@ -31,7 +32,7 @@ def batches(stamps, seed, n, config=CONFIG):
 
 
 def streamed(stamps, n, **options):
-    dataset = mocks.stream(seeds.seed_pair("test", 3), 4, stamps, CONFIG, **options).take(n)
+    dataset = streaming.stream(seeds.seed_pair("test", 3), 4, stamps, CONFIG, **options).take(n)
     return [(tf.nest.map_structure(np.array, inputs), np.array(source)) for inputs, source in dataset]
 
 
@@ -54,7 +55,8 @@ def test_no_image_comes_twice_within_a_stream_or_between_seeds(stamps):
 
 def test_every_system_is_magnified_and_on_the_frame(stamps):
     config = dataclasses.replace(CONFIG, minimum_magnification=6.0)
-    systems = mocks.draw_accepted(seeds.seed_pair("test", 1), 0, 32, stamps, config)
+    systems, tally = mocks.draw_accepted(seeds.seed_pair("test", 1), 0, 32, stamps, config)
+    assert tally[0] >= 32 and tally[1] >= tally[0]
     ratio = config.source_scale_ratio
     magnification = np.sum(systems["lensed"], (1, 2)) / np.sum(systems["source"], (1, 2)) / ratio**2
     assert len(magnification) == 32 and (magnification >= 6 * (1 - 1e-5)).all()
@@ -125,7 +127,7 @@ def test_pixelated_psfs_are_centred_of_sum_one_and_as_wide_as_asked_for():
 def test_psfs_of_a_list_are_used_as_they_are(stamps):
     psfs = np.zeros((2, 5, 5), np.float32)
     psfs[0, 2, 2] = psfs[1, 2, 1] = 1
-    inputs, _ = mocks.Simulator(seeds.seed_pair("test", 3), 8, stamps, CONFIG, psfs)(0)
+    inputs, _ = streaming.Simulator(seeds.seed_pair("test", 3), 8, stamps, CONFIG, psfs)(0)
     assert {psf.tobytes() for psf in inputs["psf"].numpy()} == {psf.tobytes() for psf in psfs}
 
 
@@ -212,24 +214,24 @@ def test_draws_that_accept_nothing_say_which_condition_refuses(stamps, monkeypat
     monkeypatch.setattr(mocks, "_ROUNDS", 3)
     seed = seeds.seed_pair("test", 0)
     with pytest.raises(InputError, match=REFUSAL):
-        mocks.Simulator(seed, 2, stamps, REFUSES_ALL)(0)
+        streaming.Simulator(seed, 2, stamps, REFUSES_ALL)(0)
     # In a graph of tf.data, TensorFlow puts the sentence among its own.
-    with pytest.raises(InputError, match=REFUSAL), mocks.refusals_are_input_errors():
-        next(iter(mocks.stream(seed, 2, stamps, REFUSES_ALL)))
+    with pytest.raises(InputError, match=REFUSAL), streaming.refusals_are_input_errors():
+        next(iter(streaming.stream(seed, 2, stamps, REFUSES_ALL)))
     with pytest.raises(InputError, match="0 of 100 drawn.* 100 % are magnified less than 1e"):
         draw_distributions(REFUSES_ALL, stamps, 100)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="else"), mocks.refusals_are_input_errors():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="else"), streaming.refusals_are_input_errors():
         tf.debugging.Assert(False, ["something else"])
     wide = MockConfig(image_pixels=16, source_pixels=16, log_half_light_radius=(0.9, 1.0), minimum_magnification=0)
     with pytest.raises(InputError, match="0 of 48 drawn.* 0 % are magnified.* 100 % at the edge of the source grid"):
-        mocks.draw_accepted(seed, 0, 1, stamps, wide)
+        streaming.simulate_batch(seed, 0, 1, stamps, wide)
 
 
 def test_few_that_are_accepted_are_enough(stamps):
     rare = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=14.0)
-    _, conditions = mocks.draw_systems(mocks.Draws(seeds.seed_pair("test", 1), 0), 256, stamps, rare)
+    _, conditions = mocks.draw_systems(Draws(seeds.seed_pair("test", 1), 0), 256, stamps, rare)
     assert 0 < conditions.numpy().all(axis=1).mean() < 0.1
-    inputs, _ = mocks.Simulator(seeds.seed_pair("test", 0), 2, stamps, rare)(0)
+    inputs, _ = streaming.Simulator(seeds.seed_pair("test", 0), 2, stamps, rare)(0)
     assert np.isfinite(inputs["image"]).all()
 
 

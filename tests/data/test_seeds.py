@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from rim_tf.config import MockConfig
-from rim_tf.data import mocks, seeds, single
+from rim_tf.data import mocks, seeds, single, streaming
+from rim_tf.data.draws import Draws
 from rim_tf.errors import InputError
 
 # Those of users, and those that the numbers of streams once were.
@@ -35,7 +36,7 @@ def test_no_stream_shares_with_those_of_the_shipped_weights():
 def test_tensorflow_draws_no_number_twice():
     @tf.function
     def draw(pair, index):
-        drawn = [mocks.Draws(tf.random.fold_in(pair, index), round_index) for round_index in range(2)]
+        drawn = [Draws(pair, index, round_index) for round_index in range(2)]
         drawn += [mocks.observing_draws(pair, index), mocks.pool_draws(pair, index)]
         return tf.concat([tf.bitcast(each.uniform([4]), tf.int32) for each in drawn for _ in range(2)], 0)
 
@@ -71,8 +72,8 @@ def test_seeds_out_of_range_get_one_sentence(seed):
 def test_a_number_is_no_stream(stamps):
     config = MockConfig(image_pixels=16, source_pixels=16)
     for draw in (
-        lambda seed: mocks.stream(seed, 2, stamps, config),
-        lambda seed: mocks.simulate_batch(seed, 0, 2, stamps, config),
+        lambda seed: streaming.stream(seed, 2, stamps, config),
+        lambda seed: streaming.simulate_batch(seed, 0, 2, stamps, config),
         lambda seed: mocks.draw_accepted(seed, 0, 2, stamps, config),
     ):
         with pytest.raises(TypeError, match="The seed is 5; give rim_tf.data.seeds.seed_pair"):
@@ -86,7 +87,7 @@ def test_a_number_is_no_stream(stamps):
 @pytest.fixture
 def used(monkeypatch):
     """The pairs that lenses are drawn from, and the (stream, seed) that procedural galaxies are."""
-    import training.train
+    import training.on_tensorflow
 
     pairs, of_galaxies = [], []
     draw = mocks.draw_accepted
@@ -105,7 +106,7 @@ def used(monkeypatch):
         return np.random.default_rng(0)
 
     monkeypatch.setattr(mocks, "draw_accepted", draw_accepted)
-    monkeypatch.setattr(training.train, "stream", stream)
+    monkeypatch.setattr(training.on_tensorflow, "stream", stream)
     monkeypatch.setattr("rim_tf.data.sources.procedural.seeds.generator", generator)
     return pairs, of_galaxies
 
@@ -113,7 +114,7 @@ def used(monkeypatch):
 def test_training_on_frames_of_several_sizes_never_reads_what_it_is_validated_on(used, monkeypatch):
     # `train small-frames --seed 900000` once did: frames added 100000 to the seed, and 1000000 was the validation's.
     from training.experiments import EXPERIMENTS
-    from training.train import held_out_stream, training_stream
+    from training.on_tensorflow import held_out_stream, training_stream
 
     monkeypatch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 2, "validation": 2})
     config = dataclasses.replace(EXPERIMENTS["small-frames"], n_procedural=2)
@@ -129,7 +130,7 @@ def test_training_on_frames_of_several_sizes_never_reads_what_it_is_validated_on
 def test_simulate_draws_what_no_training_has_seen(used):
     # `simulate --seed 0` once shared the lenses of `train --seed 2019`.
     from training.experiments import EXPERIMENTS
-    from training.train import training_stream
+    from training.on_tensorflow import training_stream
 
     pairs, _ = used
     for seed in SEEDS:

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose
 from registry import SMALL_ALEXNET, SMALL_ESTIMATOR
 
-import training.train as module
+import training.on_tensorflow as module
 from rim_tf.config import MockConfig
-from rim_tf.data.mocks import GalaxyStamps, draw_accepted, simulate_batch
+from rim_tf.data.mocks import GalaxyStamps, draw_accepted
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.data.streaming import simulate_batch
 from rim_tf.errors import InputError
 from rim_tf.evaluation.coverage import credibility_of_gaussian
 from rim_tf.models.pretrained import load_pretrained
@@ -42,7 +43,7 @@ def few_galaxies():
     """Runs are validated on few lenses: what is tested here is no figure of merit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
-        patch.setattr(module, "_VALIDATION_BATCHES", 1)
+        patch.setattr("training.runs.VALIDATION_BATCHES", 1)
         yield
 
 
@@ -55,7 +56,7 @@ def run(few_galaxies, tmp_path_factory):
 
 def test_the_target_is_the_true_lens_whatever_the_network_of_sources_is_told():
     mocks, seed = dataclasses.replace(MOCKS, lens_error=0.1), tf.constant(seed_pair("test", 0))
-    systems = draw_accepted(seed, 0, 3, STAMPS, mocks)
+    systems, _ = draw_accepted(seed, 0, 3, STAMPS, mocks)
     for target in ("lens", "source"):
         inputs, truth = simulate_batch(seed, 0, 3, STAMPS, mocks, target=target)
         assert_allclose(truth, systems[target])

@@ -11,17 +11,18 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose
 
 from rim_tf.config import SMALL, MockConfig
-from rim_tf.data.mocks import GalaxyStamps, simulate_batch
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources import find
 from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.data.streaming import simulate_batch
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
 from training import publish
 from training.experiments import EXPERIMENTS
-from training.train import train
+from training.on_tensorflow import train
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.1)
 TINY = dataclasses.replace(

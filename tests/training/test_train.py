@@ -20,7 +20,9 @@ from rim_tf.files import read_json
 from rim_tf.models.pretrained import build_model, load_pretrained
 from rim_tf.validation import from_json, to_json
 from training.experiments import EXPERIMENTS, TrainingConfig
-from training.train import compiled_model, main, train, training_stream
+from training.on_tensorflow import train, training_stream
+from training.runs import compiled_model
+from training.train import main
 
 TINY = dataclasses.replace(
     EXPERIMENTS["small"],
@@ -35,7 +37,7 @@ TINY = dataclasses.replace(
 
 KILLED = """
 import os, signal
-import training.train as module
+import training.on_tensorflow as module
 from test_train import TINY
 
 class SaveAndDie(module.SaveCheckpoint):
@@ -54,7 +56,7 @@ def few_held_out():
     """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.train._VALIDATION_BATCHES", 2)
+        patch.setattr("training.runs.VALIDATION_BATCHES", 2)
         yield
 
 

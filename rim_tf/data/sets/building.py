@@ -1,7 +1,7 @@
 """Sets of simulated lenses on disk, as TensorFlow Datasets, made by processes of this machine or by Apache Beam.
 
-A set is cut into shards, a shard into batches, and a batch is what `mocks.simulate_batch` makes of (seed, index): no
-shard depends on another, on how many workers there are or on what was done before. A shard takes its name when it is
+A set is cut into shards, a shard into batches, and a batch is what `streaming.simulate_batch` makes of (seed, index):
+no shard depends on another, on how many workers there are or on what was done before. A shard takes its name when it is
 whole, so that whatever is there after an interruption need not be made again. `recipe.json` beside the shards holds all
 that they follow from, and `galaxies.npz` the sources.
 """
@@ -29,9 +29,10 @@ from rim_tf import __version__, files
 from rim_tf.config import MockConfig
 from rim_tf.data import seeds
 from rim_tf.data.extras import imported
-from rim_tf.data.mocks import GalaxyStamps, Simulator
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.sets.opening import RECIPE
 from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.streaming import Simulator
 from rim_tf.data.workers import shared_out
 from rim_tf.errors import InputError
 from rim_tf.validation import Count, Seed, check, from_json, to_json

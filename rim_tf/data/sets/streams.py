@@ -20,7 +20,7 @@ _SHUFFLED = 2048
 
 
 def galaxy_pools(builder, split, pool, seed, first_pool=0, procedural=None):
-    """Galaxies read from disk as they are needed: what `mocks.stream` takes for a set that memory cannot hold.
+    """Galaxies read from disk as they are needed: what `streaming.stream` takes for a set that memory cannot hold.
 
     Args:
       builder: of a prepared set of galaxies.
@@ -65,14 +65,14 @@ def lens_stream(
       batch_size: lenses in a batch.
       seed: `seeds.seed_pair` of the order, PSFs, noise and masks.
       config: `MockConfig` of what is observed; by default the set's own. Its image_pixels must be the set's.
-      first_batch: as in `mocks.stream`.
+      first_batch: as in `streaming.stream`.
       psfs: likewise.
       shard: likewise.
       n_shards: likewise.
       target: likewise.
 
     Returns:
-      What `mocks.stream` returns.
+      What `streaming.stream` returns.
 
     Raises:
       InputError: the set holds no lenses, lacks the split, or has images of another size than `config`.

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from rim_tf.cli.dataset import dataset
 from rim_tf.config import PAPER_MOCKS, MockConfig
 from rim_tf.data import seeds
-from rim_tf.data.mocks import GalaxyStamps, Simulator
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.sources.galaxies import GalaxySet
+from rim_tf.data.streaming import Simulator
 from rim_tf.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")

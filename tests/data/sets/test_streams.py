@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.data.mocks import GalaxyStamps, stream
+from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.galaxies import STAMP_SIZE
+from rim_tf.data.streaming import stream
 from rim_tf.errors import InputError
 from rim_tf.physics.imaging import imaging_operator
 

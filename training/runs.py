@@ -1,0 +1,105 @@
+"""What a training run is on either backend: its folder, its network as it begins, its learning rate."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+
+from rim_tf.data import seeds
+from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.sources.galaxies import joined
+from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.errors import InputError
+from rim_tf.files import read_json, write_text
+from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
+from rim_tf.validation import to_json
+from training.tasks import TASKS
+
+NO_SOURCES = "There are no sources to train on: n_procedural is 0, and no --galaxies are given."
+# Of each run: as many lenses that no network is trained on are drawn once, and seen after every epoch.
+VALIDATION_BATCHES, VALIDATION_BATCH_SIZE = 8, 8
+
+
+def target_of(config):
+    """What the network of a `TrainingConfig` is to find, as in `rim_tf.data.streaming.simulate_batch`."""
+    return TASKS[type(config.model)].target
+
+
+def frames_of(config):
+    """(mocks, batch size) of frames of each size, which take turns; all batches have about as many pixels."""
+    first = config.mocks
+    frames = [(first, config.batch_size)]
+    for pixels in config.larger_frames:
+        mocks = dataclasses.replace(first, image_pixels=pixels, source_pixels=pixels)
+        frames.append((mocks, max(1, config.batch_size * first.image_pixels**2 // pixels**2)))
+    return frames
+
+
+def galaxies_in_memory(config, galaxies=None):
+    """The `GalaxySet` of procedural galaxies and, where `galaxies` names some, of real ones; None where there are none.
+
+    Args:
+      config: `TrainingConfig`.
+      galaxies: as for `find_galaxies`.
+    """
+    sets = [procedural_galaxies(config.n_procedural, "training", config.seed)] if config.n_procedural else []
+    if galaxies is not None:
+        sets.append(find_galaxies(galaxies, "train", "training"))
+    return joined(sets) if sets else None
+
+
+def learning_rate(config):
+    """The schedule that a TrainingConfig names."""
+    if config.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.n_steps, alpha=0.01)
+    return keras.optimizers.schedules.ExponentialDecay(config.learning_rate, 5000, 0.96, staircase=True)
+
+
+def compiled_model(config):
+    """The network of a TrainingConfig, its weights drawn from the run's seed or those of `config.initial`."""
+    keras.utils.set_random_seed(int(seeds.generator("weights", config.seed).integers(2**31)))
+    model = build_model(config.model)
+    if config.initial is not None:
+        initial = load_pretrained(config.initial, config.model.type)
+        if initial.config != config.model:
+            raise InputError(f"The weights {config.initial} are those of another network than this experiment's.")
+        model.set_weights(initial.get_weights())
+    task = TASKS[type(config.model)]
+    # XLA makes this training step nearly twice as slow on a CPU.
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate(config), global_clipnorm=config.clip_norm),
+        loss=task.loss(config.loss),
+        metrics=[task.metric],
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def opened(out, config):
+    """The folder of a run, made where it is new; InputError where it cannot be one, or holds another run.
+
+    The length of a run alone may change: the learning rate then follows the schedule of the new length from there on.
+    """
+    if config.n_steps % config.steps_per_epoch:
+        raise InputError(
+            f"n_steps is {config.n_steps}; it must be a multiple of the {config.steps_per_epoch} steps of an epoch."
+        )
+    out = pathlib.Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made a folder: {error.strerror or error}; choose another --out.") from None
+    path = out / "config.json"
+    if path.exists():
+        had, has = read_json(path), json.loads(to_json(config))
+        if not isinstance(had, dict) or had | {"n_steps": None} != has | {"n_steps": None}:
+            raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
+    write_text(path, to_json(config))
+    return out
+
+
+def save_weights(model, config, step, out):
+    """weights.json and weights.weights.h5 in the run's folder, which `load_pretrained` and `--initial` take."""
+    save_trained(model, out / "weights", {"training": json.loads(to_json(config)), "steps": step})
