@@ -182,7 +182,9 @@ SMALL = _preset(
     start="backprojection",
     flux_scale="image",
 )
-PRESETS = {"paper": PAPER, "small": SMALL}
+# Half as wide again: what frames as a telescope makes them ask of a network, in about the same time for one lens.
+SKY = _preset(RIMConfig, **(dataclasses.asdict(SMALL) | {"features": 48, "hidden": (48, 24)}))
+PRESETS = {"paper": PAPER, "small": SMALL, "sky": SKY}
 
 ESTIMATOR_PAPER = _preset(EstimatorConfig)
 ESTIMATOR_SMALL = _preset(
@@ -267,7 +269,10 @@ class MockConfig:
     neighbour_fraction: Share = 0.0
     """Share of systems with up to three other galaxies beside the ring, which nobody has masked."""
     lens_light_error: NotNegative = 0.01
-    """Relative error of that subtraction in each parameter; in the centre, tenths of a pixel for each 0.01."""
+    """Relative error of that subtraction in each parameter, and five times that along radius and angle; in the centre,
+    tenths of a pixel for each 0.01."""
+    lens_light_error_decades: NotNegative = 0.0
+    """How much smaller it is for some, as `lens_error_decades` says for the lens."""
 
     def __post_init__(self):
         check(self)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SKY, SMALL, MockConfig, Model
 from rim_tf.validation import Count, Limits, Positive, Seed, check
 from training.tasks import LENS_LOSS, LOSSES, check_task
 
@@ -70,7 +70,8 @@ ESTIMATOR_MOCKS = MockConfig(
     log_noise_overestimate=(1.0, 1.5),
     lens_galaxy_fraction=0.5,
     lens_light_fraction=0.7,
-    lens_light_error=0.015,
+    lens_light_error=0.02,
+    lens_light_error_decades=1.0,
     neighbour_fraction=0.3,
 )
 
@@ -83,7 +84,7 @@ _ESTIMATOR = TrainingConfig(
     clip_norm=10.0,
     batch_size=256,
     n_steps=12_000,
-    steps_per_epoch=200,
+    steps_per_epoch=1000,
 )
 
 # Frames as a telescope makes them, cut to a few theta_E, with a lens as well known as a fit or a network knows it.
@@ -104,6 +105,8 @@ SKY_MOCKS = MockConfig(
     correlated_noise_fraction=0.5,
     log_noise_overestimate=(1.0, 1.5),
     lens_light_fraction=0.5,
+    lens_light_error=0.02,
+    lens_light_error_decades=1.0,
     lens_error=0.03,
     lens_error_decades=2.5,
 )
@@ -129,18 +132,16 @@ EXPERIMENTS = {
         larger_frames=(96, 128),
         initial="runs/small-frames/weights.json",
     ),
-    # Begins with the weights of `small`, which know perfect frames.
     "sky": dataclasses.replace(
         _SMALL,
+        model=SKY,
         mocks=SKY_MOCKS,
         loss="log_rms_flux",
-        learning_rate=3e-4,
-        batch_size=48,
-        n_steps=6000,
-        steps_per_epoch=60,
+        batch_size=128,
+        n_steps=12_000,
+        steps_per_epoch=120,
         seed=4,
         larger_frames=(96, 128),
-        initial="small",
     ),
     "paper": TrainingConfig(
         model=PAPER,

@@ -33,7 +33,8 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
       lenses: must be None: prepared sets are read by TensorFlow.
       verbose: 0 for no word; else a line after each epoch.
       psfs: as in `rim_tf.data.observing.observe`.
-      seconds: end after the epoch in which these have passed since the call; a later call goes on. None for no limit.
+      seconds: end after the epoch in which these have passed since the call, however many steps that were, and let the
+        learning rate fall with the time; for machines that are lent for so long. None for no limit.
 
     Leaves in `out`: config.json, checkpoint.npz, log.csv and, at the end, weights.json and weights.weights.h5.
     """
@@ -41,7 +42,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
     if lenses is not None or find_large_set(galaxies) is not None:
         raise InputError("Prepared sets are read by TensorFlow; train on JAX without --lenses, on galaxies in memory.")
     out = runs.opened(out, config)
-    model = runs.compiled_model(config)
+    model = runs.compiled_model(config, config.learning_rate)
     run = _Run(model, config, galaxies, psfs)
     state, step = run.first_state(), 0
     checkpoint = out / "checkpoint.npz"
@@ -51,7 +52,8 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
     skipped = 0
     while step < config.n_steps:
         begun = time.monotonic()
-        state, log, tallies = run.epoch(state, step)
+        rate = None if seconds is None else run.rate_at((begun - started) / seconds)
+        state, log, tallies = run.epoch(state, step, rate)
         for (frames, batch_size), tally in zip(run.frames, tallies, strict=True):
             mocks.check_tally(batch_size, np.asarray(tally), frames)
         log = {name: float(value) for name, value in log.items()}
@@ -63,6 +65,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
                 "the checkpoint."
             )
         log |= {name: float(value) for name, value in run.validate(state).items()}
+        log["learning_rate"] = float(state[2][run.rate])
         log["lenses_per_second"] = run.lenses_per_step * config.steps_per_epoch / (time.monotonic() - begun)
         _save(checkpoint, state, step)
         _log(out / "log.csv", {"step": step} | log)
@@ -84,6 +87,7 @@ class _Run:
     def __init__(self, model, config, galaxies, psfs):
         self.model, self.config, self.psfs = model, config, psfs
         self.target = runs.target_of(config)
+        (self.rate,) = (i for i, v in enumerate(model.optimizer.variables) if v.path.endswith("learning_rate"))
         # Only a network with dropout is another one in training.
         self.in_training = {"training": True} if "training" in inspect.signature(model.call).parameters else {}
         self.loss, self.metric = model.loss, TASKS[type(config.model)].metric
@@ -115,21 +119,35 @@ class _Run:
             for variable, value in zip(some, values, strict=True):
                 variable.assign(value)
 
-    def epoch(self, state, step):
-        """State after another epoch, its log, and for frames of each size the tally of the batch that was hardest."""
-        return self._epoch(state, jnp.int32(step // len(self.frames)), self.stamps)
+    def epoch(self, state, step, rate=None):
+        """State after another epoch, its log, and for frames of each size the tally of the batch that was hardest.
+
+        Args:
+          state: before it.
+          step: how many steps have been done.
+          rate: learning rate in place of the schedule's.
+        """
+        rate = jnp.float32(np.nan if rate is None else rate)
+        return self._epoch(state, jnp.int32(step // len(self.frames)), self.stamps, rate)
+
+    def rate_at(self, share):
+        """The learning rate when that share of the time has passed, as a schedule of a thousand steps has it."""
+        return runs.learning_rate(self.config, 1000)(1000 * min(share, 1.0))
 
     def validate(self, state):
         return self._validate(state, self.held_out)
 
-    def _steps(self, state, turn, stamps):
+    def _steps(self, state, turn, stamps, rate):
+        schedule = runs.learning_rate(self.config)
+
         def one_turn(state, turn):
             logs, tallies = [], []
             for part, (frames, batch_size) in enumerate(self.frames):
                 seed = seeds.seed_pair("training", self.config.seed, part)
                 given = batch_size, mocks.GalaxyStamps(*stamps), frames, self.psfs, self.target
                 inputs, target, tally = mocks.simulated(seed, turn, *given)
-                state, log = self._step(state, inputs, target)
+                now = jnp.where(jnp.isnan(rate), schedule(turn * len(self.frames) + part), rate)
+                state, log = self._step(state, inputs, target, now)
                 logs.append(log)
                 tallies.append(tally)
             return state, (logs, tallies)
@@ -144,8 +162,9 @@ class _Run:
             log[name] = jnp.sum(jnp.where(taken > 0, values, 0.0)) / n_taken
         return state, log, tallies
 
-    def _step(self, state, inputs, target):
+    def _step(self, state, inputs, target, rate):
         trainable, others, of_optimizer = state
+        of_optimizer = [rate if i == self.rate else value for i, value in enumerate(of_optimizer)]
         grad = jax.value_and_grad(self._loss, has_aux=True)
         (loss, (others_after, metric)), gradient = grad(trainable, others, inputs, target)
         trainable_after, of_optimizer_after = self.model.optimizer.stateless_apply(of_optimizer, gradient, trainable)

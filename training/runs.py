@@ -49,15 +49,20 @@ def galaxies_in_memory(config, galaxies=None):
     return joined(sets) if sets else None
 
 
-def learning_rate(config):
-    """The schedule that a TrainingConfig names."""
+def learning_rate(config, n_steps=None):
+    """The schedule that a TrainingConfig names, for a run of so many steps; by default those of the config."""
     if config.schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.n_steps, alpha=0.01)
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, n_steps or config.n_steps, alpha=0.01)
     return keras.optimizers.schedules.ExponentialDecay(config.learning_rate, 5000, 0.96, staircase=True)
 
 
-def compiled_model(config):
-    """The network of a TrainingConfig, its weights drawn from the run's seed or those of `config.initial`."""
+def compiled_model(config, rate=None):
+    """The network of a TrainingConfig, its weights drawn from the run's seed or those of `config.initial`.
+
+    Args:
+      config: `TrainingConfig`.
+      rate: learning rate in place of the schedule's.
+    """
     keras.utils.set_random_seed(int(seeds.generator("weights", config.seed).integers(2**31)))
     model = build_model(config.model)
     if config.initial is not None:
@@ -68,7 +73,7 @@ def compiled_model(config):
     task = TASKS[type(config.model)]
     # XLA makes this training step nearly twice as slow on a CPU.
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate(config), global_clipnorm=config.clip_norm),
+        optimizer=keras.optimizers.Adam(rate or learning_rate(config), global_clipnorm=config.clip_norm),
         loss=task.loss(config.loss),
         metrics=[task.metric],
         jit_compile=False,

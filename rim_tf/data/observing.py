@@ -140,7 +140,8 @@ def _draw_lens_light(draws, lens, grid, config):
 
     The galaxy follows the mass in centre, and in ellipticity up to a scatter, has a half-light radius of 0.5-1.5
     theta_E and, there, 0.1-1 times the arcs' brightness. Every parameter of the fit is off by `lens_light_error`,
-    which leaves the rings and dipoles that one sees in real data.
+    which leaves dipoles at the centre, and the fit is a few times that above and below along radius and angle, as it is
+    around masked arcs, which hide what it should follow.
     """
     column = [ops.shape(lens)[0], 1, 1]
     theta_E, e1, e2, x_lens, y_lens = (lens[:, i, None, None] for i in range(5))
@@ -152,8 +153,12 @@ def _draw_lens_light(draws, lens, grid, config):
     x, y = x - x_lens, y - y_lens
     pixel = grid.pixel_scale
 
+    smaller = 1.0
+    if config.lens_light_error_decades:
+        smaller = draws.log_uniform(column, 10**-config.lens_light_error_decades, 1.0)
+
     def error():
-        return draws.normal(column, config.lens_light_error)
+        return smaller * draws.normal(column, config.lens_light_error)
 
     light = _galaxy(x, y, pixel, radius, index, e1, e2)
     fit = _galaxy(
@@ -165,7 +170,12 @@ def _draw_lens_light(draws, lens, grid, config):
         e1 + error(),
         e2 + error(),
     )
-    return brightness * light, brightness * ops.exp(error()) * fit
+    size = ops.sqrt(elliptical_radius2(x, y, e1, e2) + pixel**2) / radius
+    wave = ops.cos(draws.uniform(column, 1.0, 4.0) * ops.log(size) + draws.uniform(column, 0, 2 * np.pi))
+    turned = draws.uniform(column, 0, 2 * np.pi)
+    lobes = ((x**2 - y**2) * ops.cos(turned) + 2 * x * y * ops.sin(turned)) / (x**2 + y**2 + pixel**2)
+    fit *= ops.exp(error()) + 5 * error() * wave + 5 * error() * lobes
+    return brightness * light, brightness * fit
 
 
 def _draw_lens_galaxy(draws, lens, grid):
