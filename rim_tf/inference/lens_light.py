@@ -270,7 +270,7 @@ class _Galaxy:
         # The normal equations keep the solve small: one row for each component, not for each pixel. The sky
         # may have either sign: it enters twice.
         design = np.concatenate([design, -design[:, -1:]], axis=1)
-        curvature = design.T @ design
+        curvature = _gram(design)
         scale = np.sqrt(np.diag(curvature))
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
         root = linalg.cholesky(curvature)
@@ -330,6 +330,14 @@ class _Galaxy:
             "ellipticities": shape[2:].reshape(-1, 2).tolist(),
             "components": components,
         }
+
+
+def _gram(design):
+    """design.T @ design, by products too small for the threads of BLAS: these wait for each other by spinning, which on
+    cores that do other work takes a thousand times as long as the sum.
+    """
+    n_rows = max(1, 2**17 // design.shape[1] ** 2)
+    return sum(part.T @ part for part in np.split(design, range(n_rows, len(design), n_rows)))
 
 
 def _psf_sigma(observation):

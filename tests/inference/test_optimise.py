@@ -181,7 +181,7 @@ def test_what_is_fixed_keeps_its_value_and_steps_are_told():
     assert_allclose(columns[:, held], [[start.x_lens, start.gamma1]] * len(columns), rtol=1e-6)
     free = np.delete(np.arange(len(columns[0])), held)
     assert (fit.covariance[held] == 0).all() and (np.diag(fit.covariance)[free] > 0).all()
-    assert [done for done, _ in told] == list(range(len(told))) and {most for _, most in told} == {12}
+    assert [done for done, _ in told] == list(range(len(told))) and {most for _, most in told} == {13}
 
 
 def test_light_that_is_left_over_is_not_held_against_a_lens():
@@ -211,8 +211,9 @@ def test_the_middle_of_a_frame_goes_back_to_its_place():
 
 def test_exploring_gives_the_best_starts_first():
     far = dataclasses.replace(TRUTH, theta_E=0.5, e1=-0.3)
-    found = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
+    found, history = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
     assert abs(found[0].theta_E - TRUTH.theta_E) < 0.02 and len(found) <= 2
+    assert history[-1]["lens"] == pytest.approx(found[0].as_tuple(), rel=1e-5)
 
 
 def test_starts_of_ones_own_are_all_followed():
