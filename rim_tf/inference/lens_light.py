@@ -245,72 +245,107 @@ class _Galaxy:
         self.n_components = n * n_groups
         # Wide Gaussians are blurred by adding the PSF's variance, which saves their Fourier transforms.
         self.n_narrow = int((self.sigmas < max(4 * self.psf_sigma, 2 * scale)).sum())
+        # (group, width) of each column.
+        self.components = sorted(np.ndindex(n_groups, n), key=lambda each: each[1] >= self.n_narrow)
         psf = np.asarray(observation.psf, np.float64)[None]
         self.blur = blur_operator(
             ops.convert_to_tensor(psf), PixelGrid(*observation.shape, pixel_scale=np.float64(scale))
         )
 
     def columns(self, shape):
-        """Blurred unit Gaussians, then ones for the sky, [components + 1, rows, columns]."""
+        """Blurred unit Gaussians, the narrow ones of all groups first, then ones for the sky, [components + 1, rows,
+        columns].
+        """
+        n = self.n_groups * self.n_narrow
+        narrow, wide = (np.stack([self._gaussian(shape, *each) for each in part]) for part in self._narrow_first(n))
+        return np.concatenate([self._blurred(narrow), wide, np.ones((1, *self.x.shape))])
+
+    def image(self, shape, amplitudes):
+        """The model image, [rows, columns]: sooner than from `columns`, since the narrow ones are blurred together."""
+        n, total = self.n_groups * self.n_narrow, []
+        parts = self._narrow_first(n)
+        for part, amount in zip(parts, (amplitudes[:n], amplitudes[n:-1]), strict=True):
+            seen = (a * self._gaussian(shape, *each) for a, each in zip(amount, part, strict=True) if a)
+            total.append(sum(seen, np.zeros(self.x.shape)))
+        return self._blurred(total[0][None])[0] + total[1] + amplitudes[-1]
+
+    def _narrow_first(self, n):
+        return self.components[:n], self.components[n:]
+
+    def _gaussian(self, shape, group, i):
         x, y = self.x - shape[0], self.y - shape[1]
-        narrow, wide = [], []
-        for e1, e2 in shape[2:].reshape(-1, 2):
-            for i, sigma in enumerate(self.sigmas):
-                is_narrow = i < self.n_narrow
-                image = gaussian(x, y, sigma, e1, e2, np.exp, 0.0 if is_narrow else self.psf_sigma)
-                (narrow if is_narrow else wide).append(image)
-        blurred = ops.convert_to_numpy(self.blur.forward(ops.convert_to_tensor(np.stack(narrow))))
-        return np.concatenate([blurred, np.asarray(wide).reshape(-1, *x.shape), np.ones((1, *x.shape))])
+        e1, e2 = shape[2 + 2 * group : 4 + 2 * group]
+        return gaussian(x, y, self.sigmas[i], e1, e2, np.exp, 0.0 if i < self.n_narrow else self.psf_sigma)
+
+    def _blurred(self, images):
+        return ops.convert_to_numpy(self.blur.forward(ops.convert_to_tensor(images)))
 
     def solve(self, shape, used, sigma):
-        """Amplitudes (not negative, but for the sky) and the model image at the given shape."""
+        """Amplitudes (not negative, but for the sky), the model image at the given shape, and the columns of the used
+        pixels in units of sigma, [pixels, components + 1].
+        """
         columns = self.columns(shape)
-        design = (columns[:, used] / sigma).T
+        in_noise = (columns[:, used] / sigma).T
         data = self.observation.image[used] / sigma
         # The normal equations keep the solve small: one row for each component, not for each pixel. The sky
         # may have either sign: it enters twice.
-        design = np.concatenate([design, -design[:, -1:]], axis=1)
-        curvature = design.T @ design
+        design = np.concatenate([in_noise, -in_noise[:, -1:]], axis=1)
+        products = _product(design, np.concatenate([design, data[:, None]], axis=1))
+        curvature, gradient = products[:, :-1], products[:, -1]
         scale = np.sqrt(np.diag(curvature))
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
         root = linalg.cholesky(curvature)
-        target = linalg.solve_triangular(root, design.T @ data / scale, trans="T")
+        target = linalg.solve_triangular(root, gradient / scale, trans="T")
         amplitudes = optimize.nnls(root, target)[0] / scale
         amplitudes = np.append(amplitudes[:-2], amplitudes[-2] - amplitudes[-1])
-        return amplitudes, np.tensordot(amplitudes, columns, 1)
+        return amplitudes, np.tensordot(amplitudes, columns, 1), in_noise
 
     def fit(self, shape, used, previous_model, most_steps=_FULL):
         """Best shape (x, y, then e1, e2 of each group), amplitudes and model image."""
         noise = np.hypot(self.observation.noise, _SMOOTHNESS * previous_model)[used]
         image = self.observation.image[used]
+        solved = {}
 
         def residual(shape):
-            _, model = self.solve(shape, used, noise)
-            return (model[used] - image) / noise
+            solved["shape"], solved["as"] = shape.copy(), self.solve(shape, used, noise)
+            return (solved["as"][1][used] - image) / noise
+
+        def slope(shape):
+            """Variable projection as Kaufman (1975) has it: amplitudes held, and what they would undo taken off."""
+            if not np.array_equal(solved["shape"], shape):
+                residual(shape)
+            amplitudes, model, columns = solved["as"]
+            moved = [self.image(shape + step, amplitudes) - model for step in self.steps(shape)]
+            moved = (np.array(moved)[:, used] / noise).T / self.steps(shape).diagonal()
+            free = columns[:, np.append(amplitudes[:-1] > 0, True)]
+            free = free / np.linalg.norm(free, axis=0)
+            curvature = _product(free, free) + 1e-10 * np.eye(free.shape[1])
+            return moved - free @ linalg.solve(curvature, _product(free, moved), assume_a="pos")
 
         scale = self.observation.pixel_scale
         lowest = np.concatenate([shape[:2] - 5 * scale, np.full(len(shape) - 2, -_FLATTEST)])
         highest = np.concatenate([shape[:2] + 5 * scale, np.full(len(shape) - 2, _FLATTEST)])
         x_scale = np.concatenate([np.full(2, scale), np.full(len(shape) - 2, 0.1)])
         found = optimize.least_squares(
-            residual, shape, bounds=(lowest, highest), x_scale=x_scale, diff_step=1e-4, ftol=1e-4, max_nfev=most_steps
+            residual, shape, jac=slope, bounds=(lowest, highest), x_scale=x_scale, ftol=1e-4, max_nfev=most_steps
         )
-        amplitudes, model = self.solve(found.x, used, noise)
+        amplitudes, model, _ = self.solve(found.x, used, noise)
         return found.x, amplitudes, model
 
     def left_over(self, shape, amplitudes):
         """As `LensLightFit` has it."""
         columns = self.columns(shape)
-        steps = np.diag([0.1 * self.observation.pixel_scale] * 2 + [0.01] * (len(shape) - 2))
         model = np.tensordot(amplitudes, columns, 1)
-        errors = [np.tensordot(amplitudes, self.columns(shape + step), 1) - model for step in steps]
+        errors = [self.image(shape + 10 * step, amplitudes) - model for step in self.steps(shape)]
         return np.concatenate([columns, errors]).astype(np.float32)
+
+    def steps(self, shape):
+        """Small ones in each of the shape's parameters, [parameters, parameters]."""
+        return np.diag([0.01 * self.observation.pixel_scale] * 2 + [1e-3] * (len(shape) - 2))
 
     def describe(self, shape, amplitudes):
         components = []
-        # In the order of `columns`, which puts the narrow ones of all groups first.
-        order = sorted(np.ndindex(self.n_groups, len(self.sigmas)), key=lambda each: each[1] >= self.n_narrow)
-        for (group, i), amplitude in zip(order, amplitudes[:-1], strict=True):
+        for (group, i), amplitude in zip(self.components, amplitudes[:-1], strict=True):
             e1, e2 = shape[2 + 2 * group : 4 + 2 * group]
             modulus = math.hypot(e1, e2)
             if amplitude > 0:
@@ -330,6 +365,15 @@ class _Galaxy:
             "ellipticities": shape[2:].reshape(-1, 2).tolist(),
             "components": components,
         }
+
+
+def _product(a, b):
+    """a.T @ b of tall matrices, by products too small for the threads of BLAS: these wait for each other by spinning,
+    which on cores that do other work takes a thousand times as long as the sum.
+    """
+    n_rows = max(1, 2**17 // (a.shape[1] * b.shape[1]))
+    parts = (slice(i, i + n_rows) for i in range(0, len(a), n_rows))
+    return sum(a[part].T @ b[part] for part in parts)
 
 
 def _psf_sigma(observation):

@@ -3,9 +3,10 @@
 Section 3 of the paper (Figure 8, Algorithm 1): a traditional fit of the lens, but for the linear inversion of the
 source, which the RIM replaces. The residuals of a lens with its best source are a function of the lens alone (variable
 projection, Golub & Pereyra 1973), and a sum of their squares is minimised by Levenberg and Marquardt's method. Their
-Jacobian, by differences, is one batch of the RIM, so many starts are followed at once: first on a coarse frame with
-the noise raised to a share of the peak, where the valleys are wide and a step costs little, the best ones then on finer
-frames with the noise as it is.
+slopes, by differences, are one batch of the RIM, and cost more than all else: they are worked out once for lenses that
+are near each other, and kept up by what each step shows of them (Broyden 1965). Many starts are followed at once: first
+on a coarse frame with the noise raised to a share of the peak, where the valleys are wide and a step costs little, the
+best ones then on finer frames with the noise as it is.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from scipy import ndimage
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.rim import reconstruct
-from rim_tf.lens import Lens, lens_of
+from rim_tf.lens import Lens, LensParameters, lens_of
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
@@ -38,17 +39,21 @@ _COARSE, _MIDDLE = 36, 72
 # On the coarse frame: noise over the image's peak at the least, and steps of the RIM.
 _NOISE_FLOOR, _COARSE_RIM_STEPS = 0.02, 4
 # Steps of all starts on the coarse frame, then of the best ones; and how many go on after each.
-_COARSE_STEPS, _KEPT = (3, 6), (6, 2)
+_COARSE_STEPS, _KEPT = (1, 3, 6), (8, 4, 2)
+# A start whose sum of squares is larger than the best one's by this factor goes no further.
+_HOPELESS = 1.5
 # Each step tries these factors on the damping that the last one found best.
-_DAMPINGS = (0.3, 3.0, 30.0)
+_DAMPINGS = (0.3, 10.0)
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
 # Differences and longest steps, in units of a column's `step`.
 _DIFFERENCE, _LONGEST = 0.5, 15.0
 # A start has arrived when a step lowers its chi^2 by less than this, on coarse frames and at last, or by less than a
 # share of it.
 _COARSE_GAIN, _GAIN, _GAIN_SHARE = 2.0, 0.5, 3e-4
-# Starts as near as this in units of a column's `step` are the same.
-_SAME = 1.0
+# Starts as near as this in units of a column's `step` are the same; as near as that they have the same slopes.
+_SAME, _NEAR = 1.0, 3.0
+# Slopes that promised so many times what a step gained are worked out anew.
+_PROMISED = 4.0
 # Pixels of the lenses in one call, which bounds the memory.
 _PIXELS_AT_ONCE = 64 * 64**2
 
@@ -248,32 +253,98 @@ def optimise_lens(
     if len(starts) > 1:
         starts = problem.explored(starts, history, told)
     descent = problem.refined(starts, n_steps, target_chi2, history, told)
-    return problem.result(descent, history)
+    descent.add(first)
+    return problem.sought(descent, history).fit()
 
 
 def explore(
-    observation: Observation,
-    starts: Sequence[Lens],
-    model: RIM | str = RIMSettings.weights,
-    prior: LensPrior | None = None,
-    left_over: np.ndarray | None = None,
-) -> list[Lens]:
+    observation: Observation, starts: Sequence[Lens], model: RIM, left_over: np.ndarray | None = None
+) -> tuple[list[Lens], list]:
     """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
 
     Args:
       observation: as there.
       starts: list of lenses of one mass model, the most probable first.
-      model: as there.
-      prior: as there.
+      model: `RIM`.
       left_over: as there.
 
     Returns:
-      The best lenses, the best first, no two the same.
+      The best lenses, the best first, no two the same; and the history, as of `LensFit`.
     """
+    problem, starts = _fit_of(observation, starts, model, left_over)
+    history = []
+    found = problem.explored(starts, history, _Told(None, 0))
+    return [lens_of(problem.first.mass, each) for each in found], history
+
+
+def refine(
+    observation: Observation,
+    starts: Sequence[Lens],
+    model: RIM,
+    left_over: np.ndarray | None,
+    n_steps: int,
+    progress: Callable[[int, int], None] | None = None,
+    before: "Sought | None" = None,
+) -> "Sought":
+    """The last part of `optimise_lens`: few starts on the frame as it is.
+
+    Args:
+      observation: as there.
+      starts: list of lenses of one mass model, the most probable first.
+      model: `RIM`.
+      left_over: as there.
+      n_steps: as there.
+      progress: as there.
+      before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
+
+    Returns:
+      `Sought`.
+    """
+    problem, starts = _fit_of(observation, starts, model, left_over)
+    history = []
+    descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN)
+    if before is not None:
+        descent.take_over(before.descent)
+    descent.run(n_steps, "fine", history, _Told(progress, n_steps))
+    return problem.sought(descent, history)
+
+
+def _fit_of(observation, starts, model, left_over):
     first, starts = _starts(starts, 1, ())
-    model = load_pretrained(model) if isinstance(model, str) else model
-    problem = _Fit(observation, model, first, (), prior or LensPrior(), None, left_over)
-    return [lens_of(first.mass, each) for each in problem.explored(starts, [], _Told(None, 0))]
+    return _Fit(observation, model, first, (), LensPrior(), None, left_over), starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sought:
+    """Where a search has ended; what only the last one needs is not worked out yet.
+
+    Attributes:
+      lens: the best.
+      history: as of `LensFit`.
+      ends: as of `LensFit`.
+      problem: the `_Fit`.
+      descent: the `_Descent`.
+      best: which of its starts is the best.
+    """
+
+    lens: Lens
+    history: list
+    ends: dict
+    problem: "_Fit"
+    descent: "_Descent"
+    best: int
+
+    def covariance(self):
+        """As of `LensFit`."""
+        return _covariance(self.descent, self.best, self.problem.is_fixed)
+
+    def fit(self):
+        """`LensFit`."""
+        problem = self.problem
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
+            found = reconstruct(problem.observation, self.lens, problem.model, source_pixels=problem.source_pixels)
+        return LensFit(self.lens, self.history, found, self.covariance(), self.ends)
 
 
 def noise_floor(observation):
@@ -311,7 +382,8 @@ class _Fit:
         raised = np.where(observation.mask, np.hypot(observation.noise, noise_floor(observation)), observation.noise)
         factor = max(1, round(max(observation.shape) / _COARSE))
         seen = coarsened(dataclasses.replace(observation, noise=raised), factor)
-        descent = self._descent(seen, _shortened(self.model, _COARSE_RIM_STEPS), starts, factor, _COARSE_GAIN)
+        n_rim_steps = min(_COARSE_RIM_STEPS, self.model.config.n_steps)
+        descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
             descent.keep(kept)
@@ -320,42 +392,40 @@ class _Fit:
     def refined(self, starts, n_steps, target_chi2, history, told):
         """The `_Descent` from `starts` on the whole frame, where it has ended."""
         for stage, factor, gain in self.frames():
-            descent = self._descent(coarsened(self.observation, factor), self.model, starts, factor, gain)
+            seen = coarsened(self.observation, factor)
+            descent = self.descent(seen, self.model.config.n_steps, starts, factor, gain)
             descent.run(n_steps, stage, history, told, target_chi2 if stage == "fine" else None)
-            descent.keep(1 if stage == "middle" else len(starts))
+            if stage == "middle":
+                descent.keep(1)
             starts = descent.lenses()
         return descent
 
-    def _descent(self, seen, model, starts, factor, gain):
+    def descent(self, seen, n_rim_steps, starts, factor, gain):
+        """A `_Descent` on a frame whose pixels are `factor` times as wide."""
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
         left_over = None if self.left_over is None else seen_coarsely(self.left_over, self.observation, factor)
-        misfit = _Misfit(seen, model, self.first.mass, held, self.is_fixed, self.prior, pixels, left_over)
-        return _Descent(misfit, self.first.mass, self.first.theta_E, starts, gain)
+        view = _View(seen, self.model, self.first.mass, n_rim_steps, pixels)
+        misfit = _Misfit(view, held, self.is_fixed, self.prior, left_over)
+        return _Descent(misfit, self.first.theta_E, starts, gain)
 
-    def result(self, descent, history):
-        first, misfit = self.first, descent.misfit
-        descent.add(first)
+    def sought(self, descent, history):
+        first = self.first
         order = np.argsort(descent.value, kind="stable")
-        found = descent.lenses()[order]
-        added = len(found) - 1
-        if order[0] == added:  # nothing is better; a lens that was given goes through no float32
-            best, ends = first, order
-        else:
-            best, ends = lens_of(first.mass, found[0]), order[order != added]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
-            reconstruction = reconstruct(self.observation, best, self.model, source_pixels=self.source_pixels)
-        return LensFit(
-            lens=best,
+        best, found = int(order[0]), descent.lenses()
+        ends = order[descent.followed[order]]
+        return Sought(
+            # A lens that was given and is not bettered goes through no float32.
+            lens=lens_of(first.mass, found[best]) if descent.followed[best] else first,
             history=history,
-            reconstruction=reconstruction,
-            covariance=_covariance(descent, int(order[0]), self.is_fixed),
             ends={
-                "chi2_per_pixel": misfit.chi2_per_pixel(descent.residual[ends]).tolist(),
-                "lens": [tuple(map(float, each)) for each in descent.lenses()[ends]],
-                "n_pixels": misfit.n_used,
+                "chi2_per_pixel": descent.misfit.chi2_per_pixel(descent.residual[ends]).tolist(),
+                "lens": [tuple(map(float, each)) for each in found[ends]],
+                "n_pixels": descent.misfit.n_used,
             },
+            problem=self,
+            descent=descent,
+            best=best,
         )
 
 
@@ -414,18 +484,10 @@ class _Told:
         self.done += 1
 
 
-@functools.lru_cache(maxsize=4)
-def _shortened(model, n_steps):
-    """The same network, unrolled for at most n_steps steps."""
-    short = RIM(dataclasses.replace(model.config, n_steps=min(n_steps, model.config.n_steps)))
-    short.set_weights(model.get_weights())
-    return short
-
-
 @functools.lru_cache(maxsize=8)
-def _residuals(model, mass, stamps):
-    """A function that is traced once for all frames: (inputs of one system, source pixels, lenses [k, columns]) ->
-    residuals in units of the noise [k, data]; those of masked pixels are 0.
+def _model_images(model, mass, stamps):
+    """A function that is traced once for all frames and steps: (inputs of one system, source pixels, steps of the RIM,
+    lenses [k, columns]) -> model images [k, rows, columns].
     """
     axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
     if not stamps:
@@ -434,46 +496,79 @@ def _residuals(model, mass, stamps):
         name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
         for name in axes
     }
+    number = tf.TensorSpec([], tf.int32)
 
     @tf.function(
-        input_signature=[specification, tf.TensorSpec([], tf.int32), tf.TensorSpec([None, mass.size])], autograph=False
+        input_signature=[specification, number, number, tf.TensorSpec([None, mass.size])],
+        autograph=False,
     )
-    def residuals(inputs, source_pixels, lens):
+    def model_images(inputs, source_pixels, n_rim_steps, lens):
         n = tf.shape(lens)[0]
         inputs = {name: tf.repeat(value, n, axis=0) for name, value in inputs.items()}
         problem = imaging_problem(inputs | {"lens": lens}, (source_pixels, source_pixels), mass)
-        model_image = problem.model_image(model.solve(problem)[:, -1])
-        return tf.reshape((problem.data - model_image) * tf.sqrt(problem.weight), [n, -1])
+        return problem.model_image(model.solve_last(problem, n_rim_steps))
 
-    return residuals
+    return model_images
+
+
+class _View:
+    """One observation as many lenses would show it, each with the source that the RIM finds for it.
+
+    Args:
+      observation: `Observation`.
+      model: `RIM`.
+      mass: `MassModel`.
+      n_rim_steps: of the RIM.
+      source_pixels: as in `source_grid`.
+    """
+
+    def __init__(self, observation, model, mass, n_rim_steps, source_pixels):
+        pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
+        # A batch has a lens, which is not looked at.
+        inputs = batch_of([observation], [LensParameters(1.0)], [scale])
+        self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
+        self._numbers = tf.constant(pixels), tf.constant(n_rim_steps)
+        self._function = _model_images(model, mass, not isinstance(observation.psf, float))
+        self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
+        self.observation, self.mass = observation, mass
+
+    def __call__(self, lenses):
+        """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
+        lenses = np.asarray(lenses, np.float32)
+        parts = [
+            self._function(self._inputs, *self._numbers, tf.constant(lenses[i : i + self._at_once])).numpy()
+            for i in range(0, len(lenses), self._at_once)
+        ]
+        return np.concatenate(parts)
+
+
+def model_image(observation: Observation, lens: Lens, model: RIM) -> np.ndarray:
+    """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
+    view = _View(observation, model, lens.mass, model.config.n_steps, None)
+    return observation.in_data_units(view([lens.as_tuple()])[0])
 
 
 class _Misfit:
     """What is squared and summed, for many lenses of one observation: residuals, then distances from the prior.
 
     Args:
-      observation: `Observation`.
-      model: `RIM`.
-      mass: `MassModel`.
+      view: `_View`.
       held: the values that what is fixed keeps, [columns].
       is_fixed: [columns].
       prior: mean and standard deviation of each parameter, [2, columns].
-      source_pixels: as in `source_grid`.
       left_over: [k, rows, columns] or None, as of `optimise_lens`.
     """
 
-    def __init__(self, observation, model, mass, held, is_fixed, prior, source_pixels, left_over):
-        pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
-        inputs = batch_of([observation], [lens_of(mass, held)], [scale])
-        self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
-        self._source_pixels = tf.constant(pixels)
-        self._residuals = _residuals(model, mass, not isinstance(observation.psf, float))
-        self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
-        self.mass, self.fixed, self.held, self.prior = mass, is_fixed, held, prior
+    def __init__(self, view, held, is_fixed, prior, left_over):
+        observation = view.observation
+        self.view, self.mass, self.fixed, self.held, self.prior = view, view.mass, is_fixed, held, prior
         self.n_used = int(observation.mask.sum())
+        self._data = np.where(observation.mask, observation.image / observation.unit, 0.0).astype(np.float32).ravel()
+        used_noise = np.where(observation.mask, observation.noise, np.inf)
+        self._per_noise = (observation.unit / used_noise).astype(np.float32).ravel()
         self._left_over = None
         if left_over is not None:
-            in_noise = np.where(observation.mask, left_over / observation.noise, 0.0).reshape(len(left_over), -1)
+            in_noise = (left_over / used_noise).reshape(len(left_over), -1)
             # Columns that are nearly sums of others are no directions of their own.
             self._left_over = _directions(in_noise).astype(np.float32)
 
@@ -488,16 +583,22 @@ class _Misfit:
 
     def of_lenses(self, lenses):
         """The same for lenses [n, columns]."""
-        lenses = np.asarray(lenses, np.float32)
-        parts = [
-            self._residuals(self._inputs, self._source_pixels, tf.constant(lenses[i : i + self._at_once])).numpy()
-            for i in range(0, len(lenses), self._at_once)
-        ]
-        residuals = np.concatenate(parts)
-        if self._left_over is not None:
-            residuals -= (residuals @ self._left_over) @ self._left_over.T
+        images = self.view(lenses).reshape(len(lenses), -1)
         mean, width = self.prior
-        return np.concatenate([residuals, (lenses - mean) / width], axis=1)
+        distances = ((lenses - mean) / width).astype(np.float32)
+        return np.concatenate([self._without_left_over((self._data - images) * self._per_noise), distances], axis=1)
+
+    def carried(self, slopes, other):
+        """Slopes [..., data + columns] of another `_Misfit` of the same sky, about as they are of this one."""
+        known = other._per_noise > 0
+        ratio = np.where(known, self._per_noise / np.where(known, other._per_noise, 1), 0)
+        n = self.mass.size
+        return np.concatenate([self._without_left_over(slopes[..., :-n] * ratio), slopes[..., -n:]], axis=-1)
+
+    def _without_left_over(self, residuals):
+        if self._left_over is None:
+            return residuals
+        return residuals - _matmul(_matmul(residuals, self._left_over), self._left_over.T)
 
     def chi2_per_pixel(self, residuals):
         """Without the prior, [n]."""
@@ -509,22 +610,33 @@ class _Descent:
 
     Args:
       misfit: `_Misfit`.
-      mass: `MassModel`.
       theta_E: unit of lengths [arcsec].
       starts: [n, columns].
       gain: a start has arrived when a step lowers its sum of squares by less.
+
+    Attributes, each of all starts:
+      u: where they are, [n, columns].
+      residual: there, [n, data + columns].
+      slope: of the residual in u in units of `unit`, kept up from step to step, [n, columns, data + columns].
+      worked_out: the last that was worked out, by differences.
+      place: where that was, in u; NaN where none was.
+      stale: whether it is to be worked out anew.
+      damping, active, followed: of the next step; whether there is one; whether there ever was to be one.
     """
 
-    def __init__(self, misfit, mass, theta_E, starts, gain):
+    def __init__(self, misfit, theta_E, starts, gain):
         self.misfit, self.gain = misfit, gain
         self.unit = np.array(
-            [c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices]
+            [c.step * (theta_E if c.of_theta_E else 1) for c, indices in misfit.mass.columns for _ in indices]
         )
         starts = ops.convert_to_tensor(np.asarray(starts, np.float32))
-        self.u = np.array(ops.convert_to_numpy(mass.to_real(starts)), np.float64)
+        self.u = np.array(ops.convert_to_numpy(misfit.mass.to_real(starts)), np.float64)
         self.residual = _finite(misfit(self.u))
-        self.damping = np.full(len(starts), _FIRST_DAMPING)
-        self.active = np.ones(len(starts), bool)
+        n = len(self.u)
+        self.slope = np.zeros((n, self.u.shape[1], self.residual.shape[1]), np.float32)
+        self.worked_out, self.place = self.slope.copy(), np.full_like(self.u, np.nan)
+        self.stale, self.active, self.followed = np.ones((3, n), bool)
+        self.damping = np.full(n, _FIRST_DAMPING)
         self.signs = np.random.default_rng(0)
 
     @property
@@ -548,33 +660,67 @@ class _Descent:
 
     def add(self, lens):
         """One more start, which is not followed."""
-        u = ops.convert_to_numpy(self.misfit.mass.to_real(ops.convert_to_tensor(np.float32([lens.as_tuple()]))))
-        self.u = np.concatenate([self.u, u])
-        self.residual = np.concatenate([self.residual, _finite(self.misfit.of_lenses(self.misfit.lenses(u)))])
-        self.damping, self.active = np.append(self.damping, _FIRST_DAMPING), np.append(self.active, False)
+        other = _Descent(self.misfit, 1.0, [lens.as_tuple()], self.gain)
+        other.active[:] = other.followed[:] = False
+        for name in self._OF_STARTS:
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+
+    _OF_STARTS = ("u", "residual", "slope", "worked_out", "place", "stale", "damping", "active", "followed")
 
     def keep(self, n):
-        """The n best starts alone, of which no two are the same."""
-        chosen = []
-        for i in np.argsort(self.value):
-            if all(np.abs((self.u[i] - self.u[j]) / self.unit).max() > _SAME for j in chosen):
+        """The n best starts alone, of which no two are the same and none is hopeless."""
+        chosen, value = [], self.value
+        for i in np.argsort(value):
+            if value[i] > _HOPELESS * value[chosen[0] if chosen else i]:
+                break
+            if all(self._apart(self.u[i], self.u[j]) > _SAME for j in chosen):
                 chosen.append(i)
-        chosen = chosen[:n]
-        self.u, self.residual = self.u[chosen], self.residual[chosen]
-        self.damping, self.active = self.damping[chosen], self.active[chosen]
+        for name in self._OF_STARTS:
+            setattr(self, name, getattr(self, name)[chosen[:n]])
 
-    def jacobian(self, members):
-        """[members, columns, data], by differences to either side in turn, so that no bias builds up."""
-        n = self.u.shape[1]
-        difference = self.signs.choice([-1.0, 1.0], (len(members), n)) * _DIFFERENCE * self.unit
-        moved = self.u[members, None] + difference[:, :, None] * np.eye(n)
-        residual = _finite(self.misfit(moved.reshape(-1, n))).reshape(len(members), n, -1)
-        return (residual - self.residual[members, None]) / difference[:, :, None]
+    def take_over(self, other):
+        """The slopes of another `_Descent` on the same frame, with another noise or left-overs, where they hold."""
+        if other.residual.shape[1] != self.residual.shape[1]:
+            return
+        apart = self._apart(self.u[:, None], other.place)
+        nearest = np.argmin(np.where(np.isnan(apart), np.inf, apart), axis=1)
+        for i in np.flatnonzero(apart[np.arange(len(self.u)), nearest] < _NEAR):
+            j = nearest[i]
+            self.slope[i] = self.misfit.carried(other.slope[j], other.misfit)
+            self.worked_out[i] = self.misfit.carried(other.worked_out[j], other.misfit)
+            self.place[i], self.stale[i] = other.place[j], False
+
+    def _apart(self, one, other):
+        """How far two places are from each other, in units."""
+        return np.abs((one - other) / self.unit).max(axis=-1)
+
+    def work_out(self, members):
+        """Slopes by differences, to either side in turn, so that no bias builds up; one for all that are near."""
+        chosen = {}
+        for i in members[np.argsort(self.value[members])]:
+            near = [j for j in chosen if self._apart(self.u[i], self.u[j]) < _NEAR]
+            chosen.setdefault(near[0] if near else i, []).append(i)
+        if not chosen:
+            return
+        n, centres = self.u.shape[1], list(chosen)
+        difference = self.signs.choice([-1.0, 1.0], (len(centres), n)) * _DIFFERENCE
+        moved = self.u[centres, None] + (difference * self.unit)[:, :, None] * np.eye(n)
+        residual = _finite(self.misfit(moved.reshape(-1, n))).reshape(len(centres), n, -1)
+        slopes = (residual - self.residual[centres, None]) / difference[:, :, None]
+        for centre, slope in zip(centres, slopes, strict=True):
+            near = chosen[centre]
+            self.slope[near] = self.worked_out[near] = slope
+            self.place[near], self.stale[near] = self.u[centre], False
+
+    def near_place(self, members):
+        """Whether the slopes of starts were worked out near where they are."""
+        return self._apart(self.u[members], self.place[members]) < _NEAR  # not where that is NaN
 
     def _step(self, members):
-        jacobian = self.jacobian(members)
-        gradient = np.einsum("kip,kp->ki", jacobian, self.residual[members])
-        curvature = np.einsum("kip,kjp->kij", jacobian, jacobian)
+        self.work_out(members[self.stale[members]])
+        slope = self.slope[members]
+        gradient = np.einsum("kip,kp->ki", slope, self.residual[members]).astype(np.float64)
+        curvature = _matmul(slope, slope.transpose(0, 2, 1)).astype(np.float64)
         diagonal = np.einsum("kii->ki", curvature)
         # What the data say nothing of, a fixed parameter for one, does not move.
         diagonal = diagonal + 1e-6 * diagonal.max(axis=1, keepdims=True) + 1e-12
@@ -582,28 +728,48 @@ class _Descent:
         for factor in _DAMPINGS:
             damped = curvature + (factor * self.damping[members])[:, None, None] * _diagonal(diagonal)
             steps.append(-np.linalg.solve(damped, gradient[..., None])[..., 0])
-        longest = _LONGEST * self.unit
-        tried = self.u[members, None] + np.clip(np.stack(steps, 1), -longest, longest)
+        steps = np.clip(np.stack(steps, 1), -_LONGEST, _LONGEST)
+        tried = self.u[members, None] + steps * self.unit
         residual = _finite(self.misfit(tried.reshape(-1, tried.shape[-1]))).reshape(*tried.shape[:2], -1)
         value = (residual.astype(np.float64) ** 2).sum(-1)
-        before = self.value
+        before, near = self.value, self.near_place(members)
         for k, i in enumerate(members):
             best = int(np.argmin(value[k]))
             gain = before[i] - value[k, best]
+            step = steps[k, best]
+            promised = -(2 * step @ gradient[k] + step @ curvature[k] @ step)
             if gain > 0:
-                self.u[i], self.residual[i] = tried[k, best], residual[k, best]
+                self._move(i, tried[k, best], residual[k, best], step)
                 self.damping[i] = max(_LEAST_DAMPING, self.damping[i] * _DAMPINGS[best])
-                self.active[i] = gain > max(self.gain, _GAIN_SHARE * before[i])
+            enough = gain > max(self.gain, _GAIN_SHARE * before[i])
+            if not near[k]:
+                self.stale[i] = not enough or _PROMISED * gain < promised
+            elif gain > 0:
+                self.active[i] = enough
             else:
                 self.active[i] = self.damping[i] < _MOST_DAMPING
                 self.damping[i] *= 3 * _DAMPINGS[-1]
+
+    def _move(self, i, u, residual, step):
+        """To a place a step away [units]; what the slopes did not foresee, they lacked in that direction."""
+        unforeseen = residual - self.residual[i] - (step @ self.slope[i]).astype(np.float32)
+        self.slope[i] += (step / (step @ step)).astype(np.float32)[:, None] * unforeseen
+        self.u[i], self.residual[i] = u, residual
 
 
 def _directions(columns):
     """Orthonormal directions that span columns [k, data], [data, at most k]."""
     length = np.sqrt((columns.astype(np.float64) ** 2).sum(1, keepdims=True))
-    left, size, _ = np.linalg.svd((columns / np.maximum(length, 1e-30)).T, full_matrices=False)
-    return left[:, size > 1e-4 * size.max(initial=1e-30)]
+    unit = (columns / np.maximum(length, 1e-30)).T
+    # From the small matrix of their products: decomposing the columns themselves takes far longer.
+    square, right = np.linalg.eigh(_matmul(unit.T, unit))
+    kept = square > 1e-8 * square.max(initial=1e-60)
+    return _matmul(unit, right[:, kept] / np.sqrt(square[kept]))
+
+
+def _matmul(a, b):
+    """By TensorFlow: NumPy's threads wait for each other by spinning, which takes long on cores that do other work."""
+    return tf.matmul(a, b).numpy()
 
 
 def _finite(residual):
@@ -617,11 +783,12 @@ def _diagonal(values):
 
 def _covariance(descent, i, is_fixed):
     """Of the lens's parameters, from the curvature in the coordinates without bounds."""
-    jacobian = descent.jacobian(np.array([i]))[0].astype(np.float64)
+    if not descent.near_place([i])[0]:
+        descent.work_out(np.array([i]))
+    slope = (descent.worked_out[i] / descent.unit[:, None]).astype(np.float64)
     n = len(descent.unit)
     moved = descent.u[i] + 1e-3 * np.eye(n)
-    slope = (descent.misfit.lenses(moved) - descent.misfit.lenses(descent.u[[i]])) / 1e-3  # [coordinate, parameter]
-    curvature = jacobian @ jacobian.T
-    covariance = slope.T @ np.linalg.pinv(curvature, hermitian=True) @ slope
+    columns = (descent.misfit.lenses(moved) - descent.misfit.lenses(descent.u[[i]])) / 1e-3  # [coordinate, parameter]
+    covariance = columns.T @ np.linalg.pinv(slope @ slope.T, hermitian=True) @ columns
     free = ~is_fixed
     return covariance * free[:, None] * free

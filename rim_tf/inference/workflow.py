@@ -6,6 +6,7 @@ configuration.
 """
 
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
                 break
             search.again(config.seed + 1 + attempt)
         search.finish()
-        found, judged = search.found, search.judged()
+        judged, found = search.judged(), search.found.fit()
     _check_finite(found.reconstruction, find_method("rim"))
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
@@ -200,6 +201,50 @@ _ROUND_GAIN = 0.01
 
 # Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
 _GALAXY_GAIN = 0.02
+# The field that is fitted to stays as it is while theta_E changes by a smaller share.
+_SAME_FIELD = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Where a fit ended, on pixels as they are.
+
+    Attributes:
+      sought: `rim_tf.inference.optimise.Sought`, maybe on wider pixels.
+      ends: as of `LensFit`.
+      observation: the arcs.
+      field_of: the lens whose field that is.
+      rim: `RIM`.
+    """
+
+    sought: object
+    ends: dict
+    observation: object
+    field_of: object
+    rim: object
+
+    @property
+    def lens(self):
+        return self.sought.lens
+
+    @functools.cached_property
+    def model_image(self):
+        from rim_tf.inference.optimise import model_image
+
+        return model_image(self.observation, self.lens, self.rim)
+
+    @functools.cached_property
+    def reconstruction(self):
+        from rim_tf.inference.rim import reconstruct
+
+        return reconstruct(self.observation, self.lens, self.rim)
+
+    def fit(self):
+        """`LensFit`."""
+        from rim_tf.inference.optimise import LensFit
+
+        sought = self.sought
+        return LensFit(self.lens, sought.history, self.reconstruction, sought.covariance(), self.ends)
 
 
 class _Search:
@@ -215,6 +260,7 @@ class _Search:
 
     Attributes: those of `ModelResult`, and
       starts: lenses that the next fit starts from.
+      explored: whether these are the best of many already.
       doubts: sentences about what could not be done.
     """
 
@@ -222,7 +268,7 @@ class _Search:
         self.observation, self.seen, self.rim, self.estimator = observation, seen, rim, estimator
         self.config, self.progress = config, progress
         self.light, self.frame, self.estimate = None, observation, seen
-        self.starts, self.found, self.path = seen.starts(config.starts), None, []
+        self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.doubts = []
 
     def begin(self):
@@ -244,38 +290,44 @@ class _Search:
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
         starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)[:n_seen]
-        with_light = self._explore(frame, starts, light)
+        with_light, path = self._explore(frame, starts, light)
         self.light, self.frame, self.estimate = light, frame, estimate
-        self._beside(self._reconstructed(frame, with_light[0]), with_light[0])
-        if self.light.outshines(self.frame) or self._explains(with_light[0]):
-            self.starts = with_light
+        self._beside(self._model_image(self._arcs(frame, with_light[0]), with_light[0]), with_light[0])
+        self.explored = True
+        without = None if self.light.outshines(self.frame) else self._without(with_light[0])
+        if without is None:
+            self.starts, self.path = with_light, path
         else:
+            self.starts, self.path = without
             self.light, self.frame, self.estimate = None, self.observation, self.seen
 
-    def _explains(self, lens):
-        """Whether the image is explained better with the galaxy taken off and `lens` than by any lens without."""
+    def _without(self, lens):
+        """The best lenses without a galaxy and how they were found; None if one taken off and `lens` explain more."""
         from rim_tf.inference.optimise import noise_floor
 
         # Both with the same noise and mask, that the figures can be compared.
         raised = np.hypot(self.observation.noise, noise_floor(self.frame))
         mask = self.frame.mask
         without = dataclasses.replace(self.observation, mask=mask, noise=np.where(mask, raised, self.observation.noise))
-        other = self._explore(without, self.starts[: len(self.starts) // 2 + 1])[0]
+        others, path = self._explore(without, self.starts)
         taken_off = dataclasses.replace(without, image=self.frame.image)
-        largest = max(lens, other, key=lambda each: each.theta_E)  # whose field both are judged on
-        chi2, chi2_without = (
-            self._reconstructed(frame, each, largest).chi2_per_pixel
-            for frame, each in ((taken_off, lens), (without, other))
-        )
-        return chi2 < chi2_without - _GALAXY_GAIN
+        largest = max(lens, others[0], key=lambda each: each.theta_E)  # whose field both are judged on
+        chi2 = []
+        for frame, each in ((taken_off, lens), (without, others[0])):
+            arcs = self._arcs(frame, largest)
+            chi2.append(_mean_square(arcs, self._model_image(arcs, each), arcs.noise))
+        return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
         """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
+        if not self.explored:
+            self.starts, path = self._explore(self.frame, self.starts, self.light)
+            self.path += path
         self.found = self._fit(self.starts)
         for _ in range(self.config.rounds if self.light is not None else 0):
             before = self._state()
-            self._beside(self.found.reconstruction, self.found.lens)
-            self.found = dataclasses.replace(self._fit([self.found.lens]), ends=before[0].ends)
+            self._beside(self.found.model_image, self.found.lens)
+            self.found = dataclasses.replace(self._fit([self.found.lens], self.found), ends=before[0].ends)
             gain = self._misfit(before[0]) - self._misfit(self.found)
             if gain < 0:
                 self._return_to(before)
@@ -286,7 +338,7 @@ class _Search:
         """Another fit, from what the estimator sees now; it counts where it is better."""
         before = self._state()
         self.estimate = self._estimate(self.frame, seed)
-        self.starts = [self.found.lens, *self.estimate.starts(self.config.starts)]
+        self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
         if self._misfit(before[0]) <= self._misfit(self.found):
             self._return_to(before)
@@ -299,9 +351,8 @@ class _Search:
 
     def finish(self):
         """The last digits, on pixels as they are."""
-        if self._factor(self._arcs(self.frame, self.found.lens)) > 1:
-            ends = self.found.ends
-            self.found = dataclasses.replace(self._fit([self.found.lens], whole=True), ends=ends)
+        if self._factor(self.found.observation) > 1:
+            self.found = dataclasses.replace(self._fit([self.found.lens], whole=True), ends=self.found.ends)
 
     def judged(self):
         from rim_tf.inference import verdict
@@ -312,10 +363,8 @@ class _Search:
         """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it, within its field."""
         from rim_tf.inference.optimise import middle
 
-        fit = found.reconstruction
-        given = middle(self.observation.noise, fit.observation.shape)
-        residual = (fit.observation.image - fit.model_image)[fit.observation.mask] / given[fit.observation.mask]
-        return float((residual**2).mean())
+        seen = found.observation
+        return _mean_square(seen, found.model_image, middle(self.observation.noise, seen.shape))
 
     def _estimate(self, frame, seed):
         from rim_tf.inference.estimate import estimate_lens
@@ -334,52 +383,61 @@ class _Search:
 
         arcs = self._arcs(frame, starts[0])
         factor = self._factor(arcs)
-        return explore(coarsened(arcs, factor), starts, self.rim, left_over=_left_over(light, arcs, factor))
+        return explore(coarsened(arcs, factor), starts, self.rim, _left_over(light, arcs, factor))
 
-    def _reconstructed(self, frame, lens, field_of=None):
-        from rim_tf.inference.rim import reconstruct
+    def _model_image(self, arcs, lens):
+        from rim_tf.inference.optimise import model_image
 
-        return reconstruct(self._arcs(frame, field_of or lens), lens, self.rim)
+        return model_image(arcs, lens, self.rim)
 
     @staticmethod
     def _factor(arcs):
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, whole=False):
-        from rim_tf.inference.optimise import coarsened, optimise_lens
+    def _fit(self, starts, before=None, whole=False):
+        """`_Found` from starts of which the best few are known, or from where the fit `before` ended."""
+        from rim_tf.inference.optimise import coarsened, refine
 
         def told(done, most):
             self.progress("lens", done, most)
 
-        arcs = self._arcs(self.frame, starts[0])
+        field_of = starts[0]
+        if before is not None and abs(before.field_of.theta_E / field_of.theta_E - 1) < _SAME_FIELD:
+            field_of = before.field_of
+        arcs = self._arcs(self.frame, field_of)
         factor = 1 if whole else self._factor(arcs)
-        found = optimise_lens(
+        sought = refine(
             coarsened(arcs, factor),
             starts,
             self.rim,
+            _left_over(self.light, arcs, factor),
             n_steps=_LAST_STEPS if whole else _STEPS,
             progress=told,
-            left_over=_left_over(self.light, arcs, factor),
+            before=None if before is None else before.sought,
         )
-        self.path += found.history
-        if factor > 1:
-            found = dataclasses.replace(found, reconstruction=self._reconstructed(self.frame, found.lens))
-        return found
+        self.path += sought.history
+        return _Found(sought, sought.ends, arcs, field_of, self.rim)
 
-    def _beside(self, reconstruction, lens):
-        """The lens galaxy fitted again beside the arcs of a reconstruction."""
+    def _beside(self, model_image, lens):
+        """The lens galaxy fitted again beside the arcs of a model image."""
         from rim_tf.inference import lens_light
         from rim_tf.inference.optimise import placed
 
         self.progress("lens light", 0, None)
-        arcs = placed(reconstruction.model_image, self.observation.shape)
+        arcs = placed(model_image, self.observation.shape)
         used = ~self.light.neighbours(lens)
         try:
             self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, used)
         except InputError:  # too few pixels for two sets of components: what was fitted around the arcs stays
             return
         self.frame = _without_neighbours(self.light, lens)
+
+
+def _mean_square(observation, model_image, noise):
+    """Of the residual over a noise, over the pixels that are used."""
+    used = observation.mask
+    return float((((observation.image - model_image)[used] / noise[used]) ** 2).mean())
 
 
 def _left_over(light, arcs, factor):

@@ -121,16 +121,44 @@ class RIM(keras.Model):
         Returns:
           [batch, n_steps, n, m].
         """
-        scale = problem.peak() if self.config.flux_scale == "image" else ops.ones_like(problem.mean_weight)
-        inner = problem.in_units_of(scale)
-        iterates = unroll(
-            lambda latent, gradient, state: self._update(inner, latent, gradient, state),
-            lambda latent: inner.score(self.link.source(latent)),
-            self.link.latent(self._start(inner)),
-            self.cell.initial_state(*inner.lensing.shape),
-            self.config.n_steps,
-        )
+        inner, scale = self._in_its_units(problem)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
+
+    def solve_last(self, problem, n_steps=None):
+        """The last iterate alone, by a loop that is traced once however many steps it takes: for prediction.
+
+        Args:
+          problem: as in `solve`.
+          n_steps: how many steps, a number or a scalar tensor; None takes all that the network was trained for.
+
+        Returns:
+          [batch, n, m].
+        """
+        inner, scale = self._in_its_units(problem)
+        cell, gradient, latent, state = self._recursion(inner)
+
+        def step(done, latent, *state):
+            update, state = cell(latent, gradient(latent), list(state))
+            return done + 1, latent + update, *state
+
+        n_steps = self.config.n_steps if n_steps is None else n_steps
+        _, latent, *_ = ops.while_loop(lambda done, *_: done < n_steps, step, (0, latent, *state))
+        return self.link.source(latent) * ops.reshape(scale, (-1, 1, 1))
+
+    def _in_its_units(self, problem):
+        """The problem in the units of brightness that the cell knows, and these units, [batch]."""
+        scale = problem.peak() if self.config.flux_scale == "image" else ops.ones_like(problem.mean_weight)
+        return problem.in_units_of(scale), scale
+
+    def _recursion(self, problem):
+        """Of `unroll`: cell, gradient, first latent image and first state."""
+        return (
+            lambda latent, gradient, state: self._update(problem, latent, gradient, state),
+            lambda latent: problem.score(self.link.source(latent)),
+            self.link.latent(self._start(problem)),
+            self.cell.initial_state(*problem.lensing.shape),
+        )
 
     def source_shape(self, image_shape):
         """The smallest source grid for an image of `image_shape`, in multiples of the stride."""

@@ -11,13 +11,16 @@ from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
+from rim_tf.inference import optimise
 from rim_tf.inference.optimise import (
     LensPrior,
     coarsened,
     cropped,
     explore,
+    model_image,
     optimise_lens,
     placed,
+    refine,
 )
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -181,7 +184,7 @@ def test_what_is_fixed_keeps_its_value_and_steps_are_told():
     assert_allclose(columns[:, held], [[start.x_lens, start.gamma1]] * len(columns), rtol=1e-6)
     free = np.delete(np.arange(len(columns[0])), held)
     assert (fit.covariance[held] == 0).all() and (np.diag(fit.covariance)[free] > 0).all()
-    assert [done for done, _ in told] == list(range(len(told))) and {most for _, most in told} == {12}
+    assert [done for done, _ in told] == list(range(len(told))) and {most for _, most in told} == {13}
 
 
 def test_light_that_is_left_over_is_not_held_against_a_lens():
@@ -211,8 +214,37 @@ def test_the_middle_of_a_frame_goes_back_to_its_place():
 
 def test_exploring_gives_the_best_starts_first():
     far = dataclasses.replace(TRUTH, theta_E=0.5, e1=-0.3)
-    found = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
+    found, history = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
     assert abs(found[0].theta_E - TRUTH.theta_E) < 0.02 and len(found) <= 2
+    assert history[-1]["lens"] == pytest.approx(found[0].as_tuple(), rel=1e-5)
+
+
+def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
+    """From where a fit ended, on the same sky with another noise, there is no need of others."""
+    found, seen = [], []
+    view = optimise._View.__call__
+
+    def counted(self, lenses):
+        seen.append(len(lenses))
+        return view(self, lenses)
+
+    monkeypatch.setattr(optimise._View, "__call__", counted)
+    lens, frame = dataclasses.replace(TRUTH, theta_E=1.01), observed()
+    for before in (False, True):
+        seen.append(0)
+        found.append(refine(frame, [lens], short(), None, 4, before=found[0] if before else None))
+        lens, frame = found[0].lens, dataclasses.replace(frame, noise=1.1 * frame.noise)
+    second = seen[seen.index(0, 1) :]
+    assert max(seen) >= len(TRUTH.as_tuple()) > max(second)
+    # The RIM knows of the noise, so not quite in proportion.
+    chi2 = [each.ends["chi2_per_pixel"][0] for each in found]
+    assert 1.1**2 * chi2[1] == pytest.approx(chi2[0], rel=0.02)
+    assert_allclose(found[1].covariance(), 1.1**2 * found[0].covariance(), rtol=0.3, atol=1e-6)
+
+
+def test_the_image_of_a_lens_is_that_of_its_reconstruction():
+    expected = reconstruct(observed(), TRUTH, short()).model_image
+    assert_allclose(model_image(observed(), TRUTH, short()), expected, atol=1e-4)
 
 
 def test_starts_of_ones_own_are_all_followed():

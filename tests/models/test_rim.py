@@ -14,6 +14,7 @@ from rim_tf.config import PAPER, PRESETS, SMALL, RIMConfig
 from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, rms_over_peak
 from rim_tf.models.rim import INPUTS, RIM, unroll
+from rim_tf.physics.imaging import imaging_problem
 
 NETWORKS = {"paper": SMALL_PAPER, "small": SMALL_SMALL}
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -107,6 +108,16 @@ def test_odd_and_oblong_images(network, rows, columns, source, models):
     iterates = array(models[network](observation(rows=rows, columns=columns)))
     assert iterates.shape == (2, 2, *source)
     assert np.all(np.isfinite(iterates))
+
+
+@every_network
+def test_the_last_iterate_alone_is_that_of_as_many_steps(network, models):
+    model, inputs = models[network], observation("gaussian")
+    iterates = array(model(inputs))
+    problem = imaging_problem(tensors(inputs), iterates.shape[2:])
+    for n in (1, iterates.shape[1]):
+        assert_allclose(array(model.solve_last(problem, n)), iterates[:, n - 1], rtol=1e-4, atol=1e-5)
+    assert_allclose(array(model.solve_last(problem)), iterates[:, -1], rtol=1e-4, atol=1e-5)
 
 
 @every_network
