@@ -53,7 +53,7 @@ _SENTENCES = {
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
     "off_centre": "the lens lies {figure:.0%} of the frame's width from its middle, farther than the estimator was "
-    "trained for; cut the image out about the lens",
+    "trained for; cut the frame about it with --centre {place[0]:.2f},{place[1]:.2f} (rim_tf.recentred)",
     "noise_map": "the noise map is wrong by a factor of {figure:.1f} where there is empty sky",
 }
 
@@ -65,10 +65,12 @@ class Verdict:
     Attributes:
       figures: name of each test -> its figure; NaN where it could not be made.
       sky_noise: rms of the residuals on empty sky in units of the noise map; 1 where there is too little sky.
+      place: x, y of the lens [arcsec] in the frame as it was read, whatever part of it was looked at.
     """
 
     figures: dict
     sky_noise: float
+    place: tuple[float, float]
 
     @property
     def flags(self):
@@ -97,7 +99,7 @@ class Verdict:
     def _sentence(self, name):
         if math.isnan(self.figures[name]):
             return "no pixel of the ring can be used, so nothing says whether the model explains it"
-        return _SENTENCES[name].format(figure=self.figures[name])
+        return _SENTENCES[name].format(figure=self.figures[name], place=self.place)
 
 
 def judge(frame, lens_fit, estimate):
@@ -126,14 +128,15 @@ def judge(frame, lens_fit, estimate):
         "flux_outside": fit.flux_outside,
         "starts": _disagreement(lens_fit, sky_noise),
         "estimator": float(np.abs(estimate.distance(lens)).max()),
-        "axis_ratio": _axis_ratio(lens),
+        "axis_ratio": lens.shape[0],
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
         "off_centre": math.hypot(lens.x_lens, lens.y_lens) / (min(frame.shape) * frame.pixel_scale),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
-    return Verdict(figures, sky_noise)
+    whole = lens.moved(frame.centre)
+    return Verdict(figures, sky_noise, (whole.x_lens, whole.y_lens))
 
 
 def _sky(frame, lens):
@@ -181,11 +184,6 @@ def _disagreement(lens_fit, sky_noise):
     as_good = (chi2 - chi2.min()) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
     theta_E = lenses[:, 0]
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
-
-
-def _axis_ratio(lens):
-    modulus = math.hypot(lens.named().get("e1", 0.0), lens.named().get("e2", 0.0))
-    return (1 - modulus) / (1 + modulus)
 
 
 def _edge_share(source):

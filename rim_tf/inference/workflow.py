@@ -97,6 +97,8 @@ class ModelResult:
       verdict: `rim_tf.inference.verdict.Verdict`.
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
+
+    Of a frame that was `recentred`, `lens` and `summary` are in the coordinates of the whole, all else in its own.
     """
 
     observation: object
@@ -110,7 +112,7 @@ class ModelResult:
 
     @property
     def lens(self):
-        return self.lens_fit.lens
+        return self.lens_fit.lens.moved(self.observation.centre)
 
     @property
     def source_fit(self):
@@ -126,7 +128,7 @@ class ModelResult:
         return self.source_fit.summary() | {
             "lens": self.lens.to_dict(),
             "lens_error": dict(zip(names, fitted.tolist(), strict=True)),
-            "estimate": self.estimate.lens.to_dict(),
+            "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
             "believed": self.verdict.believed,

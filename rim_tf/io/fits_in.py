@@ -22,7 +22,7 @@ from astropy.io import fits
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, check_file
 from rim_tf.memory import check_memory
-from rim_tf.observation import Observation, centred_psf, check_pixel_scale
+from rim_tf.observation import Observation, centred_psf, check_pixel_scale, recentred
 
 # Two pixel scales are the same, and a pixel is square, within this fraction.
 _SAME_SCALE = 0.01
@@ -52,7 +52,7 @@ def read_image(path, hdu=None):
     return stored.pixels, stored.pixel_scale()
 
 
-def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=False):
+def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=False, centre=None):
     """An `Observation` from files.
 
     Args:
@@ -62,6 +62,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
       mask: path of the mask, nonzero where a pixel is to be used (as in `Observation`), or None to use all.
       pixel_scale: [arcsec]; by default what the file of the image says.
       centre_psf: whether a stamp is brought to odd sides and its centre to the middle pixel, by `centred_psf`.
+      centre: x, y [arcsec] from the middle of the frame, of a point that the frame is cut about, by `recentred`.
 
     Returns:
       `Observation`, with the sky coordinates of the image where they agree with its pixel scale.
@@ -84,7 +85,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
         psf = centred_psf(stored_psf.pixels) if centre_psf else stored_psf.pixels
         scale_of_psf = stored_psf.pixel_scale(given=pixel_scale)
         _warn_if_scales_differ(scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be")
-    return Observation(
+    observation = Observation(
         image=stored.pixels,
         noise=_read(noise).pixels if isinstance(noise, (str, os.PathLike)) else noise,
         psf=psf,
@@ -92,6 +93,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
         pixel_scale=pixel_scale,
         sky=stored.sky() if _same_scale(scale_of_image, pixel_scale) else None,
     )
+    return observation if centre is None else recentred(observation, centre)
 
 
 def number_or_path(text):
