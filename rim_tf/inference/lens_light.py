@@ -34,6 +34,9 @@ _CLUMP = 2.5
 _N_ROUNDS, _FEW = 4, 5
 # Pixels beyond the ring for each component, at the least.
 _PIXELS_FOR_EACH = 4
+# A component of which less than this share (of its square) falls on pixels that are fitted is none: it could be of any
+# height, as in a masked core, or among the arcs where there is no galaxy.
+_SEEN = 0.03
 # Steps of a fit, at most.
 _ROUGH, _FULL = 3, 15
 _LARGEST_COMPONENT = 1.0
@@ -271,7 +274,8 @@ class _Galaxy:
         # may have either sign: it enters twice.
         design = np.concatenate([design, -design[:, -1:]], axis=1)
         curvature = design.T @ design
-        scale = np.sqrt(np.diag(curvature))
+        seen = (columns[:, used] ** 2).sum(1) > _SEEN * (columns**2).sum((1, 2))
+        scale = np.where(np.append(seen, seen[-1]), np.sqrt(np.diag(curvature)), np.inf)
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
         root = linalg.cholesky(curvature)
         target = linalg.solve_triangular(root, design.T @ data / scale, trans="T")
