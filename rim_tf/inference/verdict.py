@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from rim_tf.inference.lens_light import radius_about
+from rim_tf.results import correlation_of_neighbours
 
 # The ring, and the sky around it, in theta_E about the lens.
 _RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
@@ -196,13 +197,7 @@ def _mean_square(residual, where):
 
 
 def _correlation(residual, where):
-    """Of neighbouring pixels, along rows and columns, over the variance."""
-    total, n = 0.0, 0
-    for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
-        both = where[a] & where[b]
-        total, n = total + float((residual[a] * residual[b])[both].sum()), n + int(both.sum())
-    variance = float((residual[where] ** 2).mean()) if where.any() else 0.0
-    return total / n / variance if n and variance > 0 else math.nan
+    return float(correlation_of_neighbours(residual, where)[0])
 
 
 def _signal(fit):

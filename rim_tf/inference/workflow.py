@@ -200,6 +200,9 @@ _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 _ROUND_GAIN = 0.01
 
 
+# Brightness at the centre of a lens over that in the ring: below the first there is hardly a galaxy, above the second
+# there is one. Arcs leave the centre dark.
+_FAINT_GALAXY, _BRIGHT_CORE = 0.2, 0.7
 # Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
 _GALAXY_GAIN = 0.02
 
@@ -232,6 +235,12 @@ class _Search:
         from rim_tf.inference import lens_light
 
         if self.config.no_lens_light:
+            ratio = lens_light.core_over_ring(self.observation, self.seen.lens)
+            if ratio > _BRIGHT_CORE:
+                self.doubts.append(
+                    f"At the lens's centre the image is {ratio:.2g} times as bright as in the ring, as with a lens "
+                    "galaxy in it; leave --no-lens-light (no_lens_light) away, or mask what is left of the galaxy."
+                )
             return
         self.progress("lens light", 0, None)
         try:
@@ -402,7 +411,17 @@ def _without_neighbours(light, lens):
 def _subtract_lens_light(observation, lens):
     from rim_tf.inference import lens_light
 
-    return lens_light.subtract_lens_light(observation, lens)
+    light = lens_light.subtract_lens_light(observation, lens)
+    figure, left = light.significance(lens), lens_light.core_over_ring(observation, lens)
+    if figure < lens_light.SIGNIFICANT or left < _FAINT_GALAXY:
+        warnings.warn(
+            f"Hardly any lens galaxy was there to take off: at the lens's centre the image is {left:.2g} times as "
+            "bright as in the ring; if it was free of lens light already, leave --subtract-lens-light "
+            "(subtract_lens_light) away.",
+            InputWarning,
+            stacklevel=3,
+        )
+    return light
 
 
 def _fit_lens(observation, lens, solver, config, progress):
