@@ -45,11 +45,11 @@ def save_networks(folder):
     return {"--weights": folder / "rim.json", "--estimator": folder / "estimator.json"}
 
 
-def ring(noise=0.05, seed=0):
-    """A ring with a galaxy in its middle, [rows, columns]."""
+def ring(noise=0.05, seed=0, galaxy=3.0):
+    """A ring with a galaxy in its middle, so bright, [rows, columns]."""
     y, x = (np.mgrid[:PIXELS, :PIXELS] - (PIXELS - 1) / 2) * SCALE
     radius = np.hypot(x, y)
-    image = np.exp(-(((radius - 0.8) / 0.15) ** 2)) + 3 * np.exp(-((radius / 0.2) ** 2))
+    image = np.exp(-(((radius - 0.8) / 0.15) ** 2)) + galaxy * np.exp(-((radius / 0.2) ** 2))
     return image + noise * np.random.default_rng(seed).normal(size=image.shape)
 
 

@@ -132,7 +132,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     # The nucleus is never taken for an arc: there it is the PSF that a model misses first. About a masked core it is as
     # many pixels, the innermost that can be used.
     n_nucleus = int((radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)).sum())
-    nucleus = radius <= np.sort(radius[observation.mask])[: max(n_nucleus, 1)][-1]
+    nucleus = inside & (radius <= np.sort(radius[observation.mask])[: max(n_nucleus, 1)][-1])
     shape = np.array([lens.x_lens, lens.y_lens, 0.05, 0.0])
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
     for i in range(_N_ROUNDS):
