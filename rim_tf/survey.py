@@ -7,6 +7,7 @@ catalogue may be of any length. Each row has its own files and pixel scale; scal
 """
 
 import contextlib
+import csv
 import dataclasses
 import difflib
 import functools
@@ -163,8 +164,10 @@ def _read_table(path):
     from astropy.table import Table
 
     suffix = pathlib.Path(path).suffix.lower()
-    settings = {".csv": {"format": "ascii.csv", "converters": {"*": str}}, ".ecsv": {"format": "ascii.ecsv"}}
     check_memory(_TABLE_IN_MEMORY * check_file(path), f"Reading {path}", "split it into several catalogues")
+    if suffix == ".csv":
+        _check_header(path)
+    settings = {".csv": {"format": "ascii.csv", "converters": {"*": str}}, ".ecsv": {"format": "ascii.ecsv"}}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # units that astropy does not know, and more that is not asked for here
@@ -174,6 +177,24 @@ def _read_table(path):
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} cannot be read as a catalogue ({reason or type(error).__name__}).") from None
     return table
+
+
+def _check_header(path):
+    """Of a .csv, what astropy would pass over or say in its own words."""
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            names = next((line for line in csv.reader(file) if line), None)
+    except (OSError, csv.Error):  # which is said with what else cannot be read
+        return
+    if names is None:
+        raise InputError(f"{path} is empty; a catalogue has the names of its columns in the first line.")
+    names = [name.strip() for name in names]
+    twice = next((name for name in names if name in (*NEEDED, *OPTIONAL) and names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has the column {twice} twice; leave one of them away.")
+    mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if mark is not None:
+        raise InputError(f"{path} has {shown(mark)} between its columns; put commas there, as the name .csv says.")
 
 
 def _check_columns(found, path):

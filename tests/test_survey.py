@@ -163,7 +163,9 @@ BAD = {
         "'center_x', did you mean 'centre_x'",
     ),
     "too many cells": (GOOD + "b,b.fits,1,1,1,1\n", "cannot be read as a catalogue"),
-    "empty": ("", "cannot be read as a catalogue"),
+    "empty": ("", "is empty; a catalogue has the names of its columns in the first line"),
+    "doubled column": (GOOD.replace("psf", "psf, image").replace("0.1", "0.1,b.fits"), "has the column image twice"),
+    "semicolons": (GOOD.replace(",", ";"), "has ';' between its columns; put commas there"),
     "no text": ("\x00\xff\n", "lenses.csv"),
 }
 

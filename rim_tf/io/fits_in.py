@@ -76,7 +76,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
     if pixel_scale is None and scale_of_image is None:
         raise InputError(
             f"{image} has no pixel scale, neither a celestial WCS with CDELT or CD nor a keyword PIXSCALE; give it "
-            "with --pixel-scale [arcsec]."
+            "with --pixel-scale [arcsec], or in a catalogue's column pixel_scale."
         )
     pixel_scale = check_pixel_scale(scale_of_image if pixel_scale is None else pixel_scale)
     _warn_if_scales_differ(scale_of_image, pixel_scale, image, "the given pixel scale is used")
