@@ -247,7 +247,10 @@ def _check_mask(mask, image):
     mask = mask & shown
     lost = mask & ~finite
     if lost.any():
-        _warn(f"{lost.sum()} pixels of image are NaN or infinite and are masked.")
+        n, row, column = _largest_clump(lost)
+        # A star or a nucleus that was cut out of the image is worth a look; single bad pixels are everywhere.
+        where = f", {n} of them side by side about row {row:.0f}, column {column:.0f}" if n >= _PLATEAU else ""
+        _warn(f"{lost.sum()} pixels of image are NaN or infinite and are masked{where}.")
     return mask & finite
 
 
@@ -312,14 +315,11 @@ def _check_saturation(image, noise, mask, pixel_scale):
     from scipy import ndimage
 
     labels, n = ndimage.label(alike)
-    sizes = ndimage.sum(alike, labels, np.arange(1, n + 1))
-    plateaus = np.isin(labels, 1 + np.flatnonzero(sizes >= _PLATEAU))
-    if not plateaus.any():
-        return mask
+    plateaus = np.isin(labels, 1 + np.flatnonzero(ndimage.sum(alike, labels, np.arange(1, n + 1)) >= _PLATEAU))
     left = mask & ~ndimage.binary_dilation(plateaus, np.ones((3, 3)))
-    if not left.any():
+    if not plateaus.any() or not left.any():
         return mask
-    row, column = (float(each.mean()) for each in np.nonzero(labels == 1 + sizes.argmax()))
+    _, row, column = _largest_clump(plateaus)
     y, x = ((each - (n - 1) / 2) * pixel_scale for each, n in zip((row, column), image.shape, strict=True))
     n_masked = (mask & ~left).sum()
     _warn(
@@ -328,6 +328,16 @@ def _check_saturation(image, noise, mask, pixel_scale):
         "pixels are masked. What is left of its light around them is not: mask that too if it is a star's."
     )
     return left
+
+
+def _largest_clump(where):
+    """Of pixels side by side that are true in `where`: their number, and their mean row and column."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(where)
+    sizes = ndimage.sum(where, labels, np.arange(1, n + 1))
+    row, column = (float(each.mean()) for each in np.nonzero(labels == 1 + sizes.argmax()))
+    return int(sizes.max()), row, column
 
 
 def _check_psf(psf):

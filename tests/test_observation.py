@@ -43,6 +43,13 @@ def test_pixels_that_are_not_finite_are_masked_with_a_warning(bad):
     assert np.isfinite(observation.image).all()
 
 
+def test_where_a_core_was_cut_out_is_said():
+    image = np.ones(SHAPE)
+    image[3:6, 4:7] = image[0, 0] = np.nan
+    with pytest.warns(InputWarning, match="10 pixels .* masked, 9 of them side by side about row 4, column 5."):
+        assert observe(image=image).mask.sum() == image.size - 10
+
+
 def test_pixels_that_are_masked_already_may_be_anything():
     mask = with_pixel(np.ones(SHAPE), 0)
     with warnings.catch_warnings():

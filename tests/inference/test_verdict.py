@@ -110,6 +110,20 @@ def test_a_lens_off_the_centre_is_said_where_it_is_in_the_whole_frame(result):
     assert "16% of the frame's width" in sentence and "--centre 2.00,-1.01 " in sentence
 
 
+def test_where_no_lens_explains_the_image_its_light_tells_where_to_look(result):
+    frame, fit = perfect(result)
+    y, x = np.indices(frame.shape)
+    light = 2 * np.exp(-((x - 70) ** 2 + (y - 35) ** 2) / 30)
+    seen = fit.reconstruction.observation
+    wrong = dataclasses.replace(fit.reconstruction, observation=dataclasses.replace(seen, image=seen.image + 0.2))
+    frame = dataclasses.replace(frame, image=frame.image + light)
+    judged = judge(frame, dataclasses.replace(fit, reconstruction=wrong), result.estimate)
+    assert {"chi2", "off_centre"} <= set(judged.flags)
+    np.testing.assert_allclose(judged.place, (np.array([70, 35]) - 47.5) * frame.pixel_scale, atol=0.05)
+    (sentence,) = (each for each in judged.sentences() if "flag off_centre" in each)
+    assert sentence.startswith("no lens explains the image, and the middle of its light lies 27%")
+
+
 def test_a_sky_of_zeros_has_no_noise_to_judge_by(result):
     frame, fit = perfect(result)
     empty = dataclasses.replace(frame, image=0 * frame.image)
