@@ -22,6 +22,7 @@ from .models.pretrained import load_pretrained as load_pretrained
 from .models.rim import RIM as RIM
 from .observation import Observation as Observation
 from .observation import centred_psf as centred_psf
+from .observation import recentred as recentred
 from .results import Reconstruction as Reconstruction
 from .results import SourceFit as SourceFit
 

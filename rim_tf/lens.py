@@ -39,6 +39,41 @@ class Lens:
         """{name: value} of all parameters, by the names of the columns."""
         return dict(zip(self.mass.names, self.as_tuple(), strict=True))
 
+    @property
+    def shape(self) -> tuple[float, float]:
+        """Axis ratio and position angle of the major axis, from +x [rad], of the first component that has them."""
+        first = {}
+        for name, value in zip(self._plain_names, self.as_tuple(), strict=True):
+            first.setdefault(name, value)
+        e1, e2 = first.get("e1", 0.0), first.get("e2", 0.0)
+        modulus = math.hypot(e1, e2)
+        return (1 - modulus) / (1 + modulus), math.atan2(e2, e1) / 2 % math.pi
+
+    def moved(self, centre: tuple[float, float]) -> "Lens":
+        """The same lens about another origin: what has a centre has it `centre` = x, y [arcsec] further."""
+        shift = dict(zip(("x_lens", "y_lens"), centre, strict=True))
+        named = zip(self._plain_names, self.as_tuple(), strict=True)
+        return lens_of(self.mass, [value + shift.get(name, 0.0) for name, value in named])
+
+    @property
+    def _plain_names(self):
+        """Those of `mass.names`, of many components alike."""
+        return [name for profile in self.mass.profiles for name in profile.names]
+
+    def moved_source(self, centre: tuple[float, float]) -> tuple[float, float]:
+        """Where the middle of the source plane, x, y [arcsec], comes to lie when the lens is `moved`.
+
+        It goes with the lens, but for what the shear, which stays about the origin, deflects there.
+        """
+        (x, y), first = centre, 0
+        for profile in self.mass.profiles:
+            if "x_lens" not in profile.names:
+                parameters = self.as_tuple()[first : first + len(profile.names)]
+                alpha = profile.deflection(*centre, *parameters)
+                x, y = x - float(alpha[0]), y - float(alpha[1])
+            first += len(profile.names)
+        return x, y
+
 
 @dataclasses.dataclass(frozen=True)
 class LensParameters(Lens):

@@ -25,6 +25,10 @@ _PLAIN_UNITS = 1e-12, 1e12
 _TYPICAL_SHARE, _BEYOND_BELIEF = 0.01, 1e6
 # No image is so many times brighter than its noise, and float32 could not tell.
 _SIGNAL_TO_NOISE = 1e9
+# A saturated star is a plateau: so many pixels side by side, all as bright as the brightest to within this share of it
+# and of their noise, which no measurement leaves alike; so many times brighter than the noise; and at most this share
+# of the frame, as an image that is the same everywhere is another mistake.
+_PLATEAU, _FLAT, _ALIKE, _BRIGHT_TOP, _LARGEST_PLATEAU = 5, 1e-3, 0.3, 10.0, 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Observation:
     """One image of a lens, its light already free of sky and lens galaxy.
 
     Args:
-      image: surface brightness in any unit, [rows, columns], row 0 the smallest y. Pixels that are NaN, infinite or
-        beyond belief are masked, with an InputWarning. The masks of NumPy's masked arrays are kept.
+      image: surface brightness in any unit, [rows, columns], row 0 the smallest y. Pixels that are NaN, infinite,
+        beyond belief or saturated are masked, with an InputWarning. The masks of NumPy's masked arrays are kept.
       noise: standard deviation of the noise in the units of `image`: a number, or a map [rows, columns]. Pixels of
         infinite noise are masked, with an InputWarning.
       psf: Gaussian sigma [arcsec], or a stamp [k, l] with odd sides, normalised here with an InputWarning where its sum
@@ -42,6 +46,8 @@ class Observation:
       pixel_scale: [arcsec].
       sky: the celestial coordinates of the image as a FITS header, CRPIX counted from the field's centre, or None; it
         is handed on to what `rim_tf.io` writes.
+      centre: x, y of the middle of this image [arcsec] in the frame that `recentred` cut it from, where (0, 0) is the
+        middle of that; it too is for what is written, as all computations put (0, 0) into the middle of `image`.
 
     Attributes: the same, as float32 arrays (float64 where float32 cannot hold the brightness; psf a float where it was
     one), `mask` always an array; masked pixels hold image 0 and noise of one `unit`; and
@@ -58,6 +64,7 @@ class Observation:
     mask: np.ndarray | None = None
     pixel_scale: float | None = None
     sky: Mapping | None = None
+    centre: tuple[float, float] = (0.0, 0.0)
     unit: float = dataclasses.field(init=False)
 
     def __post_init__(self):
@@ -74,6 +81,7 @@ class Observation:
         mask = _check_mask(self.mask, image)
         noise, mask = _check_noise(self.noise, image, mask)
         level, mask = _check_brightness(image, noise, mask)
+        mask = _check_saturation(image, noise, mask, pixel_scale)
         psf = _check_psf(self.psf)
         unit = 1.0 if _PLAIN_UNITS[0] < level < _PLAIN_UNITS[1] else 2.0 ** round(math.log2(level))
         dtype = np.float32 if unit == 1 else np.float64
@@ -83,6 +91,7 @@ class Observation:
             "psf": psf,
             "mask": mask,
             "pixel_scale": pixel_scale,
+            "centre": check_place(self.centre),
             "unit": unit,
         }
         for name, value in keep.items():
@@ -110,6 +119,63 @@ def check_pixel_scale(value, name="pixel_scale"):
     if not lowest <= scale <= highest:
         raise InputError(f"{name} is {value!r}; it must be a number above 0 [arcsec], from {lowest:g} to {highest:g}.")
     return scale
+
+
+def check_place(value, name="centre"):
+    """`value` as (x, y), where it is two finite numbers [arcsec]; InputError otherwise."""
+    try:
+        x, y = (float(each) for each in value)
+    except (TypeError, ValueError, OverflowError):
+        x = y = np.nan
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise InputError(f"{name} is {value!r}; it must be two numbers, x and y from the middle of the frame [arcsec].")
+    return x, y
+
+
+def recentred(observation, centre):
+    """The largest part of an `Observation` that has a given point in its middle, to half a pixel.
+
+    A lens off the centre of its frame is found by this part of it: the networks are trained on lenses in the middle.
+
+    Args:
+      observation: `Observation`.
+      centre: x, y of the point from the middle of the frame [arcsec], +x along a row, +y towards later rows.
+
+    Returns:
+      `Observation`, whose `centre` says where it lies in the frame.
+
+    Raises:
+      InputError: no such point in the frame, or no pixel about it that can be used.
+    """
+    offset, scale = check_place(centre), observation.pixel_scale
+    inside, shift = [], []
+    for n, along in zip(observation.shape, offset[::-1], strict=True):
+        cut = round(2 * along / scale)  # pixels that one side has more than the other
+        if not n - abs(cut) >= 4:
+            rows, columns = (0.5 * each * scale for each in observation.shape)
+            raise InputError(
+                f"centre is ({offset[0]:g}, {offset[1]:g}) arcsec, at or beyond the edge of the frame, which reaches "
+                f"from -{columns:.4g} to {columns:.4g} in x and -{rows:.4g} to {rows:.4g} in y; it is counted from the "
+                "frame's middle."
+            )
+        inside.append(slice(max(cut, 0), n + min(cut, 0)))
+        shift.append(cut / 2)
+    sky = observation.sky
+    if sky is not None:
+        sky = sky.copy()
+        for axis, pixels in (("CRPIX1", shift[1]), ("CRPIX2", shift[0])):
+            sky[axis] = sky.get(axis, 0.0) - pixels
+    inside = tuple(inside)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # what looks odd was said of the whole frame
+        return dataclasses.replace(
+            observation,
+            image=observation.image[inside],
+            noise=observation.noise[inside],
+            mask=observation.mask[inside],
+            sky=sky,
+            centre=(observation.centre[0] + shift[1] * scale, observation.centre[1] + shift[0] * scale),
+        )
 
 
 def centred_psf(psf):
@@ -181,7 +247,10 @@ def _check_mask(mask, image):
     mask = mask & shown
     lost = mask & ~finite
     if lost.any():
-        _warn(f"{lost.sum()} pixels of image are NaN or infinite and are masked.")
+        n, row, column = _largest_clump(lost)
+        # A star or a nucleus that was cut out of the image is worth a look; single bad pixels are everywhere.
+        where = f", {n} of them side by side about row {row:.0f}, column {column:.0f}" if n >= _PLATEAU else ""
+        _warn(f"{lost.sum()} pixels of image are NaN or infinite and are masked{where}.")
     return mask & finite
 
 
@@ -237,6 +306,40 @@ def _check_brightness(image, noise, mask):
     return level, mask & ~wild
 
 
+def _check_saturation(image, noise, mask, pixel_scale):
+    """The mask without the plateaus of saturated stars, and the pixels beside them."""
+    top = np.max(image.data, where=mask, initial=-np.inf)
+    alike = mask & (image.data >= top - np.minimum(_FLAT * abs(top), _ALIKE * noise)) & (top > _BRIGHT_TOP * noise)
+    if not _PLATEAU <= alike.sum() <= _LARGEST_PLATEAU * mask.sum():
+        return mask
+    from scipy import ndimage
+
+    labels, n = ndimage.label(alike)
+    plateaus = np.isin(labels, 1 + np.flatnonzero(ndimage.sum(alike, labels, np.arange(1, n + 1)) >= _PLATEAU))
+    left = mask & ~ndimage.binary_dilation(plateaus, np.ones((3, 3)))
+    if not plateaus.any() or not left.any():
+        return mask
+    _, row, column = _largest_clump(plateaus)
+    y, x = ((each - (n - 1) / 2) * pixel_scale for each, n in zip((row, column), image.shape, strict=True))
+    n_masked = (mask & ~left).sum()
+    _warn(
+        f"{plateaus.sum()} pixels about row {row:.0f}, column {column:.0f} ({x:.2f}, {y:.2f} arcsec from the middle) "
+        f"hold the same highest value, {top:.6g}, as in a saturated star; with those beside them, {n_masked} "
+        "pixels are masked. What is left of its light around them is not: mask that too if it is a star's."
+    )
+    return left
+
+
+def _largest_clump(where):
+    """Of pixels side by side that are true in `where`: their number, and their mean row and column."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(where)
+    sizes = ndimage.sum(where, labels, np.arange(1, n + 1))
+    row, column = (float(each.mean()) for each in np.nonzero(labels == 1 + sizes.argmax()))
+    return int(sizes.max()), row, column
+
+
 def _check_psf(psf):
     psf = _array(psf, "psf")
     if psf.ndim == 0:
@@ -276,6 +379,10 @@ _WIDEST = 0.75
 _NEGATIVE_LIGHT, _NEGATIVE_PIXEL = 0.1, 0.1
 # Bright pixels that a mask must leave out before it is doubted, and share of them that the rest then has at most.
 _BRIGHT, _KEPT = 20, 0.02
+# A point source outshines all that is beyond so many of its widths so many times, and is as the PSF to within this
+# share of its peak, root mean square: lens galaxies, the most compact with a core unresolved from the ground too, are
+# farther from it, and a star on a Gaussian PSF of its width nearer.
+_POINT_WIDTHS, _POINT_OUTSHINES, _POINT_MISFIT = 3.0, 20.0, 0.04
 # The noise map and the scatter of the image agree within this factor; what else it may be must fit better than that.
 _AGREEMENT, _FIT = 5.0, 2.0
 
@@ -287,6 +394,7 @@ def _doubts(image, observation):
         _doubt_of_mask(image, observation),
         _doubt_of_noise(observation),
         _doubt_of_psf_width(observation),
+        _doubt_of_point_source(observation),
     ]
     if not isinstance(observation.psf, float):
         found += [_doubt_of_psf_centre(observation.psf), _doubt_of_psf_sign(observation.psf)]
@@ -347,14 +455,67 @@ def _doubt_of_noise(observation):
 
 def _doubt_of_psf_width(observation):
     psf, field = observation.psf, min(observation.shape)
-    if isinstance(psf, float):
-        width, advice = 2.355 * psf / observation.pixel_scale, "sigma must be in arcsec, not in pixels"
-    else:
-        width = 2 * math.sqrt((psf > psf.max() / 2).sum() / math.pi)
-        advice = "check that the right file and HDU were given"
+    width = _width(psf, observation.pixel_scale)
     if width <= _WIDEST * field:
         return None
+    of_stamp = "check that the right file and HDU were given"
+    advice = "sigma must be in arcsec, not in pixels" if isinstance(psf, float) else of_stamp
     return f"psf is {width:.3g} pixels wide at half its maximum, and the image {field} in all; {advice}."
+
+
+def _doubt_of_point_source(observation):
+    """A star, a nucleus or a hot pixel, beside which all else is faint."""
+    used, scale = observation.mask, observation.pixel_scale
+    image = np.where(used, observation.image / observation.unit, 0.0).astype(np.float64)
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    width = max(_width(observation.psf, scale), 1.0)
+    rows, columns = np.indices(image.shape, sparse=True)
+    elsewhere = used & (np.hypot(rows - row, columns - column) > _POINT_WIDTHS * width)
+    brightest = np.max(image, where=elsewhere, initial=0.0)
+    noise = observation.noise[row, column] / observation.unit
+    if not elsewhere.any() or image[row, column] <= _POINT_OUTSHINES * max(brightest, noise):
+        return None
+    half = max(2, math.ceil(1.5 * width))
+    box = np.s_[row - half : row + half + 1, column - half : column + half + 1]
+    if min(row, column) < half or image[box].shape != (2 * half + 1,) * 2 or not used[box].all():
+        return None
+    if _unlike_a_point(image[box], observation.psf, scale) > _POINT_MISFIT:
+        return None
+    y, x = ((each - (n - 1) / 2) * scale for each, n in zip((row, column), image.shape, strict=True))
+    return (
+        f"The brightest light, {x:.2f}, {y:.2f} arcsec from the middle, is a point source "
+        f"{image[row, column] / max(brightest, noise):.0f} times brighter than all that is more than "
+        f"{_POINT_WIDTHS * width:.0f} pixels away: a star, an active nucleus or a hot pixel, and no lens galaxy. Mask "
+        "it, or the lens is looked for in it."
+    )
+
+
+def _unlike_a_point(box, psf, scale):
+    """Root-mean-square difference between an image [k, k] and the PSF at its best place and height, over its peak."""
+    from scipy import ndimage
+
+    half = len(box) // 2
+    if isinstance(psf, float):
+        along = np.exp(-(((np.arange(-half, half + 1) * scale) / max(psf, 0.2 * scale)) ** 2) / 2)
+        psf = np.outer(along, along)
+    else:
+        psf = np.pad(psf.astype(np.float64), half)
+        middle = [n // 2 for n in psf.shape]
+        psf = psf[middle[0] - half : middle[0] + half + 1, middle[1] - half : middle[1] + half + 1]
+    offset = np.subtract(_centre(box), _centre(psf))
+    # The shift of a PSF that is hardly wider than a pixel is a matter of taste: the better of both.
+    differences = []
+    for each in (psf, ndimage.shift(psf, offset, order=3, mode="nearest")):
+        height = float((each * box).sum() / (each**2).sum())
+        differences.append(np.sqrt(((box - height * each) ** 2).mean()) / max(height * each.max(), 1e-300))
+    return float(min(differences))
+
+
+def _width(psf, scale):
+    """Of a PSF at half its maximum [pixels]."""
+    if isinstance(psf, float):
+        return 2.355 * psf / scale
+    return 2 * math.sqrt((psf > psf.max() / 2).sum() / math.pi)
 
 
 def _doubt_of_psf_centre(psf):

@@ -2,9 +2,9 @@
 
 Those of many systems are in `rim_tf.evaluation.figures`.
 
-Axes are in arcsec with (0, 0) at the field's centre and row 0 at the bottom, so that curves of
-`rim_tf.critical` can be drawn over the pixels as they are. Figures are built without pyplot: no
-global state, no window, nothing to close.
+Axes are in arcsec with (0, 0) at the centre of the field, or of the frame that it was cut from, and row 0 at the
+bottom, so that curves of `rim_tf.critical` can be drawn over the pixels as they are. Figures are built without pyplot:
+no global state, no window, nothing to close.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ RESIDUAL_RANGE = 5.0
 _PANEL, _ROW, _LEFT, _BETWEEN, _RIGHT, _ABOVE, _BAR, _BAR_HEIGHT = 2.0, 3.1, 0.42, 0.3, 0.12, 0.5, 0.34, 0.08
 
 
-def extent(shape, pixel_scale):
-    """Left, right, bottom, top edge of the field [arcsec]: the outermost pixels' edges, not their centres."""
-    rows, columns = shape
+def extent(shape, pixel_scale, centre=(0.0, 0.0)):
+    """Left, right, bottom, top edge of the field about `centre` [arcsec]: the outermost pixels' edges, not centres."""
+    (rows, columns), (x, y) = shape, centre
     return (
-        -columns / 2 * pixel_scale,
-        columns / 2 * pixel_scale,
-        -rows / 2 * pixel_scale,
-        rows / 2 * pixel_scale,
+        x - columns / 2 * pixel_scale,
+        x + columns / 2 * pixel_scale,
+        y - rows / 2 * pixel_scale,
+        y + rows / 2 * pixel_scale,
     )
 
 
@@ -58,13 +58,13 @@ def brightness_norm(image, noise_rms=0.0):
     return AsinhNorm(linear_width=0.1 * peak, vmin=-min(2 * noise_rms, 0.02 * peak), vmax=peak)
 
 
-def draw_image(axes, image, pixel_scale, norm, mask=None):
-    """Surface brightness [rows, columns], masked pixels (mask false) grey."""
+def draw_image(axes, image, pixel_scale, norm, mask=None, centre=(0.0, 0.0)):
+    """Surface brightness [rows, columns] about `centre` [arcsec], masked pixels (mask false) grey."""
     image = np.where(True if mask is None else mask, image, np.nan)
     axes.imshow(
         image,
         origin="lower",
-        extent=extent(image.shape, pixel_scale),
+        extent=extent(image.shape, pixel_scale, centre),
         cmap=BRIGHTNESS,
         norm=norm,
         interpolation="none",
@@ -72,12 +72,12 @@ def draw_image(axes, image, pixel_scale, norm, mask=None):
     return axes
 
 
-def draw_residual(axes, residual, pixel_scale):
-    """Residual in units of the noise [rows, columns], NaN (grey) where masked."""
+def draw_residual(axes, residual, pixel_scale, centre=(0.0, 0.0)):
+    """Residual in units of the noise [rows, columns] about `centre` [arcsec], NaN (grey) where masked."""
     axes.imshow(
         residual,
         origin="lower",
-        extent=extent(residual.shape, pixel_scale),
+        extent=extent(residual.shape, pixel_scale, centre),
         cmap=SIGMAS,
         vmin=-RESIDUAL_RANGE,
         vmax=RESIDUAL_RANGE,
@@ -167,7 +167,7 @@ def plot_model(reconstruction, given, lens_light=None):
     figure.suptitle(_title(reconstruction), fontsize=8.5)
     panels = _panels(figure, n_columns)
     for axes, (title, image) in zip(panels, before, strict=False):
-        draw_image(axes, image, given.pixel_scale, norm).set_title(title)
+        draw_image(axes, image, given.pixel_scale, norm, centre=given.centre).set_title(title)
     _finish(panels[: len(before)])
     _colour_bar(figure, panels[: len(before)], "surface brightness")
     _draw_columns(figure, panels[len(before) :], reconstruction, None)
@@ -262,7 +262,7 @@ class SmallPictures:
       pixel_scale: of both [arcsec].
       source: [n, m].
       source_pixel_scale: [arcsec].
-      lens: as it was found.
+      lens: as it was found, in coordinates of which (0, 0) is the middle of the image.
     """
 
     image: np.ndarray
@@ -338,25 +338,24 @@ def _draw_row(figure, reconstruction, truth):
 
 
 def _draw_columns(figure, panels, reconstruction, truth):
-    observation, lens, scale = (
-        reconstruction.observation,
-        reconstruction.lens,
-        reconstruction.observation.pixel_scale,
-    )
+    observation, scale = reconstruction.observation, reconstruction.observation.pixel_scale
+    centre, lens = observation.centre, reconstruction.lens.moved(observation.centre)
+    centre_of_source = reconstruction.lens.moved_source(centre)
     observed = np.where(observation.mask, observation.image, np.nan)
     noise = float(np.median(observation.noise[observation.mask]))
     # The model has no noise, so its peak is the better end of the scale; a poor model must not hide the data.
     brightest = observed if np.nanmax(observed) > 2 * reconstruction.model_image.max() else reconstruction.model_image
     image_norm = brightness_norm(brightest, noise)
     source_norm = brightness_norm(reconstruction.source if truth is None else truth)
-    draw_image(panels[0], observation.image, scale, image_norm, observation.mask).set_title("observed")
-    draw_image(panels[1], reconstruction.model_image, scale, image_norm).set_title("model")
-    draw_residual(panels[2], reconstruction.residual, scale).set_title("residual")
+    draw_image(panels[0], observation.image, scale, image_norm, observation.mask, centre).set_title("observed")
+    draw_image(panels[1], reconstruction.model_image, scale, image_norm, centre=centre).set_title("model")
+    draw_residual(panels[2], reconstruction.residual, scale, centre).set_title("residual")
     for axes in panels[:3]:
         draw_critical_curves(axes, lens, "black" if axes is panels[2] else "white")
     sources = [reconstruction.source] if truth is None else [reconstruction.source, truth]
     for axes, source, title in zip(panels[3:], sources, ("reconstruction", "truth"), strict=False):
-        draw_image(axes, source, reconstruction.source_pixel_scale, source_norm).set_title(title)
+        draw_image(axes, source, reconstruction.source_pixel_scale, source_norm, centre=centre_of_source)
+        axes.set_title(title)
         draw_caustics(axes, lens)
     panels[3].legend(
         loc="lower left", fontsize=6, labelcolor="white", frameon=False, handlelength=1.6, labelspacing=0.2

@@ -20,6 +20,25 @@ _CHI2_TOO_HIGH, _CHI2_TOO_LOW = 1.3, 0.1
 _FAINT_NOISE = 0.003
 
 
+def correlation_of_neighbours(residual, mask):
+    """How alike neighbouring residuals are, along rows and along columns.
+
+    Args:
+      residual: [..., rows, columns], of any scale.
+      mask: true where a pixel is used, the same shape.
+
+    Returns:
+      Correlation coefficient, NaN where there is nothing to tell it by; sum of the products of neighbours; and number
+      of their pairs: three arrays [...].
+    """
+    residual, axes = np.where(mask, residual, 0.0).astype(float), (-2, -1)
+    products = np.sum(residual[..., 1:] * residual[..., :-1], axes)
+    products += np.sum(residual[..., 1:, :] * residual[..., :-1, :], axes)
+    n_pairs = np.sum(mask[..., 1:] & mask[..., :-1], axes) + np.sum(mask[..., 1:, :] & mask[..., :-1, :], axes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return products / n_pairs / (np.sum(residual**2, axes) / np.sum(mask, axes)), products, n_pairs
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFit:
     """The source of one lens, by whatever method, and how well it explains the data.
@@ -67,7 +86,6 @@ class SourceFit:
         """Every number that describes the result, as plain Python values for JSON or a table."""
         residual = self.residual
         used = self.observation.mask
-        neighbours = residual[:, 1:] * residual[:, :-1]
         return {
             "chi2_per_pixel": self.chi2_per_pixel,
             "n_pixels": int(used.sum()),
@@ -80,7 +98,7 @@ class SourceFit:
             "residual_mean": float(np.nanmean(residual)),
             "residual_largest": float(np.nanmax(np.abs(residual))),
             "residual_beyond_3_sigma": float((np.abs(residual[used]) > 3).mean()),
-            "residual_neighbour_correlation": float(np.nanmean(neighbours) / np.nanmean(residual**2)),
+            "residual_neighbour_correlation": float(correlation_of_neighbours(residual, used)[0]),
             "seconds": self.seconds,
         }
 

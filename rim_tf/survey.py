@@ -7,6 +7,7 @@ catalogue may be of any length. Each row has its own files and pixel scale; scal
 """
 
 import contextlib
+import csv
 import dataclasses
 import difflib
 import functools
@@ -27,11 +28,12 @@ from rim_tf.data.workers import shared_out
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import check_file, finite, locked, read_json, sweep, write_json, written_whole
 from rim_tf.memory import check_memory
+from rim_tf.observation import check_place
 from rim_tf.validation import shown
 
 # Of a catalogue; the others in its columns are somebody else's.
 NEEDED = ("name", "image", "noise", "psf")
-OPTIONAL = ("mask", "pixel_scale", "no_lens_light", "centre_psf")
+OPTIONAL = ("mask", "pixel_scale", "no_lens_light", "centre_psf", "centre_x", "centre_y")
 # The files of a lens, the last written last.
 PICTURES = ("model.png", "path.png")
 FILES = ("model.fits", *PICTURES, "lens.json", "summary.json")
@@ -63,6 +65,7 @@ class Row:
       pixel_scale: [arcsec], or None where the file of the image says it.
       no_lens_light: as of `ModelConfig`.
       centre_psf: as of `read_observation`.
+      centre: likewise, from two columns.
       checksum: of what stands in the row.
     """
 
@@ -75,11 +78,12 @@ class Row:
     pixel_scale: object = None
     no_lens_light: bool = False
     centre_psf: bool = False
+    centre: tuple[float, float] | None = None
     checksum: str = ""
 
     def given(self):
         """{name of an input: what was given}."""
-        return {name: getattr(self, name) for name in (*_PATHS, "pixel_scale", "centre_psf")}
+        return {name: getattr(self, name) for name in (*_PATHS, "pixel_scale", "centre_psf", "centre")}
 
     def observation(self):
         """The `Observation`; InputError where the row or one of its files cannot be used."""
@@ -88,7 +92,8 @@ class Row:
         for name in ("image", "noise", "psf"):
             if getattr(self, name) is None:
                 raise InputError(f"The row has no {name}.")
-        return io.read_observation(self.image, self.noise, self.psf, self.mask, self.pixel_scale, self.centre_psf)
+        scale, centre = self.pixel_scale, self.centre
+        return io.read_observation(self.image, self.noise, self.psf, self.mask, scale, self.centre_psf, centre)
 
 
 def is_catalogue(path: str) -> bool:
@@ -159,8 +164,10 @@ def _read_table(path):
     from astropy.table import Table
 
     suffix = pathlib.Path(path).suffix.lower()
-    settings = {".csv": {"format": "ascii.csv", "converters": {"*": str}}, ".ecsv": {"format": "ascii.ecsv"}}
     check_memory(_TABLE_IN_MEMORY * check_file(path), f"Reading {path}", "split it into several catalogues")
+    if suffix == ".csv":
+        _check_header(path)
+    settings = {".csv": {"format": "ascii.csv", "converters": {"*": str}}, ".ecsv": {"format": "ascii.ecsv"}}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # units that astropy does not know, and more that is not asked for here
@@ -170,6 +177,24 @@ def _read_table(path):
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} cannot be read as a catalogue ({reason or type(error).__name__}).") from None
     return table
+
+
+def _check_header(path):
+    """Of a .csv, what astropy would pass over or say in its own words."""
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            names = next((line for line in csv.reader(file) if line), None)
+    except (OSError, csv.Error):  # which is said with what else cannot be read
+        return
+    if names is None:
+        raise InputError(f"{path} is empty; a catalogue has the names of its columns in the first line.")
+    names = [name.strip() for name in names]
+    twice = next((name for name in names if name in (*NEEDED, *OPTIONAL) and names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has the column {twice} twice; leave one of them away.")
+    mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if mark is not None:
+        raise InputError(f"{path} has {shown(mark)} between its columns; put commas there, as the name .csv says.")
 
 
 def _check_columns(found, path):
@@ -211,6 +236,7 @@ def _row(number, cells, path, where):
         values["pixel_scale"] = number_or_path(cells["pixel_scale"])
     for key in ("no_lens_light", "centre_psf"):
         values[key] = _truth(cells.get(key), f"{where}: {key}")
+    values["centre"] = _place(cells.get("centre_x"), cells.get("centre_y"), where)
     checksum = hashlib.sha256(repr([name, *values.values()]).encode(errors="surrogateescape")).hexdigest()
     folder = os.path.dirname(path)
     for key in _PATHS:
@@ -228,6 +254,14 @@ def _checked_name(value, where):
             "and _."
         )
     return name
+
+
+def _place(x, y, where):
+    if x is None and y is None:
+        return None
+    if x is None or y is None:
+        raise InputError(f"{where} has one of centre_x and centre_y and not the other; give both or none.")
+    return check_place((x, y), f"{where}: centre_x, centre_y")
 
 
 def _truth(value, where):
@@ -263,24 +297,25 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     from rim_tf import io
     from rim_tf.inference import optimise
 
-    fit, light = result.source_fit, result.lens_light
+    fit, light, centre = result.source_fit, result.lens_light, result.observation.centre
     summary = result.summary()
     if light is not None:
-        summary["lens_light_model"] = light.parameters
+        summary["lens_light_model"] = _moved_light(light.parameters, centre)
+    history, ends = _moved_path(result, centre)
     summary |= {
         "pixel_scale": fit.observation.pixel_scale,
-        "lens_fit": {
-            "history": result.path,
-            "ends": result.lens_fit.ends,
-            "covariance": result.lens_fit.covariance,
-        },
+        "centre_x": centre[0],
+        "centre_y": centre[1],
+        "lens_fit": {"history": history, "ends": ends, "covariance": result.lens_fit.covariance},
         **({} if truth is None else {"true_lens": truth.to_dict()}),
         "settings": dataclasses.asdict(config),
         "input": given,
         "versions": io.versions(),
         **(more or {}),
     }
-    provenance = {f"IN_{name.upper()[:5]}": value for name, value in given.items() if value is not None}
+    # The centre has cards of its own.
+    named = {name: value for name, value in given.items() if value is not None and name != "centre"}
+    provenance = {f"IN_{name.upper()[:5]}": value for name, value in named.items()}
     provenance |= {
         "METHOD": ("rim", "how the source was found"),
         "LENSFIT": (True, "whether the lens was fitted to the data"),
@@ -292,19 +327,42 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     middle = None if light is None else optimise.middle(light, fit.observation.shape)
     io.write_reconstruction(fit, folder / "model.fits", config.weights, middle, provenance)
     if pictures:
-        _draw(folder, result, light, summary, truth)
+        _draw(folder, result, light, history, summary, truth)
     io.write_lens(result.lens, folder / "lens.json")
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def _draw(folder, result, light, summary, truth):
+def _moved_path(result, centre):
+    """The lenses of a fit's history and of its ends in the coordinates of the whole frame."""
+    from rim_tf.lens import lens_of
+
+    def moved(lens):
+        return lens_of(result.lens.mass, lens).moved(centre).as_tuple()
+
+    ends = result.lens_fit.ends
+    history = [step | {"lens": moved(step["lens"])} for step in result.path]
+    return history, ends | {"lens": [moved(lens) for lens in ends["lens"]]}
+
+
+def _moved_light(parameters, centre):
+    """`parameters` of a `LensLightFit`, likewise."""
+    x, y = centre
+    middle = parameters["centre"]
+    return parameters | {
+        "centre": [middle[0] + x, middle[1] + y],
+        "components": [each | {"x": each["x"] + x, "y": each["y"] + y} for each in parameters["components"]],
+    }
+
+
+def _draw(folder, result, light, history, summary, truth):
     from rim_tf import plots
 
     errors = summary["lens_error"], summary["estimate_error"]
+    estimate = result.estimate.lens.moved(result.observation.centre)
     figures = {
         "model.png": plots.plot_model(result.source_fit, result.observation, light),
-        "path.png": plots.plot_path(result.path, result.lens, errors[0], result.estimate.lens, errors[1], truth),
+        "path.png": plots.plot_path(history, result.lens, errors[0], estimate, errors[1], truth),
     }
     for name, figure in figures.items():
         with written_whole(folder / name) as unfinished:
@@ -617,13 +675,6 @@ def _finished(folder, fingerprint, overwrite):
 # ------------------------------------------------------------------------------------------ the table and the sheets
 
 
-def shape_of(named):
-    """Axis ratio and position angle of the major axis [rad], anticlockwise from +x, of {name of a parameter: value}."""
-    e1, e2 = named.get("e1", 0.0), named.get("e2", 0.0)
-    modulus = float(np.hypot(e1, e2))
-    return (1 - modulus) / (1 + modulus), float(np.arctan2(e2, e1) / 2 % np.pi)
-
-
 def _numbers(row, summary=None, error=""):
     """The row of the table that a lens has: numbers, booleans, its name and its error."""
     from rim_tf.inference.verdict import LIMITS
@@ -636,14 +687,15 @@ def _numbers(row, summary=None, error=""):
     found |= {f"flag_{name}": name in flags for name in LIMITS}
     if summary is None:
         return found
-    lens, estimate = (lens_from_dict(summary[name]).named() for name in ("lens", "estimate"))
-    for prefix, values, errors in (
+    lens, estimate = (lens_from_dict(summary[name]) for name in ("lens", "estimate"))
+    for prefix, each, errors in (
         ("", lens, summary["lens_error"]),
         ("estimate_", estimate, summary["estimate_error"]),
     ):
-        for name, value in values.items():
+        for name, value in each.named().items():
             found |= {f"{prefix}{name}": value, f"{prefix}{name}_error": errors[name]}
-    found["q"], found["phi"] = shape_of(lens)
+    found["q"], found["phi"] = lens.shape
+    found["n_warnings"] = len(summary.get("warnings", ()))
     found |= {f"test_{name}": value for name, value in summary["tests"].items()}
     # None is what JSON has for a number that is none.
     scalar = {name: value for name, value in summary.items() if value is None or isinstance(value, (bool, int, float))}
@@ -684,7 +736,7 @@ def _column(values):
 
 def _unit(name):
     name = name.removeprefix("estimate_").removesuffix("_error")
-    if name in ("theta_E", "x_lens", "y_lens", "pixel_scale", "source_pixel_scale"):
+    if name in ("theta_E", "x_lens", "y_lens", "pixel_scale", "source_pixel_scale", "centre_x", "centre_y"):
         return "arcsec"
     return {"phi": "rad", "seconds": "s"}.get(name)
 
@@ -725,7 +777,8 @@ def _entry(out, numbers):
         (image, scale), (noise, _), (residual, _), (source, source_scale) = (
             io.read_image(path, hdu) for hdu in ("DATA", "NOISE", "RESIDUAL", "SOURCE")
         )
-        lens = io.read_lens(out / name / "lens.json")
+        # The pictures are about their own middle.
+        lens = io.read_lens(out / name / "lens.json").moved((-numbers["centre_x"], -numbers["centre_y"]))
     except InputError as error:
         return title, numbers["believed"], str(error)
     noise_rms = float(np.nanmedian(noise))

@@ -21,28 +21,26 @@ class Tensor:
 
     Attributes:
       axes: names of its axes; the batch is the first, as model servers batch nothing else.
-      what: with its unit.
       dtype: of NumPy.
     """
 
     axes: tuple[str, ...]
-    what: str
     dtype: str = "float32"
 
 
 _IMAGE = ("batch", "rows", "columns")
 # What every model and signature of images takes.
 IMAGING = {
-    "image": Tensor(_IMAGE, "surface brightness, any unit"),
-    "noise_rms": Tensor(_IMAGE, "its standard deviation, above 0 where the mask is true"),
-    "mask": Tensor(_IMAGE, "true where a pixel is to be used", "bool"),
-    "psf": Tensor(("batch", "stamp rows", "stamp columns"), "stamps of odd sides and unit sum"),
-    "lens": Tensor(("batch", "parameters"), "in the order of the mass model's columns [arcsec where lengths]"),
-    "pixel_scale": Tensor(("batch",), "of the image [arcsec]"),
-    "source_pixel_scale": Tensor(("batch",), "of the source [arcsec]"),
+    "image": Tensor(_IMAGE),  # surface brightness, any unit
+    "noise_rms": Tensor(_IMAGE),  # its standard deviation, above 0 where the mask is true
+    "mask": Tensor(_IMAGE, "bool"),  # true where a pixel is to be used
+    "psf": Tensor(("batch", "stamp rows", "stamp columns")),  # stamps of odd sides and unit sum
+    "lens": Tensor(("batch", "parameters")),  # in the order of the mass model's columns [arcsec where lengths]
+    "pixel_scale": Tensor(("batch",)),  # of the image [arcsec]
+    "source_pixel_scale": Tensor(("batch",)),  # of the source [arcsec]
 }
-# In place of a stamp.
-GAUSSIAN_PSF = Tensor(("batch",), "sigma of a Gaussian PSF [arcsec]")
+# In place of a stamp: sigma of a Gaussian PSF [arcsec].
+GAUSSIAN_PSF = Tensor(("batch",))
 
 
 def source_grid(observation, stride, pixel_scale=None, pixels=None):

@@ -45,11 +45,11 @@ def save_networks(folder):
     return {"--weights": folder / "rim.json", "--estimator": folder / "estimator.json"}
 
 
-def ring(noise=0.05, seed=0):
-    """A ring with a galaxy in its middle, [rows, columns]."""
+def ring(noise=0.05, seed=0, galaxy=3.0):
+    """A ring with a galaxy in its middle, so bright, [rows, columns]."""
     y, x = (np.mgrid[:PIXELS, :PIXELS] - (PIXELS - 1) / 2) * SCALE
     radius = np.hypot(x, y)
-    image = np.exp(-(((radius - 0.8) / 0.15) ** 2)) + 3 * np.exp(-((radius / 0.2) ** 2))
+    image = np.exp(-(((radius - 0.8) / 0.15) ** 2)) + galaxy * np.exp(-((radius / 0.2) ** 2))
     return image + noise * np.random.default_rng(seed).normal(size=image.shape)
 
 
@@ -79,7 +79,7 @@ def modelled():
         warnings.simplefilter("ignore")  # an untrained network explains nothing
         fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
     estimate = estimate_lens(frame, estimator)
-    parameters = {"sky": 0.25, "components": []}
+    parameters = {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
     fitted = LensLightFit(frame, light, parameters, np.zeros(observation.shape, bool), light[None])
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path)
 
@@ -93,6 +93,8 @@ def of(observation):
     """What stands in for `workflow.model`: the `ModelResult` of whatever image, with the sky of that."""
     result = modelled()
     fit = result.source_fit
-    fit = dataclasses.replace(fit, observation=dataclasses.replace(fit.observation, sky=observation.sky))
+    fit = dataclasses.replace(
+        fit, observation=dataclasses.replace(fit.observation, sky=observation.sky, centre=observation.centre)
+    )
     lens_fit = dataclasses.replace(result.lens_fit, reconstruction=fit)
     return dataclasses.replace(result, observation=observation, lens_fit=lens_fit)

@@ -119,3 +119,30 @@ def test_components_that_are_none_are_refused_by_place_and_name(components, comp
 def test_components_and_the_seven_names_exclude_each_other():
     with pytest.raises(InputError, match="unknown 'theta_E'; it must hold components"):
         lens_from_dict({"components": [POWER_LAW], "theta_E": 1.0})
+
+
+COMPOSITE = CompositeLens(
+    Component("shear", gamma1=0.05, gamma2=-0.02),
+    Component("power_law", theta_E=1.2, slope=2.2, e1=0.1, e2=0.2, x_lens=0.1, y_lens=-0.2),
+    Component("sie", theta_E=0.3, x_lens=0.8, y_lens=0.5),
+)
+
+
+@pytest.mark.parametrize("lens", [LensParameters(1.1, 0.1, -0.2, 0.1, 0.05, 0.06, -0.03), COMPOSITE])
+def test_a_moved_lens_deflects_as_before_about_its_new_place(lens):
+    """The same rays but for where the source plane has its middle: the shear stays about the origin."""
+    centre, rng = (0.7, -0.4), np.random.default_rng(1)
+    x, y = rng.uniform(-2, 2, (2, 1, 50))
+    moved, (dx, dy) = lens.moved(centre), lens.moved_source(centre)
+    before = lens.mass.ray_trace(x, y, np.array([lens.as_tuple()]))
+    after = moved.mass.ray_trace(x + centre[0], y + centre[1], np.array([moved.as_tuple()]))
+    np.testing.assert_allclose(after[0] - dx, before[0], atol=1e-6)
+    np.testing.assert_allclose(after[1] - dy, before[1], atol=1e-6)
+    assert moved.x_lens == pytest.approx(lens.x_lens + 0.7) and type(moved) is type(lens)
+    assert lens.moved((0.0, 0.0)) == lens and lens.moved_source((0.0, 0.0)) == (0.0, 0.0)
+
+
+def test_the_shape_is_that_of_the_first_component_that_has_one():
+    assert LensParameters.from_axis_ratio(1.0, 0.6, 0.4).shape == pytest.approx((0.6, 0.4))
+    assert COMPOSITE.shape == pytest.approx(LensParameters(1.0, 0.1, 0.2).shape)
+    assert LensParameters(1.0).shape == (1.0, 0.0)

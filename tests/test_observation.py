@@ -3,9 +3,10 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.observation import Observation, centred_psf
+from rim_tf.observation import Observation, centred_psf, recentred
 
 SHAPE = (9, 12)
 
@@ -40,6 +41,13 @@ def test_pixels_that_are_not_finite_are_masked_with_a_warning(bad):
         observation = observe(image=with_pixel(np.ones(SHAPE), bad))
     assert not observation.mask[2, 3] and observation.mask.sum() == np.prod(SHAPE) - 1
     assert np.isfinite(observation.image).all()
+
+
+def test_where_a_core_was_cut_out_is_said():
+    image = np.ones(SHAPE)
+    image[3:6, 4:7] = image[0, 0] = np.nan
+    with pytest.warns(InputWarning, match="10 pixels .* masked, 9 of them side by side about row 4, column 5."):
+        assert observe(image=image).mask.sum() == image.size - 10
 
 
 def test_pixels_that_are_masked_already_may_be_anything():
@@ -273,3 +281,101 @@ def test_psfs_of_any_odd_size_are_taken(psf):
 def test_what_cannot_be_used_is_refused_by_name(change, complaint):
     with pytest.raises(InputError, match=complaint):
         observe(**change)
+
+
+# ------------------------------------------------------------------------------------------- stars in the frame
+
+SCALE, SIDE = 0.1, 41
+
+
+def sky_with(light, noise=0.05, psf=0.12, **changes):
+    """Such light [SIDE, SIDE] with white noise."""
+    image = light + noise * np.random.default_rng(5).normal(size=(SIDE, SIDE))
+    return {"image": image, "noise": noise, "psf": psf, "pixel_scale": SCALE} | changes
+
+
+def star(height, sigma=0.12, row=20.3, column=19.8):
+    rows, columns = np.indices((SIDE, SIDE))
+    return height * np.exp(-(((rows - row) ** 2 + (columns - column) ** 2) * (SCALE / sigma) ** 2) / 2)
+
+
+def galaxy(height, half_light=0.6):
+    """An elliptical galaxy seen by this PSF (de Vaucouleurs), in the middle."""
+    fine = (np.arange(5 * SIDE) - (5 * SIDE - 1) / 2) * SCALE / 5
+    radius = np.hypot(fine[:, None], fine)
+    light = np.exp(-7.67 * (np.maximum(radius, 0.01) / half_light) ** 0.25).reshape(SIDE, 5, SIDE, 5).mean((1, 3))
+    light = ndimage.gaussian_filter(light, 0.12 / SCALE)
+    return height * light / light.max()
+
+
+def test_a_saturated_star_is_masked_with_what_is_beside_it():
+    given = sky_with(star(1000.0))
+    given["image"] = np.minimum(given["image"], 400.0)
+    n = int((given["image"] == 400.0).sum())
+    assert n >= 5
+    with pytest.warns(InputWarning, match=rf"{n} pixels about row 20, column 20 \(-0.01, 0.01 arcsec .* value, 400,"):
+        observation = Observation(**given)
+    rows, columns = np.nonzero(given["image"] == 400.0)
+    for i, j in ((-1, -1), (0, 0), (1, 0), (1, 1)):
+        assert not observation.mask[rows + i, columns + j].any()
+    assert n < (~observation.mask).sum() < 4 * n
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a user who has masked it knows
+        assert Observation(**given | {"mask": observation.mask}).mask.sum() == observation.mask.sum()
+
+
+@pytest.mark.parametrize("top", [0.2, 10.0])
+def test_no_plateau_is_seen_in_noise_or_in_light_that_is_flat(top):
+    """A disc as bright everywhere, behind noise, was measured; and so was an image without any noise."""
+    rows, columns = np.indices((SIDE, SIDE)) - 20
+    disc = top * (np.hypot(rows, columns) < 8)
+    for image in (sky_with(disc)["image"], star(10.0, sigma=0.5), np.ones((SIDE, SIDE))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert observe(image=image, noise=0.05, psf=0.12).mask.all()
+
+
+def test_a_point_source_that_outshines_all_is_doubted_and_a_galaxy_is_not():
+    ring = galaxy(0.0) + 0.5 * np.exp(-((np.hypot(*(np.indices((SIDE, SIDE)) - 20)) - 11) ** 2) / 4)
+    for light in (star(200.0), star(200.0, row=8.0, column=30.4), star(200.0) + galaxy(2.0)):
+        with pytest.warns(InputWarning, match="is a point source .* times brighter than all that is more than"):
+            assert Observation(**sky_with(light + ring)).mask.all()
+    stamp_of = star(1.0, row=20, column=20)[13:28, 13:28]
+    with pytest.warns(InputWarning, match="is a point source"):
+        Observation(**sky_with(star(200.0) + ring, psf=stamp_of / stamp_of.sum()))
+    with pytest.warns(InputWarning, match="0.00, 0.00 arcsec from the middle, is a point source .* a hot pixel"):
+        observe(image=with_pixel(sky_with(ring)["image"], 100.0, (20, 20)), noise=0.05, psf=0.0)
+    # A galaxy, however bright; stars that have their like, as the images of a quasar; and a faint one.
+    for light in (galaxy(200.0) + ring, star(200.0) + star(90.0, row=8), star(5.0) + ring):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Observation(**sky_with(light))
+
+
+# ---------------------------------------------------------------------------------------------- another centre
+
+
+@pytest.mark.parametrize(("x", "y", "shape"), [(0.5, -0.3, (35, 31)), (-0.5, 0.05, (40, 31)), (0.0, 0.0, (41, 41))])
+def test_a_frame_is_cut_about_a_point_and_knows_where(x, y, shape):
+    image = np.arange(SIDE * SIDE, dtype=float).reshape(SIDE, SIDE) / SIDE**2
+    observation = recentred(observe(image=image, pixel_scale=SCALE), (x, y))
+    assert observation.shape == shape and observation.centre == pytest.approx((x, y))
+    # Where a pixel of it lies in the whole frame, by either's coordinates.
+    for row, column in ((0, 0), (5, 17)):
+        there = np.argwhere(np.isclose(image, observation.image[row, column], rtol=1e-6, atol=0))[0]
+        in_whole = (there - (SIDE - 1) / 2) * SCALE
+        in_part = (np.array([row, column]) - (np.array(shape) - 1) / 2) * SCALE
+        np.testing.assert_allclose(in_part + (y, x), in_whole, atol=1e-12)
+    assert recentred(observation, (0.2, 0.1)).centre == pytest.approx((x + 0.2, y + 0.1))
+
+
+@pytest.mark.parametrize("bad", [(2.1, 0.0), (0.0, -2.0), (99, 99)])
+def test_a_point_beyond_the_frame_is_refused(bad):
+    with pytest.raises(InputError, match=r"centre is \(.*which reaches from -2.05 to 2.05 in x and -2.05 to 2.05 in y"):
+        recentred(observe(image=np.ones((SIDE, SIDE)), pixel_scale=SCALE), bad)
+
+
+@pytest.mark.parametrize("bad", [(1,), (1, 2, 3), ("a", 1), (np.nan, 0), 3, None, (np.inf, 1)])
+def test_a_centre_that_is_none_is_refused(bad):
+    with pytest.raises(InputError, match="it must be two numbers, x and y from the middle of the frame"):
+        recentred(observe(), bad)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
+from astropy.wcs import WCS
 from commands import names_in
 
 from rim_tf import io, survey
@@ -73,6 +74,8 @@ def of_columns(path, kind):
             "mask": MaskedColumn(masks, mask=[False, True]),
             "pixel_scale": MaskedColumn([0.04, 0.0], mask=[False, True]),
             "no_lens_light": [True, False],
+            "centre_x": MaskedColumn([0.5, 0.0], mask=[False, True]),
+            "centre_y": MaskedColumn([-0.25, 0.0], mask=[False, True]),
             "ra": [10.0, 20.0],
         }
     )
@@ -93,6 +96,7 @@ def test_a_catalogue_is_the_same_in_every_format(kind, tmp_path):
     assert (first.mask, second.mask) == (str(tmp_path / "mask.fits"), None)
     assert (first.pixel_scale, second.pixel_scale) == (0.04, None)
     assert (first.no_lens_light, second.no_lens_light, first.centre_psf) == (True, False, False)
+    assert (first.centre, second.centre) == ((0.5, -0.25), None)
     of_columns(tmp_path / "other.csv", "csv")
     assert [row.checksum for row in survey.read_catalogue(str(tmp_path / "other.csv"))] == [
         first.checksum,
@@ -142,8 +146,26 @@ BAD = {
         GOOD.replace("psf", "psf,no_lens_light").replace("0.1", "0.1,perhaps"),
         "row 1: no_lens_light is 'perhaps'; it must be true or false",
     ),
+    "half a centre": (
+        GOOD.replace("psf", "psf,centre_x,centre_y").replace("0.1", "0.1,1.5,"),
+        "row 1 has one of centre_x and centre_y and not the other",
+    ),
+    "centre without its other column": (
+        GOOD.replace("psf", "psf,centre_x").replace("0.1", "0.1,1.5"),
+        "row 1 has one of centre_x and centre_y and not the other",
+    ),
+    "no centre": (
+        GOOD.replace("psf", "psf,centre_x,centre_y").replace("0.1", "0.1,left,0"),
+        "row 1: centre_x, centre_y is ('left', '0'); it must be two numbers",
+    ),
+    "misspelt centre": (
+        GOOD.replace("psf", "psf,center_x,centre_y").replace("0.1", "0.1,1,0"),
+        "'center_x', did you mean 'centre_x'",
+    ),
     "too many cells": (GOOD + "b,b.fits,1,1,1,1\n", "cannot be read as a catalogue"),
-    "empty": ("", "cannot be read as a catalogue"),
+    "empty": ("", "is empty; a catalogue has the names of its columns in the first line"),
+    "doubled column": (GOOD.replace("psf", "psf, image").replace("0.1", "0.1,b.fits"), "has the column image twice"),
+    "semicolons": (GOOD.replace(",", ";"), "has ';' between its columns; put commas there"),
     "no text": ("\x00\xff\n", "lenses.csv"),
 }
 
@@ -361,4 +383,34 @@ def test_the_files_of_a_lens_fit_together(tmp_path):
     stored = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert stored["lens"] == result.lens.to_dict() == summary["lens"]
     assert stored["lens_fit"]["history"][1]["chi2_per_pixel"] == 2.0
-    assert stored["lens_light_model"] == {"sky": 0.25, "components": []}
+    assert stored["lens_light_model"] == {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
+
+
+def test_what_was_found_in_a_part_of_a_frame_has_the_coordinates_of_the_whole(catalogue, tmp_path, config, asked):
+    path = catalogue(1, "off,0.fits,0.05,0.05,0.3,-0.2", columns="name,image,noise,psf,centre_x,centre_y")
+    outcome = run(path, tmp_path / "out", config, pictures=True)
+    assert outcome.dead == [] and asked[1][0].shape == (28, 26)
+    here, there = (json.loads((tmp_path / "out" / name / "summary.json").read_text()) for name in ("lens0", "off"))
+    for name in ("lens", "estimate"):
+        assert there[name]["x_lens"] == pytest.approx(here[name]["x_lens"] + 0.3)
+        assert there[name]["y_lens"] == pytest.approx(here[name]["y_lens"] - 0.2)
+    for key in ("history", "ends"):
+        lenses = [
+            [step["lens"] for step in each["lens_fit"][key]] if key == "history" else each["lens_fit"][key]["lens"]
+            for each in (here, there)
+        ]
+        np.testing.assert_allclose(np.subtract(*lenses[::-1]), [[0, 0, 0, 0.3, -0.2, 0, 0]] * len(lenses[0]), atol=1e-9)
+    light = [each["lens_light_model"]["centre"] for each in (here, there)]
+    np.testing.assert_allclose(np.subtract(*light[::-1]), (0.3, -0.2), atol=1e-9)
+    table = Table.read(tmp_path / "out" / "table.ecsv")
+    assert list(table["centre_x"]) == [0, pytest.approx(0.3)] and table["centre_y"].unit == "arcsec"
+    assert table["x_lens"][1] == io.read_lens(tmp_path / "out" / "off" / "lens.json").x_lens
+    with fits.open(tmp_path / "out" / "off" / "model.fits") as hdus:
+        assert hdus[0].header["X_LENS"] == table["x_lens"][1] and hdus[0].header["CENTRE_Y"] == pytest.approx(-0.2)
+        # The pixel in which the lens is, by the coordinates of the images, is where the fit has it.
+        place = WCS(hdus["MODEL"].header).wcs_world2pix([[table["x_lens"][1], table["y_lens"][1]]], 0)[0]
+        lens = modelled.modelled().lens_fit.lens
+        np.testing.assert_allclose(place, np.array([lens.x_lens, lens.y_lens]) / modelled.SCALE + 9.5, atol=1e-6)
+        # And the middle of the source goes with it, but for the shear.
+        middle = WCS(hdus["SOURCE"].header).wcs_pix2world([(np.array(hdus["SOURCE"].shape[::-1]) - 1) / 2], 0)[0]
+        np.testing.assert_allclose(middle, lens.moved_source((0.3, -0.2)), atol=1e-6)

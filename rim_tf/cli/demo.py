@@ -51,7 +51,7 @@ def demo(out, overwrite):
         }
         more = {"warnings": said, "compared_with_truth": compared}
         summary = survey.write_model(folder, result, ModelConfig(), given, truth=made.lens, more=more)
-    model.print_table(summary, result.lens.named(), made.lens)
+    model.print_table(summary, result.lens, made.lens)
     click.echo(f"\nWrote {written(out, survey.FILES)}")
     command = simulation.command_line(lens_folder, made, from_image=True)
     click.echo(f"\nThe same by hand:\n\n  {shlex.join(command)}\n")

@@ -9,21 +9,31 @@ import click
 from rim_tf.cli import options
 from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.results import refuse_address
-from rim_tf.config import SOLVERS, SOURCE_MULTIPLE, SOURCE_SCALE_RATIO, InversionSettings, MockConfig, RIMSettings
+from rim_tf.config import SOURCE_MULTIPLE, SOURCE_SCALE_RATIO, MockConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.methods import METHODS
 
+# What a study takes where a method would decide for each system, and what it does not ask, as it has a --seed.
+_OF_STUDY = {"solver": {"default": "matrix-free"}}
+_NOT_ASKED = ("seed",)
+
+
+def _options_of_methods(command):
+    """How many systems each method is given, and its settings; a setting of one name is that of all who have it."""
+    asked = []
+    for method in METHODS.values():
+        command = options.options_of(method.settings, (*_NOT_ASKED, *asked), **_OF_STUDY)(command)
+        asked += [field.name for field in options.fields_of(method.settings)]
+        command = click.option(
+            f"--n-{method.name}",
+            type=click.IntRange(min=0),
+            help=f"Of them, the first so many are given to the {method.label}.  [default: all]",
+        )(command)
+    return command
+
 
 @click.command()
-@click.option(
-    "--weights", default=RIMSettings.weights, show_default=True, help="Name of shipped weights, or a path NAME.json."
-)
 @click.option("--n", "n", type=click.IntRange(min=1), default=2000, show_default=True, help="Systems to reconstruct.")
-@click.option(
-    "--n-inversion",
-    type=click.IntRange(min=0),
-    help="Of them, the first so many are inverted too; it takes up to seconds for each.  [default: all]",
-)
 @click.option(
     "--sources",
     metavar="FOLDER|NAME",
@@ -38,13 +48,7 @@ from rim_tf.inference.methods import METHODS
     show_default=True,
     help="What is run now; the report has all that was run so far.",
 )
-@click.option(
-    "--solver",
-    type=click.Choice(SOLVERS),
-    default="matrix-free",
-    show_default=True,
-    help="Of the linear inversion.",
-)
+@_options_of_methods
 @click.option(
     "--image-pixels",
     type=click.IntRange(min=16),
@@ -80,29 +84,33 @@ def evaluate(out, report_only, **arguments):
     click.echo(f"Wrote {out / 'report.html'}, report.md, report.json and figures/.")
 
 
-def _run(out, weights, n, n_inversion, sources, mnist, method, solver, image_pixels, pixel_scale, seed):
+def _run(out, n, sources, mnist, method, image_pixels, pixel_scale, seed, **of_methods):
     """What is missing of the study; the arguments are the command's options."""
     from rim_tf.data.sources.drawings import read_digits
     from rim_tf.evaluation.store import StudyConfig
     from rim_tf.evaluation.study import Study
 
     # What is wrong with the weights or the digits is said now, not after the first thousand systems.
-    settings = {"rim": RIMSettings(weights), "inversion": InversionSettings(solver=solver)}
     chosen = list(METHODS) if method == "all" else [method]
-    solvers = {name: METHODS[name].build(settings.get(name)) for name in chosen}
+    solvers = {name: METHODS[name].build(_settings(METHODS[name].settings, of_methods)) for name in chosen}
     if mnist is not None:
         read_digits(mnist)
     source_pixels = -(-image_pixels // SOURCE_MULTIPLE) * SOURCE_MULTIPLE
     mocks = MockConfig(image_pixels, source_pixels, log_pixel_scale=(pixel_scale, pixel_scale))
     study = Study(out, StudyConfig(mocks, seed, sources))
-    numbers = {"rim": n, "inversion": n if n_inversion is None else min(n, n_inversion)}
-    for i, name in enumerate(name for name in chosen if numbers.get(name, n)):
+    most = {name: of_methods[f"n_{name}"] for name in chosen}
+    numbers = {name: n if limit is None else min(n, limit) for name, limit in most.items()}
+    for i, name in enumerate(name for name in chosen if numbers[name]):
         if i:
             _report(out)  # there to be read while this method goes on
-        number = numbers.get(name, n)
-        with _progress(METHODS[name].label, number) as progress:
-            study.run(name, solvers[name], number, progress)
+        with _progress(METHODS[name].label, numbers[name]) as progress:
+            study.run(name, solvers[name], numbers[name], progress)
         study.run_unusual(name, solvers[name], mnist)
+
+
+def _settings(kind, given):
+    names = [field.name for field in options.fields_of(kind) if field.name not in _NOT_ASKED]
+    return kind(**{name: given[name] for name in names})
 
 
 def _report(out):

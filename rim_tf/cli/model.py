@@ -26,6 +26,12 @@ _WORKERS = max(1, (os.cpu_count() or 1) // 2)
 @click.argument("image", metavar="IMAGE|CATALOGUE")
 @options.observed(required=False)
 @options.options_of(ModelConfig)
+@click.option(
+    "--centre",
+    metavar="X,Y",
+    help="Cut the frame about this point [arcsec from its middle], for a lens that is off the centre; results are in "
+    "coordinates of the whole frame all the same.",
+)
 @click.option("--truth-lens", metavar="JSON", help="The true lens, to be shown beside the one that is found.")
 @click.option("--no-figures", is_flag=True, help="Draw no pictures of single lenses.")
 @click.option(
@@ -44,25 +50,26 @@ _WORKERS = max(1, (os.cpu_count() or 1) // 2)
     is_flag=True,
     help="Replace results that are already in the folder; of a catalogue, those of other settings, rows or files.",
 )
-def model(image, noise, psf, centre_psf, mask, pixel_scale, truth_lens, no_figures, workers, shard, out, **arguments):
+def model(image, noise, psf, mask, truth_lens, no_figures, workers, shard, out, **arguments):
     """Find the lens, its galaxy's light and the source from IMAGE alone, a FITS file, and say whether to believe it.
 
     A path may end in [HDU], as in lens.fits[NOISE]; without it the first image of the file is taken. Writes model.fits,
     model.png, path.png, lens.json and summary.json into the folder --out.
 
-    A CATALOGUE (.csv, .ecsv, or FITS with tables alone) has a lens in each row, in the columns name, image, noise, psf
-    and, where wanted, mask, pixel_scale, no_lens_light and centre_psf; paths begin at the catalogue's folder, and pixel
-    scales may differ from row to row. Each lens gets a folder OUT/NAME, and all of them table.ecsv, table.fits and
-    contact_sheet.png. A run that was stopped goes on when it is given again.
+    A CATALOGUE (.csv, .ecsv, or FITS with tables alone) has a lens in each row, in the columns name, image, noise,
+    psf and, where wanted, mask, pixel_scale, no_lens_light, centre_psf, centre_x and centre_y; paths begin at the
+    catalogue's folder, and pixel scales may differ from row to row. Each lens gets a folder OUT/NAME, and all of them
+    table.ecsv, table.fits and contact_sheet.png. A run that was stopped goes on when it is given again.
     """
     overwrite = arguments.pop("overwrite")
+    given = {"image": image, "noise": noise, "psf": psf, "mask": mask}
+    given |= {name: arguments.pop(name) for name in ("pixel_scale", "centre_psf", "centre")}
     config = options.settings_from(ModelConfig, arguments)
     refuse_address(out)
     from rim_tf import survey
 
-    given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "pixel_scale": pixel_scale}
     if survey.is_catalogue(image):
-        of_one = given | {"centre_psf": centre_psf or None, "truth_lens": truth_lens, "image": None}
+        of_one = given | {"centre_psf": given["centre_psf"] or None, "truth_lens": truth_lens, "image": None}
         _refuse(of_one, f"{image} is a catalogue, which says that in its columns or not at all")
         _model_catalogue(image, config, out, not no_figures, workers or _WORKERS, _parsed(shard), overwrite)
     else:
@@ -72,7 +79,7 @@ def model(image, noise, psf, centre_psf, mask, pixel_scale, truth_lens, no_figur
                 raise InputError(
                     f"{options.flag(name)} is missing; an image needs it, a catalogue has a column for it."
                 )
-        _model_image(given, centre_psf, config, truth_lens, out, not no_figures, overwrite)
+        _model_image(given, config, truth_lens, out, not no_figures, overwrite)
 
 
 def _refuse(given, why):
@@ -91,15 +98,27 @@ def _parsed(shard):
     return int(found[1]), int(found[2])
 
 
+def _place(text):
+    from rim_tf.observation import check_place
+
+    if text is None:
+        return None
+    try:
+        return check_place(text.split(","))
+    except InputError:
+        raise InputError(f"--centre is {text!r}; it must be X,Y, two numbers [arcsec] as in 0.8,-1.2.") from None
+
+
 # --------------------------------------------------------------------------------------------------- one image
 
 
-def _model_image(given, centre_psf, config, truth_lens, out, pictures, overwrite):
+def _model_image(given, config, truth_lens, out, pictures, overwrite):
     from rim_tf import io, survey
 
+    given = given | {"centre": _place(given["centre"])}
     with results(out, survey.FILES, overwrite) as folder, survey.heard() as said:
-        noise, psf = io.number_or_path(given["noise"]), io.number_or_path(given["psf"])
-        observation = io.read_observation(given["image"], noise, psf, given["mask"], given["pixel_scale"], centre_psf)
+        numbers = {name: io.number_or_path(given[name]) for name in ("noise", "psf")}
+        observation = io.read_observation(**given | numbers)
         if truth_lens is not None:
             from rim_tf.files import read_json
 
@@ -109,25 +128,22 @@ def _model_image(given, centre_psf, config, truth_lens, out, pictures, overwrite
         from rim_tf.inference import workflow
 
         result = workflow.model(observation, config, teller(STEPS))
-        given = given | {"centre_psf": centre_psf}
         summary = survey.write_model(folder, result, config, given, pictures, truth, {"warnings": said})
-    print_table(summary, result.lens.named(), truth)
+    print_table(summary, result.lens, truth)
     click.echo(f"\nWrote {written(out, survey.FILES)}")
 
 
 def print_table(summary, lens, truth):
     """The figures that most users look for first; what speaks against the model was said as warnings."""
-    from rim_tf.survey import shape_of
-
-    q, phi = shape_of(lens)
-    gamma1, gamma2 = lens.get("gamma1", 0.0), lens.get("gamma2", 0.0)
+    q, phi = lens.shape
+    gamma1, gamma2 = (lens.named().get(name, 0.0) for name in ("gamma1", "gamma2"))
     shear, angle = math.hypot(gamma1, gamma2), math.degrees(math.atan2(gamma2, gamma1)) / 2 % 180
     compared = summary.get("compared_with_truth")
     true = "" if truth is None else f" (true {truth.theta_E:.4f})"
     flags = ", ".join(summary["flags"])
     believed = "no test speaks against this model"
     rows = [
-        ("Einstein radius", f"{lens['theta_E']:.4f} +- {summary['lens_error']['theta_E']:.4f} arcsec{true}"),
+        ("Einstein radius", f"{lens.theta_E:.4f} +- {summary['lens_error']['theta_E']:.4f} arcsec{true}"),
         ("axis ratio, angle", f"{q:.3f}, {math.degrees(phi):.1f} degrees from +x"),
         ("shear, angle", f"{shear:.3f}, {angle:.1f} degrees from +x"),
         ("lens galaxy", "found and taken off" if summary["lens_light"] else "none taken off"),

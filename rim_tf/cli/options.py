@@ -64,7 +64,7 @@ def observed(required=True):
     return decorate
 
 
-def options_of(settings, **changes):
+def options_of(settings, without=(), **changes):
     """A decorator that gives a command an option for each field of a dataclass that has a help in its metadata.
 
     The type of a field decides what is taken: a flag for bool, a number for int or float, words for str, those of
@@ -73,11 +73,14 @@ def options_of(settings, **changes):
 
     Args:
       settings: the dataclass.
+      without: names of fields that get none.
       **changes: name of a field -> arguments of click.option in place of those that are made here.
     """
 
     def decorate(command):
         for field in reversed(fields_of(settings)):
+            if field.name in without:
+                continue
             arguments = _arguments(settings, field) | changes.get(field.name, {})
             command = click.option(flag(field.name), field.name, **arguments)(command)
         return command

@@ -6,6 +6,8 @@ of systems along the leading axes. `bootstrap` says how far a figure of n system
 
 import numpy as np
 
+from rim_tf.results import correlation_of_neighbours
+
 # Of a normal distribution, the mean plus and minus one standard deviation is the 16th to 84th percentile.
 ONE_SIGMA = (16.0, 84.0)
 
@@ -96,13 +98,8 @@ def residual_whiteness(residual, mask):
     Returns:
       The correlation coefficient, which does not depend on the noise's scale, and sum / sqrt(N): two arrays [...].
     """
-    residual = np.where(mask, residual, 0.0).astype(float)
-    axes = (-2, -1)
-    products = np.sum(residual[..., 1:] * residual[..., :-1], axes)
-    products += np.sum(residual[..., 1:, :] * residual[..., :-1, :], axes)
-    n_pairs = np.sum(mask[..., 1:] & mask[..., :-1], axes) + np.sum(mask[..., 1:, :] & mask[..., :-1, :], axes)
-    variance = np.sum(residual**2, axes) / np.sum(mask, axes)
-    return products / n_pairs / variance, products / np.sqrt(n_pairs)
+    correlation, products, n_pairs = correlation_of_neighbours(residual, mask)
+    return correlation, products / np.sqrt(n_pairs)
 
 
 def prior_distance(truth_log_prior, log_prior):

@@ -34,11 +34,16 @@ _CLUMP = 2.5
 _N_ROUNDS, _FEW = 4, 5
 # Pixels beyond the ring for each component, at the least.
 _PIXELS_FOR_EACH = 4
+# A component of which less than this share (of its square) falls on pixels that are fitted is none: it could be of any
+# height, as in a masked core, or among the arcs where there is no galaxy.
+_SEEN = 0.03
 # Steps of a fit, at most.
 _ROUGH, _FULL = 3, 15
 _LARGEST_COMPONENT = 1.0
 # Largest e1 and e2 of the light.
 _FLATTEST = 0.6
+# The centre of a lens [theta_E], as it is looked at beside the ring.
+_MIDDLE = 0.3
 # A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
 _CORE, SIGNIFICANT = 0.5, 8.0
 # Brightness of a galaxy over that of the arcs at which nobody could take the one for the other.
@@ -124,8 +129,10 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     galaxy = _Galaxy(observation, x, y, _AROUND)
     inside = radius < _ANNULUS[0] * lens.theta_E
     left_out = ~inside & (radius < _ANNULUS[1] * lens.theta_E)
-    # The nucleus is never taken for an arc: there it is the PSF that a model misses first.
-    nucleus = radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)
+    # The nucleus is never taken for an arc: there it is the PSF that a model misses first. About a masked core it is as
+    # many pixels, the innermost that can be used.
+    n_nucleus = int((radius < max(0.2 * lens.theta_E, 2 * observation.pixel_scale)).sum())
+    nucleus = inside & (radius <= np.sort(radius[observation.mask])[: max(n_nucleus, 1)][-1])
     shape = np.array([lens.x_lens, lens.y_lens, 0.05, 0.0])
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
     for i in range(_N_ROUNDS):
@@ -186,6 +193,30 @@ def subtract_beside_source(
         arc_mask=previous.arc_mask,
         left_over=galaxy.left_over(shape, amplitudes),
     )
+
+
+def core_over_ring(observation: Observation, lens: Lens) -> float:
+    """How bright an image is at the centre of a lens, over how bright it is at most in the ring.
+
+    Args:
+      observation: `Observation`.
+      lens: any; only theta_E and the centre are used.
+
+    Returns:
+      The ratio, of means over 3 x 3 pixels; 0 where the centre does not stand out above the noise.
+    """
+    used, radius = observation.mask, radius_about(lens, observation)
+    smooth, noise2 = (
+        ndimage.uniform_filter(np.where(used, each, 0.0).astype(np.float64), 3)
+        for each in (observation.image, observation.noise**2)
+    )
+    core = radius < max(_MIDDLE * lens.theta_E, observation.pixel_scale)
+    ring = used & (radius > _ANNULUS[0] * lens.theta_E) & (radius < _ANNULUS[1] * lens.theta_E)
+    core_light = float(np.max(smooth, where=core & used, initial=0.0))
+    if core_light < SIGNIFICANT * math.sqrt(float(np.median(noise2[core])) / 9):
+        return 0.0
+    ring_light = float(np.max(smooth, where=ring, initial=0.0))
+    return core_light / ring_light if ring_light > 0 else math.inf
 
 
 def radius_about(lens, observation):
@@ -292,7 +323,8 @@ class _Galaxy:
         design = np.concatenate([in_noise, -in_noise[:, -1:]], axis=1)
         products = _product(design, np.concatenate([design, data[:, None]], axis=1))
         curvature, gradient = products[:, :-1], products[:, -1]
-        scale = np.sqrt(np.diag(curvature))
+        seen = (columns[:, used] ** 2).sum(1) > _SEEN * (columns**2).sum((1, 2))
+        scale = np.where(np.append(seen, seen[-1]), np.sqrt(np.diag(curvature)), np.inf)
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
         root = linalg.cholesky(curvature)
         target = linalg.solve_triangular(root, gradient / scale, trans="T")

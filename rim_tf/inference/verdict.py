@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from rim_tf.inference.lens_light import radius_about
+from rim_tf.results import correlation_of_neighbours
 
 # The ring, and the sky around it, in theta_E about the lens.
 _RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
@@ -36,6 +37,8 @@ LIMITS = {
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
 _OWN_ERROR = 5e-4
 _BELOW = ("axis_ratio", "signal")
+# Light is what stands out so many times above the scatter of a smoothed frame.
+_STANDS_OUT = 8.0
 # Without these nothing is known.
 _NEEDED = ("chi2", "whiteness")
 
@@ -52,8 +55,9 @@ _SENTENCES = {
     "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
-    "off_centre": "the lens lies {figure:.0%} of the frame's width from its middle, farther than the estimator was "
-    "trained for; cut the image out about the lens",
+    "off_centre": "{what} {figure:.0%} of the frame's width from its middle, at {place[0]:.2f}, {place[1]:.2f} arcsec, "
+    "farther than the estimator was trained for; cut the frame about it with --centre {place[0]:.2f},{place[1]:.2f} "
+    "(rim_tf.recentred)",
     "noise_map": "the noise map is wrong by a factor of {figure:.1f} where there is empty sky",
 }
 
@@ -65,10 +69,13 @@ class Verdict:
     Attributes:
       figures: name of each test -> its figure; NaN where it could not be made.
       sky_noise: rms of the residuals on empty sky in units of the noise map; 1 where there is too little sky.
+      place: x, y of the lens [arcsec], or of the middle of the light where no lens explains it, in the frame as it was
+        read, whatever part of it was looked at.
     """
 
     figures: dict
     sky_noise: float
+    place: tuple[float, float]
 
     @property
     def flags(self):
@@ -97,7 +104,8 @@ class Verdict:
     def _sentence(self, name):
         if math.isnan(self.figures[name]):
             return "no pixel of the ring can be used, so nothing says whether the model explains it"
-        return _SENTENCES[name].format(figure=self.figures[name])
+        what = "the lens lies" if self.explained else "no lens explains the image, and the middle of its light lies"
+        return _SENTENCES[name].format(figure=self.figures[name], place=self.place, what=what)
 
 
 def judge(frame, lens_fit, estimate):
@@ -109,6 +117,7 @@ def judge(frame, lens_fit, estimate):
       estimate: `rim_tf.inference.estimate.LensEstimate`, the last one before the fit.
     """
     fit, lens = lens_fit.reconstruction, lens_fit.lens
+    place = lens.x_lens, lens.y_lens
     seen = fit.observation
     radius = radius_about(lens, seen)
     ring = seen.mask & (radius > _RING[0] * lens.theta_E) & (radius < _RING[1] * lens.theta_E)
@@ -126,14 +135,42 @@ def judge(frame, lens_fit, estimate):
         "flux_outside": fit.flux_outside,
         "starts": _disagreement(lens_fit, sky_noise),
         "estimator": float(np.abs(estimate.distance(lens)).max()),
-        "axis_ratio": _axis_ratio(lens),
+        "axis_ratio": lens.shape[0],
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
-        "off_centre": math.hypot(lens.x_lens, lens.y_lens) / (min(frame.shape) * frame.pixel_scale),
+        "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
-    return Verdict(figures, sky_noise)
+    found = Verdict(figures, sky_noise, _in_whole(place, frame))
+    if found.explained:
+        return found
+    # A lens beyond where the estimator knows of any is not found, and so its light must tell where it is.
+    place = _middle_of_light(frame)
+    figures = figures | {"off_centre": _off_centre(place, frame)}
+    return Verdict(figures, sky_noise, _in_whole(place, frame))
+
+
+def _off_centre(place, frame):
+    """How far a place is from the middle of a frame, over the frame's width."""
+    return math.hypot(*place) / (min(frame.shape) * frame.pixel_scale)
+
+
+def _in_whole(place, frame):
+    return tuple(a + b for a, b in zip(place, frame.centre, strict=True))
+
+
+def _middle_of_light(frame):
+    """x, y [arcsec] of what stands out above the noise of a frame; its middle where nothing does."""
+    smooth = ndimage.gaussian_filter(np.where(frame.mask, frame.image / frame.noise, 0.0), 1.5)
+    usual = 1.4826 * float(np.median(np.abs(smooth - np.median(smooth))))
+    light = np.where(smooth > np.median(smooth) + _STANDS_OUT * usual, smooth * frame.noise, 0.0)
+    if light.sum() <= 0:
+        return 0.0, 0.0
+    rows, columns = ndimage.center_of_mass(light)
+    return tuple(
+        (at - (n - 1) / 2) * frame.pixel_scale for at, n in ((columns, frame.shape[1]), (rows, frame.shape[0]))
+    )
 
 
 def _sky(frame, lens):
@@ -160,13 +197,7 @@ def _mean_square(residual, where):
 
 
 def _correlation(residual, where):
-    """Of neighbouring pixels, along rows and columns, over the variance."""
-    total, n = 0.0, 0
-    for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
-        both = where[a] & where[b]
-        total, n = total + float((residual[a] * residual[b])[both].sum()), n + int(both.sum())
-    variance = float((residual[where] ** 2).mean()) if where.any() else 0.0
-    return total / n / variance if n and variance > 0 else math.nan
+    return float(correlation_of_neighbours(residual, where)[0])
 
 
 def _signal(fit):
@@ -181,11 +212,6 @@ def _disagreement(lens_fit, sky_noise):
     as_good = (chi2 - chi2.min()) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
     theta_E = lenses[:, 0]
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
-
-
-def _axis_ratio(lens):
-    modulus = math.hypot(lens.named().get("e1", 0.0), lens.named().get("e2", 0.0))
-    return (1 - modulus) / (1 + modulus)
 
 
 def _edge_share(source):

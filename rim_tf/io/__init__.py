@@ -1,8 +1,11 @@
 """Files in and out: FITS through astropy, lens parameters as JSON. Neither Keras nor TensorFlow is imported here."""
 
 from rim_tf.io.fits_in import (
+    hdus_of,
+    is_cut_short,
     number_or_path,
     open_fits,
+    pixel_scale_of,
     pixels_of,
     read_image,
     read_observation,
@@ -13,8 +16,11 @@ from rim_tf.io.fits_out import versions, write_reconstruction, write_simulation
 from rim_tf.io.lens_json import read_lens, write_lens
 
 __all__ = [
+    "hdus_of",
+    "is_cut_short",
     "number_or_path",
     "open_fits",
+    "pixel_scale_of",
     "pixels_of",
     "read_image",
     "read_lens",

@@ -22,7 +22,7 @@ from astropy.io import fits
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, check_file
 from rim_tf.memory import check_memory
-from rim_tf.observation import Observation, centred_psf, check_pixel_scale
+from rim_tf.observation import Observation, centred_psf, check_pixel_scale, recentred
 
 # Two pixel scales are the same, and a pixel is square, within this fraction.
 _SAME_SCALE = 0.01
@@ -52,7 +52,7 @@ def read_image(path, hdu=None):
     return stored.pixels, stored.pixel_scale()
 
 
-def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=False):
+def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=False, centre=None):
     """An `Observation` from files.
 
     Args:
@@ -62,6 +62,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
       mask: path of the mask, nonzero where a pixel is to be used (as in `Observation`), or None to use all.
       pixel_scale: [arcsec]; by default what the file of the image says.
       centre_psf: whether a stamp is brought to odd sides and its centre to the middle pixel, by `centred_psf`.
+      centre: x, y [arcsec] from the middle of the frame, of a point that the frame is cut about, by `recentred`.
 
     Returns:
       `Observation`, with the sky coordinates of the image where they agree with its pixel scale.
@@ -75,7 +76,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
     if pixel_scale is None and scale_of_image is None:
         raise InputError(
             f"{image} has no pixel scale, neither a celestial WCS with CDELT or CD nor a keyword PIXSCALE; give it "
-            "with --pixel-scale [arcsec]."
+            "with --pixel-scale [arcsec], or in a catalogue's column pixel_scale."
         )
     pixel_scale = check_pixel_scale(scale_of_image if pixel_scale is None else pixel_scale)
     _warn_if_scales_differ(scale_of_image, pixel_scale, image, "the given pixel scale is used")
@@ -84,7 +85,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
         psf = centred_psf(stored_psf.pixels) if centre_psf else stored_psf.pixels
         scale_of_psf = stored_psf.pixel_scale(given=pixel_scale)
         _warn_if_scales_differ(scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be")
-    return Observation(
+    observation = Observation(
         image=stored.pixels,
         noise=_read(noise).pixels if isinstance(noise, (str, os.PathLike)) else noise,
         psf=psf,
@@ -92,6 +93,7 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
         pixel_scale=pixel_scale,
         sky=stored.sky() if _same_scale(scale_of_image, pixel_scale) else None,
     )
+    return observation if centre is None else recentred(observation, centre)
 
 
 def number_or_path(text):
@@ -167,7 +169,23 @@ def split_hdu(path):
 
 @contextlib.contextmanager
 def open_fits(path):
-    """The HDUs of a FITS file, as astropy's HDUList; data are read when they are asked for, by `pixels_of`.
+    """The HDUs of a FITS file, as of `hdus_of`, closed in the end; within, astropy says no warnings.
+
+    Args:
+      path: of the file, without [HDU].
+
+    Raises:
+      InputError: as of `hdus_of`.
+    """
+    with warnings.catch_warnings():
+        # astropy's warnings (odd dates, truncation) do not stop it; what matters raises when it is read.
+        warnings.simplefilter("ignore")
+        with hdus_of(path) as hdus:
+            yield hdus
+
+
+def hdus_of(path):
+    """The HDUs of a FITS file, as astropy's HDUList, to be closed; data are read when they are asked for.
 
     Args:
       path: of the file, without [HDU].
@@ -176,17 +194,61 @@ def open_fits(path):
       InputError: no such file, no regular one, no FITS, or one whose beginning is damaged.
     """
     check_file(path)
-    with warnings.catch_warnings():
-        # astropy's warnings (odd dates, truncation) do not stop it; what matters raises below.
-        warnings.simplefilter("ignore")
-        try:
-            hdus = fits.open(path, memmap=False, lazy_load_hdus=False)
-        except PermissionError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-        except _UNREADABLE:
-            raise InputError(f"{path} is not a FITS file, or its beginning is damaged.") from None
-        with hdus:
-            yield hdus
+    try:
+        return fits.open(path, memmap=False, lazy_load_hdus=False)
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except _UNREADABLE:
+        raise InputError(f"{path} is not a FITS file, or its beginning is damaged.") from None
+
+
+def is_cut_short(hdus, path):
+    """Whether bytes follow the last HDU: a header that ends too early, which astropy passes over.
+
+    Args:
+      hdus: of `open_fits`.
+      path: of the file, which is not compressed.
+    """
+    last = hdus[-1].fileinfo()
+    return last["datLoc"] + last["datSpan"] < os.path.getsize(path)
+
+
+def pixel_scale_of(header, primary, path, given=None):
+    """The pixel scale that a file says [arcsec], by its celestial WCS or else by PIXSCALE; None where it does not.
+
+    Args:
+      header: of the image's HDU.
+      primary: header of the file's first HDU, where PIXSCALE is looked for after it.
+      path: of the file, for the errors.
+      given: another scale that takes the place of one that cannot be, or None.
+
+    Raises:
+      InputError: oblong pixels, or a scale that cannot be where no other is given.
+    """
+    wcs = _celestial(header, path)
+    if wcs is not None:
+        from astropy.wcs.utils import proj_plane_pixel_scales
+
+        # Going through degrees leaves noise in the last digits.
+        sides = [float(f"{side * 3600:.10g}") for side in proj_plane_pixel_scales(wcs)]
+        if not abs(sides[0] / sides[1] - 1) <= _SAME_SCALE:
+            raise InputError(
+                f"{path} has pixels of {sides[0]:.4g} x {sides[1]:.4g} arcsec by its WCS; they must be square, so "
+                "resample the image."
+            )
+        value, name = float(f"{np.sqrt(sides[0] * sides[1]):.10g}"), f"The pixel scale by the WCS of {path}"
+    else:
+        with _damage_named(path):
+            value = header.get("PIXSCALE", primary.get("PIXSCALE"))
+        name = f"PIXSCALE of {path}"
+    if value is None:
+        return None
+    try:
+        return check_pixel_scale(value, name)
+    except InputError:
+        if given is None:
+            raise
+        return None
 
 
 def pixels_of(hdu, path):
@@ -228,31 +290,8 @@ class _Stored:
     path: str
 
     def pixel_scale(self, given=None):
-        """[arcsec] or None; one that cannot be is refused, unless another was `given` in its place."""
-        wcs = _celestial(self.header, self.path)
-        if wcs is not None:
-            from astropy.wcs.utils import proj_plane_pixel_scales
-
-            # Going through degrees leaves noise in the last digits.
-            sides = [float(f"{side * 3600:.10g}") for side in proj_plane_pixel_scales(wcs)]
-            if not abs(sides[0] / sides[1] - 1) <= _SAME_SCALE:
-                raise InputError(
-                    f"{self.path} has pixels of {sides[0]:.4g} x {sides[1]:.4g} arcsec by its WCS; they must be "
-                    "square, so resample the image."
-                )
-            value, name = float(f"{np.sqrt(sides[0] * sides[1]):.10g}"), f"The pixel scale by the WCS of {self.path}"
-        else:
-            with _damage_named(self.path):
-                value = self.header.get("PIXSCALE", self.primary.get("PIXSCALE"))
-            name = f"PIXSCALE of {self.path}"
-        if value is None:
-            return None
-        try:
-            return check_pixel_scale(value, name)
-        except InputError:
-            if given is None:
-                raise
-            return None
+        """As `pixel_scale_of`."""
+        return pixel_scale_of(self.header, self.primary, self.path, given)
 
     def sky(self):
         """`Observation.sky`, or None."""

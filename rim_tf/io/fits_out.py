@@ -17,6 +17,8 @@ from rim_tf.io.lens_json import write_lens
 
 # Beyond these float32 keeps too few digits, and an image is stored in float64.
 _FLOAT32_RANGE = 1e-30, 1e30
+# Where most fields have their middle [arcsec].
+_MIDDLE = 0.0, 0.0
 
 
 def write_reconstruction(reconstruction, path, weights=None, lens_light=None, provenance=None):
@@ -26,8 +28,9 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     versions; SOURCE; MODEL; RESIDUAL (in sigma); DATA, NOISE (NaN where masked) and MASK (1 = used) as the network
     saw them; PSF where it is a stamp; LENSLIGHT where some was subtracted; STDDEV, the source's standard deviation,
     where the method gives it. Each image has PIXSCALE and a linear WCS [arcsec] with (0, 0) at the centre of the
-    field. Where the observation has sky coordinates, they are the WCS of the images in its pixels, and the linear
-    one is its alternate A.
+    field, or of the frame that the field was cut from by `recentred`: lens and source are in the coordinates of that
+    frame, in which CENTRE_X, CENTRE_Y is the middle of the field. Where the observation has sky coordinates, they are
+    the WCS of the images in its pixels, and the linear one is its alternate A.
 
     Args:
       reconstruction: `rim_tf.results.SourceFit`, by whatever method.
@@ -40,23 +43,29 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
       InputError: the file cannot be written.
     """
     observation = reconstruction.observation
-    used, scale, sky = observation.mask, observation.pixel_scale, observation.sky
+    used, scale = observation.mask, observation.pixel_scale
+    of_image = scale, observation.sky, observation.centre
+    of_source = reconstruction.source_pixel_scale, None, reconstruction.lens.moved_source(observation.centre)
     images = [
-        ("SOURCE", reconstruction.source, reconstruction.source_pixel_scale, None),
-        ("MODEL", reconstruction.model_image, scale, sky),
-        ("RESIDUAL", reconstruction.residual, scale, sky),
-        ("DATA", np.where(used, observation.image, np.nan), scale, sky),
-        ("NOISE", np.where(used, observation.noise, np.nan), scale, sky),
-        ("MASK", used.astype(np.uint8), scale, sky),
+        ("SOURCE", reconstruction.source, *of_source),
+        ("MODEL", reconstruction.model_image, *of_image),
+        ("RESIDUAL", reconstruction.residual, *of_image),
+        ("DATA", np.where(used, observation.image, np.nan), *of_image),
+        ("NOISE", np.where(used, observation.noise, np.nan), *of_image),
+        ("MASK", used.astype(np.uint8), *of_image),
     ]
     if not isinstance(observation.psf, float):
-        images.append(("PSF", observation.psf, scale, None))
+        images.append(("PSF", observation.psf, scale, None, _MIDDLE))
     if reconstruction.standard_deviation is not None:
-        images.append(("STDDEV", reconstruction.standard_deviation, reconstruction.source_pixel_scale, None))
+        images.append(("STDDEV", reconstruction.standard_deviation, *of_source))
     if lens_light is not None:
-        images.append(("LENSLIGHT", lens_light, scale, sky))
+        images.append(("LENSLIGHT", lens_light, *of_image))
     header = _header(
-        _lens_cards(reconstruction.lens)
+        _lens_cards(reconstruction.lens.moved(observation.centre))
+        | {
+            f"CENTRE_{axis}": (at, "[arcsec] middle of MODEL")
+            for axis, at in zip("XY", observation.centre, strict=True)
+        }
         | _psf_card(observation.psf)
         | {
             "SRCSCALE": (reconstruction.source_pixel_scale, "[arcsec] pixel of SOURCE"),
@@ -104,8 +113,8 @@ def write_simulation(folder, observation, lens, source, source_pixel_scale, nois
     if not isinstance(observation.psf, float):
         single.append(("psf", observation.psf))
     for name, image in single:
-        _write_fits(folder / f"{name}.fits", header, [(name.upper(), image, scale, None)])
-    truth = [("SOURCE", source, source_pixel_scale, None), ("MODEL", noiseless, scale, None)]
+        _write_fits(folder / f"{name}.fits", header, [(name.upper(), image, scale, None, _MIDDLE)])
+    truth = [("SOURCE", source, source_pixel_scale, None, _MIDDLE), ("MODEL", noiseless, scale, None, _MIDDLE)]
     _write_fits(folder / "truth.fits", header, truth)
     write_lens(lens, folder / "lens.json")
 
@@ -156,14 +165,14 @@ def _header(cards):
 
 
 def _write_fits(path, header, images):
-    """An empty primary HDU with `header`, then (name, image, pixel scale, sky or None) each as an HDU of its own."""
+    """An empty primary HDU with `header`, and one for each (name, image, pixel scale, sky or None, centre)."""
     hdus = [fits.PrimaryHDU(header=header)]
-    for name, image, pixel_scale, sky in images:
+    for name, image, pixel_scale, sky, centre in images:
         hdu = fits.ImageHDU(_stored(image), name=name)
         hdu.header["PIXSCALE"] = (pixel_scale, "[arcsec]")
         if sky is not None:
             _add_sky(hdu.header, sky, image.shape)
-        _add_linear(hdu.header, pixel_scale, image.shape, "" if sky is None else "A")
+        _add_linear(hdu.header, pixel_scale, image.shape, centre, "" if sky is None else "A")
         hdus.append(hdu)
     with written_whole(path) as unfinished, warnings.catch_warnings():
         # A file name may leave no room for its card's comment.
@@ -186,11 +195,11 @@ def _add_sky(header, sky, shape):
         header[f"CRPIX{axis}"] = sky.get(f"CRPIX{axis}", 0.0) + (n + 1) / 2
 
 
-def _add_linear(header, pixel_scale, shape, alternate):
-    """Coordinates [arcsec] about the centre of the field."""
-    for axis, letter, n in ((1, "X", shape[1]), (2, "Y", shape[0])):
+def _add_linear(header, pixel_scale, shape, centre, alternate):
+    """Coordinates [arcsec], in which the middle of the field is `centre`."""
+    for axis, letter, n, middle in ((1, "X", shape[1], centre[0]), (2, "Y", shape[0], centre[1])):
         header[f"CTYPE{axis}{alternate}"] = letter
         header[f"CUNIT{axis}{alternate}"] = "arcsec"
         header[f"CRPIX{axis}{alternate}"] = (n + 1) / 2  # FITS counts pixels from 1
-        header[f"CRVAL{axis}{alternate}"] = 0.0
+        header[f"CRVAL{axis}{alternate}"] = middle
         header[f"CDELT{axis}{alternate}"] = pixel_scale

@@ -73,6 +73,19 @@ def test_what_is_written_has_the_sky_of_the_image(options, at_once):
             np.testing.assert_allclose(place, [[150, 2]], atol=1e-9)
 
 
+def test_a_lens_off_the_centre_is_found_where_it_is(options, at_once):
+    """By the option that the verdict offers; the sky is that of the image, and so are all coordinates."""
+    assert model(options, "--centre", "-0.2,0.3").exit_code == 0
+    lens, out = modelled.modelled().lens, options["--out"]
+    assert io.read_lens(out / "lens.json").x_lens == pytest.approx(lens.x_lens - 0.2)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["input"]["centre"] == [-0.2, 0.3] and summary["lens"]["y_lens"] == pytest.approx(lens.y_lens + 0.3)
+    with fits.open(out / "model.fits") as hdus:
+        # Of 32 pixels 26 rows and 28 columns are left, and of those 20 in the middle.
+        place = WCS(hdus["DATA"].header).wcs_pix2world([[3 - 4, 4 - 9]], 1)
+        np.testing.assert_allclose(place, [[150, 2]], atol=1e-9)
+
+
 def test_the_true_lens_is_shown_beside_the_one_that_is_found(options, at_once, tmp_path):
     io.write_lens(modelled.modelled().estimate.lens, tmp_path / "truth.json")
     result = model(options | {"--truth-lens": tmp_path / "truth.json"})
@@ -121,6 +134,12 @@ BAD = {
     "shard of an image": ({"--shard": "0/2"}, [], "--shard cannot be given here"),
     "workers of an image": ({"--workers": "2"}, [], "--workers cannot be given here"),
     "no weights": ({"--weights": "huge"}, [], "no weights 'huge'"),
+    "no centre": ({"--centre": "1.2"}, [], "--centre is '1.2'; it must be X,Y, two numbers [arcsec]"),
+    "centre of words": ({"--centre": "left,0"}, [], "--centre is 'left,0'; it must be X,Y"),
+    "centre of nothing": ({"--centre": "nan,0"}, [], "--centre is 'nan,0'; it must be X,Y"),
+    "centre outside": ({"--centre": "9,0"}, [], "centre is (9, 0) arcsec, at or beyond the edge of the frame"),
+    "centre at the edge": ({"--centre": "1,0"}, [], "image has shape (32, 12); no ring can be seen in less than 24"),
+    "centre of a catalogue": ({"--centre": "0,0"}, [GOOD], "--centre cannot be given here"),
     "no truth": ({"--truth-lens": "no.json"}, [], "no.json does not exist"),
     "noise of a catalogue": ({}, [GOOD], None),
     "shard out of range": ({"--shard": "1/1"}, [GOOD], "The shard is 1/1"),

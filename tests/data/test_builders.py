@@ -11,6 +11,7 @@ from astropy.io import fits
 from rim_tf.data.sources.galaxies import split_of
 from rim_tf.data.sources.preparation import prepare_cosmos, prepare_galaxy_zoo
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.io import read_image
 
 tfds = pytest.importorskip("tensorflow_datasets")
 Image = pytest.importorskip("PIL.Image")
@@ -129,6 +130,28 @@ def test_damaged_files_are_named_counted_and_skipped(tmp_path, damaged):
         assert name in message and any(name in line for line in skipped)
     assert builder.info.metadata["left_out"] == {"empty": 1}
     assert set().union(*ids(builder).values()) == {f"folder:galaxy{i:02d}.fits" for i in range(3)}
+
+
+def test_the_pixel_scale_of_a_galaxy_is_that_of_an_image(tmp_path, rng):
+    """One rule for both: the sky coordinates, or else PIXSCALE; coordinates without a scale say nothing."""
+    folder, sky = tmp_path / "galaxies", {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0}
+    folder.mkdir()
+    headers = {
+        "kind_alone": sky,
+        "kind_and_keyword": sky | {"PIXSCALE": 0.04},
+        "sky_and_keyword": sky | {"CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600, "PIXSCALE": 7.0},
+        "oblong": sky | {"CDELT1": -0.05 / 3600, "CDELT2": 0.08 / 3600},
+    }
+    for name, header in headers.items():
+        fits.writeto(folder / f"{name}.fits", galaxy(rng).astype(np.float32), fits.Header(header))
+    with pytest.warns(InputWarning, match=r"oblong.fits\[0\].* has pixels of 0.05 x 0.08 arcsec by its WCS"):
+        found = prepare("galaxy_folder", folder, tmp_path / "data")
+    scales = {e["id"].decode(): e["pixel_scale"] for part in examples(found).values() for e in part}
+    frame = {name: read_image(folder / f"{name}.fits")[1] for name in headers if name != "oblong"}
+    assert frame == {"kind_alone": None, "kind_and_keyword": 0.04, "sky_and_keyword": 0.05}
+    assert np.isnan(scales["folder:kind_alone.fits"]) and len(scales) == 3
+    ratio = scales["folder:sky_and_keyword.fits"] / scales["folder:kind_and_keyword.fits"]
+    assert ratio == pytest.approx(0.05 / 0.04, rel=0.1)  # galaxies of one size, cut out alike
 
 
 def test_strict_stops_at_a_damaged_file(tmp_path, damaged):

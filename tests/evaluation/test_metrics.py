@@ -200,3 +200,21 @@ def test_a_percentage_of_all_or_none_has_an_error_too():
 def test_bootstrap_weights_are_samples_of_the_same_size():
     weights = metrics.bootstrap_weights(30, 100)
     assert weights.shape == (100, 30) and np.all(weights.sum(axis=1) == 30)
+
+
+def test_the_summary_of_a_result_and_the_study_have_the_same_correlation(rng):
+    from rim_tf.results import correlation_of_neighbours
+
+    noise, mask = ndimage.gaussian_filter(rng.normal(size=(2, 20, 24)), (0, 1, 0)), rng.uniform(size=(2, 20, 24)) < 0.8
+    found = correlation_of_neighbours(np.where(mask, noise, np.nan), mask)
+    pairs = [
+        (noise[0, i, j], noise[0, k, m])
+        for i, j in zip(*np.nonzero(mask[0]), strict=True)
+        for k, m in ((i + 1, j), (i, j + 1))
+        if k < 20 and m < 24 and mask[0, k, m]
+    ]
+    products = [a * b for a, b in pairs]
+    assert_allclose(found[0][0], np.mean(products) / np.mean(noise[0][mask[0]] ** 2))
+    assert_allclose((found[1][0], found[2][0]), (np.sum(products), len(pairs)))
+    assert_allclose(metrics.residual_whiteness(noise, mask)[0], found[0])
+    assert np.isnan(correlation_of_neighbours(noise[0], np.zeros((20, 24), bool))[0])

@@ -10,7 +10,7 @@ from keras import ops
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
-from rim_tf.inference.lens_light import SIGNIFICANT, subtract_beside_source, subtract_lens_light
+from rim_tf.inference.lens_light import SIGNIFICANT, core_over_ring, subtract_beside_source, subtract_lens_light
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
@@ -191,3 +191,33 @@ def test_too_few_pixels_are_refused(theta_E, keep, message):
     mask = keep(np.hypot(position[None, :], position[:, None]))
     with pytest.raises(InputError, match=message):
         subtract_lens_light(dataclasses.replace(observation, mask=mask), LensParameters(theta_E))
+
+
+@pytest.mark.parametrize("radius", [2.5, 4.5])
+def test_a_masked_core_hides_no_galaxy_and_makes_up_no_light(radius):
+    """As of a saturated nucleus: the fit to the rest is as good, and in the hole no brighter than a galaxy."""
+    observation, arcs, light = system(4.0)
+    distance = np.hypot(*(np.indices((N, N)) - (N - 1) / 2))
+    holed = dataclasses.replace(observation, mask=distance > radius)
+    fit = subtract_lens_light(holed, LENS)
+    left = (fit.observation.image / observation.noise)[(distance > radius + 1) & (arcs < 0.2 * NOISE)]
+    assert np.mean(left**2) < 1.2
+    assert fit.model_image.max() < 2 * light.max() and fit.significance(LENS) > SIGNIFICANT
+
+
+def test_where_there_is_no_galaxy_none_is_made_up():
+    """A component that lies among the arcs, which are left out, could be of any height."""
+    observation, arcs, light = system(1.0)
+    alone = dataclasses.replace(observation, image=observation.image - light)
+    rng = np.random.default_rng(4)
+    for x, y in rng.uniform(-0.2, 0.2, (3, 2)):
+        lens = dataclasses.replace(LENS, x_lens=x, y_lens=y)
+        assert np.abs(subtract_lens_light(alone, lens).model_image).max() < 0.2 * arcs.max()
+
+
+def test_the_centre_tells_whether_a_galaxy_is_in_the_image():
+    observation, _, light = system(1.0)
+    assert core_over_ring(observation, LENS) > 2
+    assert core_over_ring(dataclasses.replace(observation, image=observation.image - light), LENS) < 0.2
+    noise = np.random.default_rng(2).normal(size=(N, N)) * observation.noise
+    assert core_over_ring(dataclasses.replace(observation, image=noise), LENS) == 0

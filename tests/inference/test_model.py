@@ -11,7 +11,7 @@ import pytest
 from rim_tf.config import ModelConfig
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference import lens_light, workflow
+from rim_tf.inference import estimate, lens_light, workflow
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 
@@ -72,7 +72,19 @@ def test_without_a_galaxy_none_is_looked_for(monkeypatch):
     rim, estimator = modelled.networks()
     observation = Observation(modelled.ring(), 0.05, 0.05, None, modelled.SCALE)
     config = dataclasses.replace(QUICK, no_lens_light=True, starts=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)
+    # The galaxy in it is said, whatever becomes of it; of an image without one nothing is said of that kind.
+    see = estimate.estimate_lens
+
+    def seen(*arguments):
+        return dataclasses.replace(see(*arguments), lens=LensParameters(0.8))
+
+    monkeypatch.setattr(estimate, "estimate_lens", seen)
+    with pytest.warns(
+        InputWarning, match="times as bright as in the ring, as with a lens galaxy in it; leave --no-lens"
+    ):
         result = workflow.model(observation, config, rim=rim, estimator=estimator)
     assert result.lens_light is None and result.frame is observation
+    free = dataclasses.replace(observation, image=modelled.ring(galaxy=0.0))
+    with pytest.warns(InputWarning) as caught:
+        workflow.model(free, config, rim=rim, estimator=estimator)
+    assert not any("--no-lens-light" in str(each.message) for each in caught)

@@ -94,12 +94,34 @@ def test_a_lens_that_hardly_exists_is_flagged(result, change, flag):
 
 def test_each_flag_has_a_sentence_with_its_figure():
     beyond = {name: limit / 2 if name in verdict._BELOW else 2 * limit for name, limit in LIMITS.items()}
-    judged = Verdict(beyond, 1.0)
+    judged = Verdict(beyond, 1.0, (0.5, -0.25))
     assert judged.flags == tuple(LIMITS) and not judged.believed
     assert all(f"(flag {name})." in sentence for name, sentence in zip(LIMITS, judged.sentences(), strict=True))
     # What cannot be tested speaks against nothing, but for what a model cannot do without.
-    unknown = Verdict(dict.fromkeys(LIMITS, float("nan")), 1.0)
+    unknown = Verdict(dict.fromkeys(LIMITS, float("nan")), 1.0, (0.0, 0.0))
     assert unknown.flags == ("chi2", "whiteness") and "no pixel of the ring" in unknown.sentences()[0]
+
+
+def test_a_lens_off_the_centre_is_said_where_it_is_in_the_whole_frame(result):
+    frame, fit = perfect(result)
+    frame = dataclasses.replace(frame, centre=(0.5, -1.0))
+    judged = judge(frame, dataclasses.replace(fit, lens=dataclasses.replace(fit.lens, x_lens=1.5)), result.estimate)
+    (sentence,) = (each for each in judged.sentences() if "flag off_centre" in each)
+    assert "16% of the frame's width" in sentence and "--centre 2.00,-1.01 " in sentence
+
+
+def test_where_no_lens_explains_the_image_its_light_tells_where_to_look(result):
+    frame, fit = perfect(result)
+    y, x = np.indices(frame.shape)
+    light = 2 * np.exp(-((x - 70) ** 2 + (y - 35) ** 2) / 30)
+    seen = fit.reconstruction.observation
+    wrong = dataclasses.replace(fit.reconstruction, observation=dataclasses.replace(seen, image=seen.image + 0.2))
+    frame = dataclasses.replace(frame, image=frame.image + light)
+    judged = judge(frame, dataclasses.replace(fit, reconstruction=wrong), result.estimate)
+    assert {"chi2", "off_centre"} <= set(judged.flags)
+    np.testing.assert_allclose(judged.place, (np.array([70, 35]) - 47.5) * frame.pixel_scale, atol=0.05)
+    (sentence,) = (each for each in judged.sentences() if "flag off_centre" in each)
+    assert sentence.startswith("no lens explains the image, and the middle of its light lies 27%")
 
 
 def test_a_sky_of_zeros_has_no_noise_to_judge_by(result):

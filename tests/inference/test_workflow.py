@@ -2,13 +2,15 @@ import dataclasses
 import subprocess
 import sys
 import types
+import warnings
 
+import modelled
 import numpy as np
 import pytest
 
 from rim_tf import memory
 from rim_tf.config import WorkflowConfig
-from rim_tf.errors import InputError
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import methods, workflow
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
@@ -57,6 +59,16 @@ def test_any_registered_method_finds_the_source(flat, observation):
     assert workflow.run(observation, LENS, "flat").settings == Settings()
     with pytest.raises(InputError, match="no method 'flatten'; known are rim, inversion, flat"):
         workflow.run(observation, LENS, "flatten")
+
+
+@pytest.mark.parametrize("galaxy", [0.0, 3.0])
+def test_an_image_that_is_free_of_lens_light_already_is_told(flat, galaxy):
+    observation = Observation(modelled.ring(galaxy=galaxy), 0.05, 0.05, None, modelled.SCALE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        workflow.run(observation, LensParameters(0.8), "flat", config=WorkflowConfig(subtract_lens_light=True))
+    said = [str(each.message) for each in caught if "Hardly any lens galaxy was there" in str(each.message)]
+    assert len(said) == (galaxy == 0) and all("leave --subtract-lens-light" in each for each in said)
 
 
 def test_each_step_hands_on_what_it_found(flat, observation, monkeypatch):

@@ -5,13 +5,12 @@ import functools
 import math
 
 import numpy as np
-from astropy import wcs
 from astropy.io import fits
 
 from rim_tf.data.builders.base import UNREADABLE, Candidate, GalaxyBuilder, GalaxyConfig, read_picture
-from rim_tf.data.sources.fits_files import is_cut_short, opened
 from rim_tf.data.sources.preparation import prepare_cosmos, prepare_frame, unstretched
 from rim_tf.errors import InputError
+from rim_tf.io import is_cut_short, open_fits, pixel_scale_of
 
 _FITS, _PICTURES = (".fits", ".fit", ".fits.gz", ".fits.fz"), (".jpg", ".jpeg", ".png")
 # Extensions beside a galaxy's image that describe it and are none themselves.
@@ -65,7 +64,7 @@ galaxy, seen in several bands, say, and share a split.
 
     def _in_fits(self, path, name):
         try:
-            with opened(path) as hdus:
+            with open_fits(path) as hdus:
                 images = [
                     (i, hdu.header)
                     for i, hdu in enumerate(hdus)
@@ -73,7 +72,7 @@ galaxy, seen in several bands, say, and share a split.
                     and hdu.header.get("NAXIS") == 2
                     and hdu.name.upper() not in _NO_GALAXY
                 ]
-                n_hdus = len(hdus)
+                n_hdus, primary = len(hdus), hdus[0].header
                 # Of compressed files the bytes are others than astropy's.
                 cut_short = not name.lower().endswith("z") and is_cut_short(hdus, path)
         except UNREADABLE as error:
@@ -87,9 +86,15 @@ galaxy, seen in several bands, say, and share a split.
             label = str(header.get("OBJID") or (header.get("EXTNAME") if len(images) > 1 else "") or "")
             label = label or (f"hdu{i}" if len(images) > 1 else "")
             read = functools.partial(_read_fits, path, i)
-            yield self._candidate(name, label, path, read, prepare_cosmos, header, i)
+            given = self.builder_config.pixel_scale
+            try:
+                scale = pixel_scale_of(header, primary, f"{path}[{i}]", None if math.isnan(given) else given)
+            except InputError as error:
+                self.skip(f"{path}[{i}]", error)
+                continue
+            yield self._candidate(name, label, path, read, prepare_cosmos, header, i, scale)
 
-    def _candidate(self, name, label, path, read, prepare, header=None, hdu=None):
+    def _candidate(self, name, label, path, read, prepare, header=None, hdu=None, pixel_scale=None):
         settings, header = self.builder_config, header or {}
         galaxy = label or name.split("/")[-1].split(".")[0]
         return Candidate(
@@ -97,7 +102,7 @@ galaxy, seen in several bands, say, and share a split.
             str(path) if hdu is None else f"{path}[{hdu}]",
             read,
             prepare,
-            _pixel_scale(header) or settings.pixel_scale,
+            settings.pixel_scale if pixel_scale is None else pixel_scale,
             str(header.get("FILTER") or header.get("BAND") or settings.band),
             galaxy=f"{settings.prefix}:{galaxy}",
         )
@@ -108,20 +113,5 @@ galaxy, seen in several bands, say, and share a split.
 
 
 def _read_fits(path, index):
-    with opened(path) as hdus:
+    with open_fits(path) as hdus:
         return np.asarray(hdus[index].data, np.float32)
-
-
-def _pixel_scale(header):
-    """[arcsec], from PIXSCALE or a celestial WCS; None where neither is there."""
-    if not header:
-        return None
-    if isinstance(scale := header.get("PIXSCALE"), (int, float)) and scale > 0:
-        return float(scale)
-    try:
-        system = wcs.WCS(header, naxis=2)
-    except Exception:  # noqa: BLE001  a header that astropy cannot make sense of says nothing of the scale
-        return None
-    if not system.has_celestial:
-        return None
-    return float(np.mean(wcs.utils.proj_plane_pixel_scales(system))) * 3600

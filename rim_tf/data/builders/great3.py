@@ -5,12 +5,11 @@ import functools
 
 import numpy as np
 import tensorflow_datasets as tfds
-from astropy.io import fits
 
 from rim_tf.data.builders.base import Candidate, GalaxyBuilder, GalaxyConfig
-from rim_tf.data.sources.fits_files import opened
 from rim_tf.data.sources.preparation import prepare_cosmos
 from rim_tf.errors import InputError
+from rim_tf.io import hdus_of, open_fits
 
 _COLUMNS = ("IDENT", "MAG", "BAND", "GAL_FILENAME", "PSF_FILENAME", "GAL_HDU", "PSF_HDU", "PIXEL_SCALE")
 
@@ -74,7 +73,7 @@ real_galaxy_catalog_23.5.fits and, beside it, real_galaxy_images_23.5_n*.fits an
 
 def _read_catalogue(path):
     try:
-        with opened(path) as hdus:
+        with open_fits(path) as hdus:
             table = hdus[1].data
             missing = [name for name in _COLUMNS if name not in table.columns.names]
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -87,7 +86,7 @@ def _read_catalogue(path):
 # A file holds a thousand stamps, in the order of the catalogue.
 @functools.lru_cache(maxsize=2)
 def _open(path):
-    return fits.open(path, memmap=False)
+    return hdus_of(path)
 
 
 def _read_stamp(path, hdu):

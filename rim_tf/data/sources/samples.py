@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 
-from rim_tf.data.sources.fits_files import is_cut_short, opened
 from rim_tf.data.sources.galaxies import STAMP_SIZE, GalaxySet, joined
 from rim_tf.data.sources.preparation import (
     is_blended,
@@ -16,6 +15,7 @@ from rim_tf.data.sources.preparation import (
 )
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.files import DAMAGED, load_arrays
+from rim_tf.io import is_cut_short, open_fits
 
 # A hand-drawn mask that cuts a galaxy above this fraction of its peak would lend the galaxy its outline.
 MAX_RIM = 0.07
@@ -100,18 +100,15 @@ def _read_arrays(path, keys):
 def _readable_hdus(path):
     """(name, image) of each HDU with a finite two-dimensional image; an InputWarning names the others."""
     images, unreadable = [], []
-    try:
-        with opened(path) as hdus:
-            for index in range(len(hdus)):
-                name, image = _read_hdu(hdus, index)
-                if image is not None and image.ndim == 2 and np.all(np.isfinite(image)):
-                    images.append((name, image.astype(np.float32)))
-                elif image is not None:
-                    unreadable.append(name)
-            if is_cut_short(hdus, path):
-                unreadable.append(f"HDU {len(hdus)}")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as FITS ({error}).") from error
+    with open_fits(path) as hdus:
+        for index in range(len(hdus)):
+            name, image = _read_hdu(hdus, index)
+            if image is not None and image.ndim == 2 and np.all(np.isfinite(image)):
+                images.append((name, image.astype(np.float32)))
+            elif image is not None:
+                unreadable.append(name)
+        if is_cut_short(hdus, path):
+            unreadable.append(f"HDU {len(hdus)}")
     if unreadable:
         warnings.warn(
             f"{path}: skipped {len(unreadable)} HDU(s) that hold no readable image: {', '.join(unreadable)}.",

@@ -97,7 +97,7 @@ def test_pixels_that_are_not_numbers_are_named(tmp_path, rng):
 
 def test_a_file_that_is_no_fits_and_an_empty_folder_are_input_errors(tmp_path):
     (tmp_path / "text.fits").write_text("not FITS")
-    with pytest.raises(InputError, match="cannot be read as FITS"):
+    with pytest.raises(InputError, match="is not a FITS file, or its beginning is damaged"):
         load_cosmos(tmp_path / "text.fits")
     with pytest.raises(InputError, match="holds no galaxies"):
         load_directory(tmp_path)
