@@ -4,6 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX has float64 only for those who ask before it starts
+# What runs once or twice is not worth the time of making it fast.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
 import pytest

@@ -51,6 +51,19 @@ def traced(f):
     return tf.function(f)
 
 
+def whole(f, *static):
+    """f compiled as one on JAX, which otherwise compiles each of its operations, and again for every shape.
+
+    It pays for a network; operations of physics are few, and shared among tests. The arguments named as `static` are no
+    tensors. On TensorFlow, which compiles nothing, f itself.
+    """
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(f, static_argnames=static)
+    return f
+
+
 def slope(f, x, direction, step=1e-6):
     """Central difference of the scalar f at the NumPy array x."""
     above, below = f(tensor(x + step * direction)), f(tensor(x - step * direction))

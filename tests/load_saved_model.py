@@ -1,4 +1,7 @@
-"""Runs an exported model with TensorFlow alone; called by test_export.py: LOADER SIGNATURE MODEL FOLDER."""
+"""Runs an exported model with TensorFlow alone, in both ways of loading it; called by test_export.py: MODEL FOLDER.
+
+FOLDER holds the inputs of each signature, as SIGNATURE.npz; what comes out is written there as LOADER-SIGNATURE.npz.
+"""
 
 import pathlib
 import sys
@@ -6,23 +9,30 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-loader, signature, model_path, folder = sys.argv[1:]
-arrays = dict(np.load(pathlib.Path(folder) / "inputs.npz"))
-if loader == "saved_model":
-    model = tf.saved_model.load(model_path)  # keep it: its signatures hold their variables only weakly
-    run = model.signatures[signature]
-    inputs = {name: tf.constant(value) for name, value in arrays.items()}
+model_path, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+inputs = {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+
+def write(loader, signature, outputs):
+    np.savez(folder / f"{loader}-{signature}.npz", **outputs)
+
+
+model = tf.saved_model.load(model_path)  # keep it: its signatures hold their variables only weakly
+for signature, arrays in inputs.items():
+    tensors = {name: tf.constant(value) for name, value in arrays.items()}
     with tf.GradientTape() as tape:
-        tape.watch(inputs["lens"])
-        outputs = run(**inputs)
+        tape.watch(tensors["lens"])
+        outputs = model.signatures[signature](**tensors)
         total = tf.reduce_sum(outputs["source"] ** 2)
-    outputs = {"slope": tape.gradient(total, inputs["lens"]), **outputs}
-    outputs = {name: value.numpy() for name, value in outputs.items()}
-else:  # the path of TensorFlow Serving: graph, session, signature
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        graph = tf.compat.v1.saved_model.load(session, ["serve"], model_path)
+    outputs = {"slope": tape.gradient(total, tensors["lens"]), **outputs}
+    write("saved_model", signature, {name: value.numpy() for name, value in outputs.items()})
+
+# The path of TensorFlow Serving: graph, session, signature.
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    graph = tf.compat.v1.saved_model.load(session, ["serve"], model_path)
+    for signature, arrays in inputs.items():
         definition = graph.signature_def[signature]
         feeds = {definition.inputs[name].name: value for name, value in arrays.items()}
-        outputs = session.run({name: tensor.name for name, tensor in definition.outputs.items()}, feeds)
+        fetched = {name: tensor.name for name, tensor in definition.outputs.items()}
+        write("session", signature, session.run(fetched, feeds))
 assert not any(name.split(".")[0] == "rim_tf" for name in sys.modules)
-np.savez(pathlib.Path(folder) / "outputs.npz", **outputs)

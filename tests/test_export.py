@@ -1,6 +1,6 @@
 """The exported model gives RIM's numbers in a process that cannot import rim_tf, by both ways of loading it."""
 
-import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -41,43 +41,54 @@ def batch(psfs, shape, rng):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model = rim_tf.load_pretrained("small")
+    """A network with the weights that ship, but of three steps, and the folder of its SavedModel."""
+    trained = rim_tf.load_pretrained("small")
+    model = RIM(dataclasses.replace(trained.config, n_steps=3))
+    model.set_weights(trained.get_weights())
     path = tmp_path_factory.mktemp("export") / "model"
     export_saved_model(model, path)
     return model, path
 
 
-@pytest.mark.parametrize("signature", sorted(SIGNATURES))
-@pytest.mark.parametrize("loader", ["saved_model", "session"])
-def test_same_numbers_without_rim_tf(exported, tmp_path, rng, signature, loader):
-    model, path = exported
+@pytest.fixture(scope="module")
+def run_elsewhere(exported, tmp_path_factory):
+    """Inputs of each signature, and the folder of what a process without rim_tf made of them."""
+    folder, rng = tmp_path_factory.mktemp("elsewhere"), np.random.default_rng(20190106)
     # A batch and a frame that the model has not seen, odd in one direction.
-    psfs = [0.03, 0.07, 0.0] if signature == "gaussian_psf" else [rng.uniform(size=(5, 7)) for _ in range(3)]
-    with contextlib.nullcontext() if signature == "gaussian_psf" else pytest.warns(rim_tf.InputWarning):
-        inputs = batch(psfs, (33, 40), rng)
+    with pytest.warns(rim_tf.InputWarning):
+        stamps = batch([rng.uniform(size=(5, 7)) for _ in range(3)], (33, 40), rng)
+    inputs = {"serving_default": stamps, "gaussian_psf": batch([0.03, 0.07, 0.0], (33, 40), rng)}
+    assert set(inputs) == set(SIGNATURES)
+    for signature, tensors in inputs.items():
+        np.savez(folder / f"{signature}.npz", **{name: value.numpy() for name, value in tensors.items()})
+    # -I: no PYTHONPATH and no working directory; the loader asserts that rim_tf was not imported.
+    arguments = [sys.executable, "-I", LOADER, exported[1], folder]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    return inputs, folder
+
+
+@pytest.mark.parametrize("signature", sorted(SIGNATURES))
+def test_same_numbers_without_rim_tf(exported, run_elsewhere, signature):
+    model, inputs = exported[0], run_elsewhere[0][signature]
     with tf.GradientTape() as tape:
         tape.watch(inputs["lens"])
         problem = imaging_problem(inputs, (34, 40))
         source = model.solve(problem)[:, -1]
         total = tf.reduce_sum(source**2)
     slope = tape.gradient(total, inputs["lens"])
-    np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
-    # -I: no PYTHONPATH and no working directory; the loader asserts that rim_tf was not imported.
-    arguments = [sys.executable, "-I", LOADER, loader, signature, path, tmp_path]
-    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stderr
-    outputs = np.load(tmp_path / "outputs.npz")
-    scale = np.abs(source).max()
-    assert outputs["source"].shape == (3, 34, 40) and outputs["model_image"].shape == (3, 33, 40)
-    assert_allclose(outputs["source"], source, atol=1e-5 * scale)
-    model_image = problem.model_image(source)
-    assert_allclose(outputs["model_image"], model_image, atol=1e-5 * scale)
-    assert_allclose(outputs["chi2_per_pixel"], problem.chi2_per_pixel(model_image), rtol=1e-4)
-    used = inputs["mask"].numpy()
-    residual = np.where(used, (inputs["image"] - outputs["model_image"]) / inputs["noise_rms"], 0)
-    assert_allclose(outputs["chi2_per_pixel"], (residual**2).sum((1, 2)) / used.sum((1, 2)), rtol=1e-4)
-    if loader == "saved_model":
-        assert_allclose(outputs["slope"], slope, rtol=1e-3, atol=1e-4 * np.abs(slope).max())
+    model_image, scale = problem.model_image(source), np.abs(source).max()
+    for loader in ("saved_model", "session"):
+        outputs = np.load(run_elsewhere[1] / f"{loader}-{signature}.npz")
+        assert outputs["source"].shape == (3, 34, 40) and outputs["model_image"].shape == (3, 33, 40)
+        assert_allclose(outputs["source"], source, atol=1e-5 * scale, err_msg=loader)
+        assert_allclose(outputs["model_image"], model_image, atol=1e-5 * scale, err_msg=loader)
+        assert_allclose(outputs["chi2_per_pixel"], problem.chi2_per_pixel(model_image), rtol=1e-4, err_msg=loader)
+        used = inputs["mask"].numpy()
+        residual = np.where(used, (inputs["image"] - outputs["model_image"]) / inputs["noise_rms"], 0)
+        assert_allclose(outputs["chi2_per_pixel"], (residual**2).sum((1, 2)) / used.sum((1, 2)), rtol=1e-4)
+        if loader == "saved_model":
+            assert_allclose(outputs["slope"], slope, rtol=1e-3, atol=1e-4 * np.abs(slope).max())
 
 
 def test_refuses_to_write_over_anything(exported):

@@ -1,12 +1,13 @@
 """The estimator sees what is in an image and nothing else: no unit, no scale, nothing under a mask, no lens."""
 
 import dataclasses
+import functools
 import json
 
 import h5py
 import numpy as np
 import pytest
-from gradients import array, grad, tensor
+from gradients import array, grad, tensor, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import LAYERS, SMALL_ALEXNET, SMALL_ESTIMATOR, observation, stirred
@@ -25,9 +26,21 @@ LENGTHS = np.array([2.0, 1, 1, 2, 2, 1, 1])
 every_estimator = pytest.mark.parametrize("name", [name for name in sorted(LAYERS) if name.startswith("Estimator")])
 
 
+@functools.cache
+def network(name):
+    """The estimator of the registry, made once; to be called only."""
+    return LAYERS[name].build()
+
+
+@functools.cache
+def moments(model):
+    """The function that gives mean and covariance of the lens, without dropout."""
+    return whole(lambda inputs, given: LensPosterior(model(inputs, **given), model.mass).moments())
+
+
 def found(model, inputs, **given):
-    """Mean and covariance of the lens, without dropout."""
-    return [array(x) for x in LensPosterior(model(inputs, **given), model.mass).moments()]
+    """Mean and covariance of the lens, without dropout, as arrays."""
+    return [array(x) for x in moments(model)(inputs, given)]
 
 
 def assert_same(model, inputs, changed, rtol=2e-4, **given):
@@ -39,14 +52,14 @@ def assert_same(model, inputs, changed, rtol=2e-4, **given):
 @every_estimator
 @pytest.mark.parametrize("unit", [1e-20, 3.0, 1e15])
 def test_the_unit_of_brightness_does_not_matter(name, unit):
-    model, (inputs,) = LAYERS[name].build(), LAYERS[name].arguments()
+    model, (inputs,) = network(name), LAYERS[name].arguments()
     unit = np.float32(unit)
     assert_same(model, inputs, inputs | {k: inputs[k] * unit for k in ("image", "noise_rms")})
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "stamp"])
 def test_twice_the_pixel_scale_is_twice_the_lengths(psf):
-    model, inputs = LAYERS["Estimator, residual"].build(), observation(psf)
+    model, inputs = network("Estimator, residual"), observation(psf)
     doubled = inputs | {"pixel_scale": 2 * inputs["pixel_scale"]}
     doubled |= {"psf": 2 * inputs["psf"]} if psf == "gaussian" else {}
     (mean, covariance), (mean_2, covariance_2) = found(model, inputs), found(model, doubled)
@@ -57,7 +70,7 @@ def test_twice_the_pixel_scale_is_twice_the_lengths(psf):
 
 @every_estimator
 def test_what_lies_under_the_mask_does_not_matter(name):
-    model, (inputs,) = LAYERS[name].build(), LAYERS[name].arguments()
+    model, (inputs,) = network(name), LAYERS[name].arguments()
     masked = ~inputs["mask"]
     for hidden in (np.nan, np.inf, -1e30):
         changed = {k: np.where(masked, np.float32(hidden), inputs[k]) for k in ("image", "noise_rms")}
@@ -68,12 +81,12 @@ def test_what_lies_under_the_mask_does_not_matter(name):
 
 
 def test_the_lens_that_is_told_is_not_looked_at():
-    model, inputs = LAYERS["Estimator, residual"].build(), observation()
+    model, inputs = network("Estimator, residual"), observation()
     assert_same(model, inputs, {k: v for k, v in inputs.items() if k not in ("lens", "source_pixel_scale")}, rtol=0)
 
 
 def test_each_image_has_an_answer_of_its_own():
-    model, inputs = LAYERS["Estimator, residual"].build(), observation(batch=3)
+    model, inputs = network("Estimator, residual"), observation(batch=3)
     together = found(model, inputs)
     for i in range(3):
         for one, all_of_them in zip(found(model, {k: v[i : i + 1] for k, v in inputs.items()}), together, strict=True):
@@ -114,18 +127,18 @@ def test_every_input_is_a_number_of_order_one(rng):
 
 @pytest.mark.parametrize("changes", [{"mask": False}, {"image": 0.0}, {"image": -1.0}])
 def test_a_frame_without_anything_has_a_finite_answer(changes):
-    model, inputs = LAYERS["Estimator, residual"].build(), observation()
+    model, inputs = network("Estimator, residual"), observation()
     inputs = inputs | {k: np.full_like(inputs[k], v) for k, v in changes.items()}
     assert all(np.all(np.isfinite(x)) for x in found(model, inputs))
 
 
 def test_the_posterior_has_a_slope_in_the_image():
-    model, inputs = LAYERS["Estimator, residual"].build(), observation()
+    model, inputs = network("Estimator, residual"), observation()
 
     def total(image):
         return ops.sum(model(inputs | {"image": image}))
 
-    slope = array(grad(total)(tensor(inputs["image"], "float32")))
+    slope = array(whole(grad(total))(tensor(inputs["image"], "float32")))
     assert np.all(np.isfinite(slope)) and np.all(slope[~inputs["mask"]] == 0)
     assert np.mean(slope != 0) > 0.8
 
@@ -143,7 +156,7 @@ def test_an_untrained_network_says_what_lenses_usually_are():
 
 
 def test_passes_with_dropout_are_pooled():
-    model, inputs = LAYERS["Estimator, as in the paper"].build(), observation("stamp")
+    model, inputs = network("Estimator, as in the paper"), observation("stamp")
     posterior = model.posterior(inputs, seed=2)
     assert posterior.head.shape == (2, SMALL_ALEXNET.passes * SMALL_ALEXNET.components, 36)
     heads = array(posterior.head).reshape(2, 5, 2, 36)
@@ -158,7 +171,7 @@ def test_passes_with_dropout_are_pooled():
 
 
 def test_dropout_is_for_training_and_posteriors():
-    model, inputs = LAYERS["Estimator, as in the paper"].build(), observation("stamp")
+    model, inputs = network("Estimator, as in the paper"), observation("stamp")
     plain = array(model(inputs))
     assert_allclose(array(model(inputs)), plain)
     one, other = (array(model(inputs, training=True)) for _ in range(2))
@@ -169,7 +182,7 @@ def test_dropout_is_for_training_and_posteriors():
 
 
 def test_without_dropout_the_posterior_is_the_output():
-    model, inputs = LAYERS["Estimator, residual"].build(), observation()
+    model, inputs = network("Estimator, residual"), observation()
     assert_allclose(array(model.posterior(inputs).head), array(model(inputs)), rtol=1e-6)
     assert np.all(array(model(inputs))[..., 15:] != 0)
 
