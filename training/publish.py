@@ -19,7 +19,7 @@ from rim_tf.data.streaming import simulate_batch
 from rim_tf.errors import InputError
 from rim_tf.evaluation import measures
 from rim_tf.files import DAMAGED, finite, read_json
-from rim_tf.models.pretrained import WEIGHTS, save_trained
+from rim_tf.models.pretrained import WEIGHTS, load_pretrained, save_trained
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
 from training import lens_figures
@@ -80,7 +80,7 @@ def report(measured):
 
 
 def restored(run):
-    """The newest checkpoint of a run.
+    """The network of a run: its newest checkpoint, or where it was trained on JAX the weights that it ended with.
 
     Args:
       run: the run's folder.
@@ -97,7 +97,10 @@ def restored(run):
     config = dataclasses.replace(from_json(TrainingConfig, training, str(path)), initial=None)
     newest = tf.train.latest_checkpoint(str(pathlib.Path(run) / "checkpoints"))
     if newest is None:
-        raise InputError(f"{run} holds no checkpoint; train first.")
+        ended = pathlib.Path(run) / "weights.json"
+        if not ended.exists():
+            raise InputError(f"{run} holds no checkpoint and no weights.json; train first.")
+        return load_pretrained(ended, config.model.type), read_json(ended)["steps"], training
     model = compiled_model(config)
     try:
         restore = tf.train.Checkpoint(model=model, optimizer=model.optimizer).restore(newest)
