@@ -93,6 +93,31 @@ def test_lens_error_reaches_the_network_and_not_the_sky(stamps):
     assert_allclose(errors.std(), 0.01, rtol=0.2)
 
 
+def test_errors_of_the_lens_are_of_many_sizes_and_their_lengths_of_theta_E(stamps):
+    config = dataclasses.replace(CONFIG, lens_error=0.03, lens_error_decades=2.0)
+    exact, wrong = (batches(stamps, 3, 40, each) for each in (CONFIG, config))
+    true = np.concatenate([inputs["lens"] for inputs, _ in exact])
+    error = np.concatenate([inputs["lens"] for inputs, _ in wrong]) - true
+    error[:, [0, 3, 4]] /= true[:, :1]
+    size = np.sqrt((error**2).mean(1))
+    # log10 of the size is uniform over two decades, blurred by the scatter of the rms of seven numbers.
+    assert_allclose(np.median(np.log10(size / 0.03)), -1.0, atol=0.25)
+    assert 0.4 < np.std(np.log10(size)) < 0.75
+    assert_allclose(error.std(0) / error.std(), 1.0, atol=0.45)
+
+
+def test_the_noise_of_a_drizzled_image_is_told_too_large_and_of_no_other(stamps):
+    both = dataclasses.replace(CONFIG, correlated_noise_fraction=0.5, log_noise_overestimate=(1.5, 1.5))
+    plain = dataclasses.replace(both, log_noise_overestimate=(1.0, 1.0))
+    ratios = []
+    for (told, _), (true, _) in zip(batches(stamps, 3, 20, both), batches(stamps, 3, 20, plain), strict=True):
+        assert_array_equal(told["image"], true["image"])
+        ratios.append((told["noise_rms"] / true["noise_rms"]).reshape(4, -1))
+    ratios = np.concatenate(ratios)
+    assert_allclose(ratios, np.where(ratios > 1.2, 1.5, 1.0), rtol=1e-5)
+    assert 0.3 < (ratios[:, 0] > 1.2).mean() < 0.7
+
+
 def test_masks_have_holes_in_their_share_of_the_systems(stamps):
     with_holes = np.concatenate([~inputs["mask"].all((1, 2)) for inputs, _ in batches(stamps, 6, 40)])
     assert 0.3 < with_holes.mean() < 0.6  # half of them, less those whose holes are too small or hit nothing
@@ -129,6 +154,17 @@ def test_psfs_of_a_list_are_used_as_they_are(stamps):
     psfs[0, 2, 2] = psfs[1, 2, 1] = 1
     inputs, _ = streaming.Simulator(seeds.seed_pair("test", 3), 8, stamps, CONFIG, psfs)(0)
     assert {psf.tobytes() for psf in inputs["psf"].numpy()} == {psf.tobytes() for psf in psfs}
+
+
+def test_psfs_of_a_list_may_be_a_share_of_all(stamps):
+    psfs = np.zeros((1, 5, 5), np.float32)
+    psfs[0, 2, 1] = 1
+    config = dataclasses.replace(CONFIG, psf_pixels=5, given_psf_fraction=0.5)
+    simulate = streaming.Simulator(seeds.seed_pair("test", 3), 16, stamps, config, psfs)
+    is_given = np.concatenate([(simulate(i)[0]["psf"].numpy() == psfs).all((1, 2)) for i in range(4)])
+    assert 0.25 < is_given.mean() < 0.75
+    with pytest.raises(InputError, match=r"have the shape \(5, 5\); .* must have that .* \(7, 7\)"):
+        streaming.Simulator(seeds.seed_pair("test", 3), 2, stamps, dataclasses.replace(config, psf_pixels=7), psfs)(0)
 
 
 def test_truth_fits_the_data_with_pixelated_psfs_and_correlated_noise(stamps):

@@ -56,14 +56,15 @@ def load_galaxies(path):
     """The `GalaxySet` that `save_galaxies` wrote; InputError where the file is none."""
     try:
         stored = load_arrays(path)
-        images, radius = (np.asarray(stored[name], np.float32) for name in ("images", "half_light_radius"))
+        images, radius = (stored[name] for name in ("images", "half_light_radius"))
         ids = tuple(map(str, stored["ids"]))
     except DAMAGED as error:
         raise InputError(
             f"{path} is no file of galaxies ({type(error).__name__}); make one with `rim-tf dataset pack`."
         ) from None
     n = len(ids)
-    good = images.shape == (n, STAMP_SIZE, STAMP_SIZE) and radius.shape == (n,)
+    good = images.dtype == np.float32 and images.shape == (n, STAMP_SIZE, STAMP_SIZE)
+    good &= radius.dtype.kind == "f" and radius.shape == (n,)
     if not good or not np.isfinite(images).all() or images.min(initial=0) < 0 or not (radius > 0).all():
         raise InputError(
             f"{path} holds {n} names, images {images.shape} and radii {radius.shape}; wanted are as many finite images "

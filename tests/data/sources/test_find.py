@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 from astropy.io import fits
+from click.testing import CliRunner
 
+from rim_tf.cli.dataset import dataset
 from rim_tf.data.extras import imported
 from rim_tf.data.sources import find
 from rim_tf.data.sources.find import find_galaxies, find_large_set
@@ -72,3 +74,19 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
         find_galaxies("great3", "train", "training")
     with pytest.raises(ModuleNotFoundError, match="rim_tf.data.nothing"):  # a mistake of ours, and no extra
         imported("rim_tf.data.nothing", "datasets", "This")
+
+
+def test_packed_galaxies_are_drawn_as_those_of_their_folder(galaxies, on_sky, tmp_path):
+    hdus = [fits.ImageHDU(on_sky(galaxies.images[i % 2]), name=f"G{i}") for i in range(12)]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / "hst_cosmos_f814w.fits")
+    done = CliRunner().invoke(dataset, ["pack", str(folder), str(tmp_path / "all.npz")])
+    assert done.exit_code == 0 and "12 galaxies" in done.output
+    for split in ("train", "validation"):
+        packed, plain = (find_galaxies(where, split, "training") for where in (tmp_path / "all.npz", folder))
+        assert packed.ids == plain.ids
+        np.testing.assert_array_equal(packed.images, plain.images)
+    assert find_large_set(tmp_path / "all.npz") is None
+    with pytest.raises(InputError, match="its name must end in .npz"):
+        dataset.main(["pack", str(folder), str(tmp_path / "all.fits")], standalone_mode=False)

@@ -5,7 +5,15 @@ import pytest
 from scipy import ndimage
 
 from rim_tf.data.sources import galaxies
-from rim_tf.data.sources.galaxies import centre_of_light, half_light_radius, split_of
+from rim_tf.data.sources.galaxies import (
+    centre_of_light,
+    half_light_radius,
+    load_galaxies,
+    save_galaxies,
+    split_of,
+)
+from rim_tf.data.sources.procedural import procedural_galaxies
+from rim_tf.errors import InputError
 
 
 def gaussian(n, row, column, sigma):
@@ -55,3 +63,21 @@ def test_sets_are_joined_in_their_order(rng):
     assert whole.ids == tuple("abcde")
     np.testing.assert_array_equal(whole.images[2:], sets[1].images)
     np.testing.assert_array_equal(whole.half_light_radius[2:], sets[1].half_light_radius)
+
+
+def test_a_set_in_one_file_is_the_same_set(tmp_path):
+    galaxies = procedural_galaxies(3, "test", 0)
+    save_galaxies(tmp_path / "set.npz", galaxies)
+    again = load_galaxies(tmp_path / "set.npz")
+    assert again.ids == galaxies.ids
+    np.testing.assert_array_equal(again.images, galaxies.images)
+    np.testing.assert_array_equal(again.half_light_radius, galaxies.half_light_radius)
+    for content, match in ((b"nothing", "is no file of galaxies"), (None, "holds 3 names, images")):
+        if content is not None:
+            (tmp_path / "bad.npz").write_bytes(content)
+        else:
+            np.savez(
+                tmp_path / "bad.npz", images=galaxies.images[:2], ids=np.array(galaxies.ids), half_light_radius=[1, 1]
+            )
+        with pytest.raises(InputError, match=match):
+            load_galaxies(tmp_path / "bad.npz")
