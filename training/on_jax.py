@@ -42,8 +42,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
     if lenses is not None or find_large_set(galaxies) is not None:
         raise InputError("Prepared sets are read by TensorFlow; train on JAX without --lenses, on galaxies in memory.")
     out = runs.opened(out, config)
-    model = runs.compiled_model(config, config.learning_rate)
-    run = _Run(model, config, galaxies, psfs)
+    run = _Run(config, galaxies, psfs)
     state, step = run.first_state(), 0
     checkpoint = out / "checkpoint.npz"
     if checkpoint.exists():
@@ -74,8 +73,8 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
         if seconds is not None and time.monotonic() - started > seconds:
             break
     run.give(state)
-    runs.save_weights(model, config, step, out)
-    return model
+    runs.save_weights(run.model, config, step, out)
+    return run.model
 
 
 class _Run:
@@ -84,8 +83,9 @@ class _Run:
     A state is (trainable variables, the others, those of the optimiser).
     """
 
-    def __init__(self, model, config, galaxies, psfs):
-        self.model, self.config, self.psfs = model, config, psfs
+    def __init__(self, config, galaxies, psfs):
+        self.model = model = runs.compiled_model(config, config.learning_rate)
+        self.config, self.psfs = config, psfs
         self.target = runs.target_of(config)
         (self.rate,) = (i for i, v in enumerate(model.optimizer.variables) if v.path.endswith("learning_rate"))
         # Only a network with dropout is another one in training.

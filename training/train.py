@@ -31,7 +31,11 @@ else:
 @click.option("--loss", type=click.Choice(LOSSES), help="In place of the experiment's own.")
 @click.option("--initial", help="Weights to start from, a shipped name or NAME.json, in place of the experiment's own.")
 @click.option("--psfs", type=click.Path(exists=True), help="File of PSF stamps, a share of the lenses' PSFs.")
-@click.option("--seconds", type=click.FloatRange(min=0), help="On JAX: end after so long; the same command goes on.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="On JAX: end after so long; the same command goes on.",
+)
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
 def main(experiment, out, galaxies, lenses, steps, seed, loss, initial, psfs, seconds, quiet):
     """Train EXPERIMENT, one of those in training/experiments.py."""

@@ -3,8 +3,9 @@
 The two backends draw other numbers from one seed, of the same distributions.
 """
 
+import math
+
 import keras
-import numpy as np
 from keras import ops
 
 if keras.backend.backend() == "jax":
@@ -15,13 +16,13 @@ if keras.backend.backend() == "jax":
         return jax.random.fold_in(ops.cast(seed, "uint32"), ops.cast(number, "uint32"))
 
     def _uniform(shape, seed):
-        return jax.random.uniform(seed, shape)
+        return jax.random.uniform(seed, shape, "float32")
 
     def _normal(shape, seed):
-        return jax.random.normal(seed, shape)
+        return jax.random.normal(seed, shape, "float32")
 
     def _integer(shape, seed, high):
-        return jax.random.randint(seed, shape, 0, high)
+        return jax.random.randint(seed, shape, 0, high, "int32")
 
 else:
     import tensorflow as tf
@@ -56,7 +57,7 @@ class Draws:
         return low + (high - low) * _uniform(shape, self._next())
 
     def log_uniform(self, shape, low, high):
-        return ops.exp(self.uniform(shape, np.log(low), np.log(high)))
+        return ops.exp(self.uniform(shape, math.log(low), math.log(high)))
 
     def normal(self, shape, scale=1.0):
         return scale * _normal(shape, self._next())

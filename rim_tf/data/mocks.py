@@ -182,8 +182,9 @@ def draw_accepted(seed, index, n, stamps, config):
         kept = {
             name: ops.take(ops.concatenate([found[name], systems[name]], axis=0), order, axis=0) for name in systems
         }
-        n_accepted = ops.sum(ops.cast(accepted, "int32"))
-        fulfilled = ops.sum(ops.cast(conditions, "int32"), axis=0)
+        # Where JAX has 64 bits, its sums of integers take them.
+        n_accepted = ops.cast(ops.sum(ops.cast(accepted, "int32")), "int32")
+        fulfilled = ops.cast(ops.sum(ops.cast(conditions, "int32"), axis=0), "int32")
         return round_index + 1, tally + ops.concatenate([ops.stack([n_accepted, size]), fulfilled], axis=0), kept
 
     m, k = config.source_pixels, config.image_pixels
