@@ -54,6 +54,9 @@ _COARSE_GAIN, _GAIN, _GAIN_SHARE = 2.0, 0.5, 3e-4
 _SAME, _NEAR = 1.0, 3.0
 # Slopes that promised so many times what a step gained are worked out anew.
 _PROMISED = 4.0
+# Lenses of another size than an estimator says: from how many standard deviations on they are doubted, which are this
+# share of theta_E at the least, and how much.
+_EXPECTED, _LEAST_UNCERTAINTY, _DOUBT = 3.0, 0.05, 0.05
 # Pixels of the lenses in one call, which bounds the memory.
 _PIXELS_AT_ONCE = 64 * 64**2
 
@@ -258,7 +261,11 @@ def optimise_lens(
 
 
 def explore(
-    observation: Observation, starts: Sequence[Lens], model: RIM, left_over: np.ndarray | None = None
+    observation: Observation,
+    starts: Sequence[Lens],
+    model: RIM,
+    left_over: np.ndarray | None = None,
+    expected: tuple[float, float] | None = None,
 ) -> tuple[list[Lens], list]:
     """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
 
@@ -267,13 +274,15 @@ def explore(
       starts: list of lenses of one mass model, the most probable first.
       model: `RIM`.
       left_over: as there.
+      expected: theta_E [arcsec] and its relative uncertainty, as an estimator has them. What is left of the lens galaxy
+        is fitted well by a small ring of its own; so lenses of quite another size must fit better by far.
 
     Returns:
       The best lenses, the best first, no two the same; and the history, as of `LensFit`.
     """
     problem, starts = _fit_of(observation, starts, model, left_over)
     history = []
-    found = problem.explored(starts, history, _Told(None, 0))
+    found = problem.explored(starts, history, _Told(None, 0), expected)
     return [lens_of(problem.first.mass, each) for each in found], history
 
 
@@ -376,8 +385,8 @@ class _Fit:
         middle = [("middle", math.ceil(side / _MIDDLE), _COARSE_GAIN)] if side > _MIDDLE else []
         return [*middle, ("fine", 1, _GAIN)]
 
-    def explored(self, starts, history, told):
-        """The best of all starts on a coarse frame, the best first, [n, columns]."""
+    def explored(self, starts, history, told, expected=None):
+        """The best of all starts on a coarse frame, the best first, [n, columns]; `expected` as of `explore`."""
         observation = self.observation
         raised = np.where(observation.mask, np.hypot(observation.noise, noise_floor(observation)), observation.noise)
         factor = max(1, round(max(observation.shape) / _COARSE))
@@ -386,7 +395,7 @@ class _Fit:
         descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
-            descent.keep(kept)
+            descent.keep(kept, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
         return descent.lenses()
 
     def refined(self, starts, n_steps, target_chi2, history, told):
@@ -667,9 +676,14 @@ class _Descent:
 
     _OF_STARTS = ("u", "residual", "slope", "worked_out", "place", "stale", "damping", "active", "followed")
 
-    def keep(self, n):
-        """The n best starts alone, of which no two are the same and none is hopeless."""
-        chosen, value = [], self.value
+    def keep(self, n, doubt=1.0):
+        """The n best starts alone, of which no two are the same and none is hopeless.
+
+        Args:
+          n: how many at the most.
+          doubt: what their sums of squares are multiplied by, [starts].
+        """
+        chosen, value = [], self.value * doubt
         for i in np.argsort(value):
             if value[i] > _HOPELESS * value[chosen[0] if chosen else i]:
                 break
@@ -755,6 +769,12 @@ class _Descent:
         unforeseen = residual - self.residual[i] - (step @ self.slope[i]).astype(np.float32)
         self.slope[i] += (step / (step @ step)).astype(np.float32)[:, None] * unforeseen
         self.u[i], self.residual[i] = u, residual
+
+
+def _doubt(theta_E, expected, uncertainty):
+    """By what chi^2 of lenses is multiplied for their size: 1 within some standard deviations of what is expected."""
+    off = np.abs(np.log(theta_E / expected)) / max(uncertainty, _LEAST_UNCERTAINTY)
+    return 1 + _DOUBT * np.maximum(off - _EXPECTED, 0) ** 2
 
 
 def _directions(columns):

@@ -93,7 +93,8 @@ class ModelResult:
       frame: the same without lens light, its neighbours masked and its noise raised by what no smooth model gets right
         of the galaxy's core; the lens was fitted to its middle.
       lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where no lens galaxy was found, or looked for.
-      estimate: `rim_tf.inference.estimate.LensEstimate` from the image without lens light.
+      estimate: `rim_tf.inference.estimate.LensEstimate`, the surer one of those from the image with lens light and
+        without.
       lens_fit: `rim_tf.inference.optimise.LensFit`, the last.
       verdict: `rim_tf.inference.verdict.Verdict`.
       seconds: of the whole.
@@ -197,6 +198,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
 _SMALLEST_FRAME = 24
 # Pixels on a side that the lens is searched on at most; and steps there, and on the pixels as they are.
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
+# An estimate this many times as uncertain as another may still be the better one.
+_AS_SURE = 1.5
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.01
 
@@ -300,9 +303,15 @@ class _Search:
         estimate = self._estimate(frame, self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
-        starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)[:n_seen]
+        starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)
+        surest = min(self.seen, estimate, key=lambda each: each.uncertainty)
+        # The first start says which field is searched: where either may be right, the one that holds both.
+        doubtful = [each for each in (self.seen, estimate) if each.uncertainty < _AS_SURE * surest.uncertainty]
+        widest = max(doubtful, key=lambda each: each.lens.theta_E).lens
+        starts = [widest, *(each for each in starts if each is not widest)]
+        self.estimate = surest
         with_light, path = self._explore(frame, starts, light)
-        self.light, self.frame, self.estimate = light, frame, estimate
+        self.light, self.frame = light, frame
         self._beside(self._model_image(self._arcs(frame, with_light[0]), with_light[0]), with_light[0])
         self.explored = True
         without = None if self.light.outshines(self.frame) else self._without(with_light[0])
@@ -394,7 +403,8 @@ class _Search:
 
         arcs = self._arcs(frame, starts[0])
         factor = self._factor(arcs)
-        return explore(coarsened(arcs, factor), starts, self.rim, _left_over(light, arcs, factor))
+        expected = self.estimate.lens.theta_E, self.estimate.uncertainty
+        return explore(coarsened(arcs, factor), starts, self.rim, _left_over(light, arcs, factor), expected)
 
     def _model_image(self, arcs, lens):
         from rim_tf.inference.optimise import model_image

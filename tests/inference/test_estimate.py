@@ -46,23 +46,30 @@ def test_a_stamp_is_taken_as_a_gaussian_is(network, observation):
     np.testing.assert_allclose(*means, rtol=0.02, atol=0.02)
 
 
-def test_a_small_ring_in_a_wide_frame_is_looked_at_again(network, observation, monkeypatch):
-    """Its second look is at so many theta_E; where that is the whole frame, there is none."""
-    fields, look = [], estimate._look
-
-    def looked(observation, model, field, seed):
-        fields.append(field)
-        return look(observation, model, field, seed)
-
-    monkeypatch.setattr(estimate, "_look", looked)
-    whole = modelled.PIXELS * modelled.SCALE
-    first = look(observation, network, whole, 0)
-    wanted = estimate._FIELD * first.lens.theta_E
-    found = estimate_lens(observation, network)
-    assert fields[0] == pytest.approx(whole) and found.field == fields[-1]
-    assert fields[1:] == ([pytest.approx(wanted)] if wanted < 0.9 * whole else [])
+def test_the_surest_look_counts_and_what_others_say_is_kept(network, observation, monkeypatch):
     wide = Observation(np.pad(modelled.ring(), 40), 0.05, 0.05, None, modelled.SCALE)
-    fields.clear()
-    monkeypatch.setattr(estimate, "_FIELD", 0.5)
-    estimate_lens(wide, network)
-    assert len(fields) == 2 and fields[1] < fields[0]
+    found = estimate_lens(wide, network)
+    side = wide.shape[0] * modelled.SCALE
+    fields = [share * side for share, _ in estimate._LOOKS]
+    looks = estimate._looks(wide, network, fields, 0)
+    weighted = [each.uncertainty * factor for each, (_, factor) in zip(looks, estimate._LOOKS, strict=True)]
+    best = looks[int(np.argmin(weighted))]
+    assert found.lens == best.lens and found.field == best.field
+    radii = [each.lens.theta_E for each in (found, *found.others)]
+    assert all(abs(a / b - 1) > 0.05 for i, a in enumerate(radii) for b in radii[:i])
+    assert found.starts(16)[: len(radii)] == [each.lens for each in (found, *found.others)]
+    assert len(found.starts(16)) == 16 and found.starts(1) == [found.lens]
+
+
+def test_no_field_is_too_small_for_a_ring(network, observation, monkeypatch):
+    seen, looks = [], estimate._looks
+
+    def looked(observation, model, fields, seed):
+        seen.append(fields)
+        return looks(observation, model, fields, seed)
+
+    monkeypatch.setattr(estimate, "_looks", looked)
+    small = modelled.ring()[4:-4, 4:-4]
+    estimate_lens(Observation(small, 0.05, 0.05, None, modelled.SCALE), network)
+    assert seen[0][0] == pytest.approx(len(small) * modelled.SCALE)
+    assert all(field >= 24 * modelled.SCALE for field in seen[0][1:]) and len(seen[0]) < 5
