@@ -630,7 +630,9 @@ class _Descent:
       worked_out: the last that was worked out, by differences.
       place: where that was, in u; NaN where none was.
       stale: whether it is to be worked out anew.
-      damping, active, followed: of the next step; whether there is one; whether there ever was to be one.
+      damping: of the next step.
+      active: whether there is one.
+      followed: whether there ever was to be one.
     """
 
     def __init__(self, misfit, theta_E, starts, gain):

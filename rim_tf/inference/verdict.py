@@ -21,8 +21,8 @@ _ENOUGH_SKY = 300
 
 # Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
 LIMITS = {
-    "chi2": 1.1,
-    "whiteness": 0.1,
+    "chi2": 1.25,
+    "whiteness": 0.15,
     "signal": 20.0,
     "flux_outside": 0.05,
     "starts": 0.03,

@@ -314,18 +314,17 @@ def test_procedural_test_galaxies_are_not_those_of_training():
 
 
 def test_real_test_galaxies_are_the_validation_split(monkeypatch, tmp_path, rng):
-    from rim_tf.data.sources import find
     from rim_tf.data.sources.galaxies import GalaxySet, split_of
     from rim_tf.data.sources.samples import LOADERS
 
     ids = tuple(f"set:{i}" for i in range(60))
     found = GalaxySet(rng.random((60, 128, 128)).astype(np.float32), ids, np.full(60, 20.0))
-    monkeypatch.setattr(find, "load_directory", lambda folder: found)
+    monkeypatch.setattr("rim_tf.data.sources.samples.load_directory", lambda folder: found)
     (tmp_path / next(iter(LOADERS))).write_bytes(b"")
     tested = study.unseen_galaxies(tmp_path)
     assert 0 < len(tested) < 60 and all(split_of(galaxy) == "validation" for galaxy in tested.ids)
 
-    monkeypatch.setattr(find, "load_directory", lambda folder: found.split("train"))
+    monkeypatch.setattr("rim_tf.data.sources.samples.load_directory", lambda folder: found.split("train"))
     with pytest.raises(InputError, match="no galaxies in the split 'validation'"):
         study.unseen_galaxies(tmp_path)
 
