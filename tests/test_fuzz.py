@@ -172,6 +172,7 @@ BLOCKED = {
     "simulate": ["--lens", "no.json", "--out", "out"],
     "demo": ["--out", "file"],
     "dataset build": ["--n", "1", "--out", "out", "--config", "no.json"],
+    "dataset pack": ["nowhere", "out.npz"],
     "dataset show": ["nowhere"],
     "dataset priors": ["--config", "no.json"],
     "evaluate": ["--weights", "nothing", "--out", "out"],
