@@ -139,7 +139,8 @@ def recentred(observation, centre):
 
     Args:
       observation: `Observation`.
-      centre: x, y of the point from the middle of the frame [arcsec], +x along a row, +y towards later rows.
+      centre: x, y of the point from the middle of this frame [arcsec], +x along a row, +y towards later rows. In a
+        frame that was cut before, a point of the frame as it was read is that less `observation.centre`.
 
     Returns:
       `Observation`, whose `centre` says where it lies in the frame.
@@ -150,7 +151,8 @@ def recentred(observation, centre):
     offset, scale = check_place(centre), observation.pixel_scale
     inside, shift = [], []
     for n, along in zip(observation.shape, offset[::-1], strict=True):
-        cut = round(2 * along / scale)  # pixels that one side has more than the other
+        # Pixels that one side has more than the other; of numbers that are too large to be counted, too many.
+        cut = round(2 * along / scale) if abs(2 * along / scale) < n else n
         if not n - abs(cut) >= 4:
             rows, columns = (0.5 * each * scale for each in observation.shape)
             raise InputError(

@@ -34,14 +34,22 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
       verbose: 0 for no word; else a line after each epoch.
       psfs: as in `rim_tf.data.observing.observe`.
       seconds: end after the epoch in which these have passed since the call, however many steps that were, and let the
-        learning rate fall with the time; for machines that are lent for so long. None for no limit.
+        learning rate fall with the time, from its start in each call; for machines that are there for so long. None for
+        no limit.
+
+    Raises:
+      InputError: among others, `seconds` for a schedule that knows no end.
 
     Leaves in `out`: config.json, checkpoint.npz, log.csv and, at the end, weights.json and weights.weights.h5.
     """
     started = time.monotonic()
     if lenses is not None or find_large_set(galaxies) is not None:
         raise InputError("Prepared sets are read by TensorFlow; train on JAX without --lenses, on galaxies in memory.")
+    if seconds is not None and config.schedule != "cosine":
+        raise InputError(f"schedule is {config.schedule!r}; --seconds needs 'cosine', which ends when the time does.")
     out = runs.opened(out, config)
+    if (out / "checkpoints").exists():
+        raise InputError(f"{out} holds a run of TensorFlow; choose another --out, or train without KERAS_BACKEND=jax.")
     run = _Run(config, galaxies, psfs)
     state, step = run.first_state(), 0
     checkpoint = out / "checkpoint.npz"
@@ -63,7 +71,9 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
                 f"The loss of {out} has been no number for {skipped} steps; lower the learning rate, and go on from "
                 "the checkpoint."
             )
-        log |= {name: float(value) for name, value in run.validate(state).items()}
+        measured, tally = run.validate(state)
+        mocks.check_tally(runs.VALIDATION_BATCH_SIZE, np.asarray(tally), config.mocks)
+        log |= {name: float(value) for name, value in measured.items()}
         log["learning_rate"] = float(state[2][run.rate])
         log["lenses_per_second"] = run.lenses_per_step * config.steps_per_epoch / (time.monotonic() - begun)
         _save(checkpoint, state, step)
@@ -184,12 +194,13 @@ class _Run:
 
         def batch(index):
             given = runs.VALIDATION_BATCH_SIZE, mocks.GalaxyStamps(*stamps), config, self.psfs, self.target
-            inputs, target, _ = mocks.simulated(seed, index, *given)
+            inputs, target, tally = mocks.simulated(seed, index, *given)
             output, _ = self.model.stateless_call(trainable, others, inputs)
-            return {"val_loss": self.loss(target, output), f"val_{self.metric.__name__}": self.metric(target, output)}
+            log = {"val_loss": self.loss(target, output), f"val_{self.metric.__name__}": self.metric(target, output)}
+            return log, tally
 
-        found = jax.lax.map(batch, jnp.arange(runs.VALIDATION_BATCHES))
-        return {name: jnp.mean(values) for name, values in found.items()}
+        log, tallies = jax.lax.map(batch, jnp.arange(runs.VALIDATION_BATCHES))
+        return {name: jnp.mean(values) for name, values in log.items()}, tallies[jnp.argmin(tallies[:, 0])]
 
 
 def _save(path, state, step):

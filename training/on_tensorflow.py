@@ -12,7 +12,6 @@ from rim_tf.data.sources.find import find_galaxies, find_large_set
 from rim_tf.data.streaming import refusals_are_input_errors, stream
 from rim_tf.errors import InputError
 from training import runs
-from training.runs import NO_SOURCES, compiled_model, frames_of, galaxies_in_memory, opened, save_weights, target_of
 
 # Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
 _POOL = 4
@@ -31,7 +30,7 @@ def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, 
       n_shards: likewise.
       psfs: as in `rim_tf.data.observing.observe`.
     """
-    given = {"shard": shard, "n_shards": n_shards, "psfs": psfs, "target": target_of(config)}
+    given = {"shard": shard, "n_shards": n_shards, "psfs": psfs, "target": runs.target_of(config)}
     if lenses is not None and config.larger_frames:
         raise InputError("A fixed set has frames of one size; give no --lenses to an experiment with larger_frames.")
     if lenses is not None:
@@ -57,16 +56,16 @@ def held_out_stream(config, galaxies=None, psfs=None):
     """
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "validation"))
     seed = seeds.seed_pair("validation", 0)
-    lenses = stream(seed, runs.VALIDATION_BATCH_SIZE, stamps, config.mocks, psfs=psfs, target=target_of(config))
+    lenses = stream(seed, runs.VALIDATION_BATCH_SIZE, stamps, config.mocks, psfs=psfs, target=runs.target_of(config))
     return lenses.take(runs.VALIDATION_BATCHES).cache()
 
 
 def _sources(config, galaxies):
     """What lenses are drawn from: the tfds builder of a large set or None, and the `GalaxyStamps` in memory or None."""
     builder = find_large_set(galaxies)
-    in_memory = galaxies_in_memory(config, None if builder is not None else galaxies)
+    in_memory = runs.galaxies_in_memory(config, None if builder is not None else galaxies)
     if in_memory is None and builder is None:
-        raise InputError(NO_SOURCES)
+        raise InputError(runs.NO_SOURCES)
     return builder, None if in_memory is None else GalaxyStamps.of(in_memory)
 
 
@@ -81,7 +80,7 @@ def _stream_of_frames(config, sources, part, mocks, batch_size, first_batch, **g
 
 def _frames_in_turn(config, sources, step, **given):
     """Frames of `config.mocks` and of `config.larger_frames`, one batch after another of about as many pixels each."""
-    frames, streams = frames_of(config), []
+    frames, streams = runs.frames_of(config), []
     for i, (mocks, batch_size) in enumerate(frames):
         done = (step - i + len(frames) - 1) // len(frames)
         streams.append(
@@ -137,8 +136,10 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
     Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.json and
     weights.weights.h5, which `load_pretrained` and `--initial` take.
     """
-    out = opened(out, config)
-    model = compiled_model(config)
+    out = runs.opened(out, config)
+    if (out / "checkpoint.npz").exists():
+        raise InputError(f"{out} holds a run of JAX; choose another --out, or train with KERAS_BACKEND=jax.")
+    model = runs.compiled_model(config)
     manager = tf.train.CheckpointManager(_checkpoint(model), str(out / "checkpoints"), max_to_keep=2)
     try:
         if manager.restore_or_initialize():
@@ -166,7 +167,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
             shuffle=False,
             verbose=verbose,
         )
-    save_weights(model, config, int(model.optimizer.iterations), out)
+    runs.save_weights(model, config, int(model.optimizer.iterations), out)
     return model
 
 

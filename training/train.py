@@ -21,7 +21,8 @@ else:
 @click.argument("experiment", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--out", type=click.Path(), help="Run folder; a run found there goes on.  [default: runs/EXPERIMENT]")
 @click.option(
-    "--galaxies", help="Folder of real galaxies, or a prepared tfds set's folder or name; else procedural ones."
+    "--galaxies",
+    help="Folder of real galaxies, FILE.npz of `rim-tf dataset pack`, or a prepared tfds set; else procedural ones.",
 )
 @click.option(
     "--lenses", type=click.Path(exists=True), help="Set made by `rim-tf dataset build`, to train on its lenses."
@@ -30,7 +31,11 @@ else:
 @click.option("--seed", type=int, help="Seed of the weights and of every draw, in place of the experiment's own.")
 @click.option("--loss", type=click.Choice(LOSSES), help="In place of the experiment's own.")
 @click.option("--initial", help="Weights to start from, a shipped name or NAME.json, in place of the experiment's own.")
-@click.option("--psfs", type=click.Path(exists=True), help="File of PSF stamps, a share of the lenses' PSFs.")
+@click.option(
+    "--psfs",
+    type=click.Path(exists=True),
+    help="File .npz whose array psf holds stamps [n, k, k]: PSFs of the mocks' given_psf_fraction.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),

@@ -17,22 +17,23 @@ def dataset():
 
 
 @dataset.command()
-@click.argument("galaxies", type=click.Path(exists=True, path_type=str))
+@click.argument("galaxies", metavar="FOLDER|NAME")
 @click.argument("out", type=click.Path(path_type=pathlib.Path))
 def pack(galaxies, out):
-    """Write the GALAXIES of a folder or a prepared set to one file OUT.npz.
+    """Write the galaxies of a folder or a prepared set to one file OUT.npz.
 
     Training takes it as --galaxies, on machines that have neither tfds nor astropy too. Training and validation draw
-    the same galaxies from it as from GALAXIES.
+    the same galaxies from it as from their source.
     """
-    from rim_tf.data.sources.find import find_galaxies
-    from rim_tf.data.sources.galaxies import joined, save_galaxies
-
     if out.suffix != ".npz":
         raise InputError(f"OUT is {out}; its name must end in .npz.")
-    found = joined([find_galaxies(galaxies, split, "training") for split in ("train", "validation")])
+    import_quietly()
+    from rim_tf.data.sources.find import find_galaxies
+    from rim_tf.data.sources.galaxies import save_galaxies
+
+    found = {split: find_galaxies(galaxies, split, "training") for split in ("train", "validation")}
     save_galaxies(out, found)
-    click.echo(f"{out}: {len(found)} galaxies")
+    click.echo(f"{out}: {sum(map(len, found.values()))} galaxies")
 
 
 @dataset.command()

@@ -1,7 +1,7 @@
 """Simulated lenses: priors and draws (Section 2.3), on whichever backend Keras runs.
 
 Everything is drawn from a pair of `rim_tf.data.seeds` and the index of the batch, so that a stream is the same on every
-machine, can be taken up at any batch after an interruption, and differs between any two batches.
+machine with one backend, can be taken up at any batch after an interruption, and differs between any two batches.
 """
 
 import numpy as np

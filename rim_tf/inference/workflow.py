@@ -329,7 +329,7 @@ class _Search:
         raised = np.hypot(self.observation.noise, noise_floor(self.frame))
         mask = self.frame.mask
         without = dataclasses.replace(self.observation, mask=mask, noise=np.where(mask, raised, self.observation.noise))
-        others, path = self._explore(without, self.starts)
+        others, path = self._explore(without, self.starts, estimate=self.seen)
         taken_off = dataclasses.replace(without, image=self.frame.image)
         largest = max(lens, others[0], key=lambda each: each.theta_E)  # whose field both are judged on
         chi2 = []
@@ -398,12 +398,13 @@ class _Search:
         half_width = max(self.config.fit_radius * lens.theta_E, _SMALLEST_FRAME / 2 * frame.pixel_scale)
         return cropped(frame, half_width)
 
-    def _explore(self, frame, starts, light=None):
+    def _explore(self, frame, starts, light=None, estimate=None):
         from rim_tf.inference.optimise import coarsened, explore
 
         arcs = self._arcs(frame, starts[0])
         factor = self._factor(arcs)
-        expected = self.estimate.lens.theta_E, self.estimate.uncertainty
+        estimate = estimate or self.estimate
+        expected = estimate.lens.theta_E, estimate.uncertainty
         return explore(coarsened(arcs, factor), starts, self.rim, _left_over(light, arcs, factor), expected)
 
     def _model_image(self, arcs, lens):

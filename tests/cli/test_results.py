@@ -16,6 +16,14 @@ from rim_tf.cli.results import results
 from rim_tf.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """As at a terminal; whoever starts the tests in the background may have had them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_finished_work_is_safe(options):
     out = options["--out"]
     out.mkdir()

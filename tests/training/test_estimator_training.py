@@ -22,6 +22,7 @@ from rim_tf.models.pretrained import load_pretrained
 from rim_tf.physics.mass.model import SIE_SHEAR
 from training import lens_figures, publish
 from training.experiments import EXPERIMENTS
+from training.runs import target_of
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2)
 # With dropout, whose random numbers must go on as well.
@@ -61,7 +62,7 @@ def test_the_target_is_the_true_lens_whatever_the_network_of_sources_is_told():
         inputs, truth = simulate_batch(seed, 0, 3, STAMPS, mocks, target=target)
         assert_allclose(truth, systems[target])
         assert np.abs(inputs["lens"] - systems["lens"]).max() > 0.01
-    assert (module.target_of(TINY), module.target_of(EXPERIMENTS["small"])) == ("lens", "source")
+    assert (target_of(TINY), target_of(EXPERIMENTS["small"])) == ("lens", "source")
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(run, tmp_path):

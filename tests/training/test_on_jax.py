@@ -69,6 +69,11 @@ def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):
 
 
 def test_what_is_wrong_with_a_run_is_said(patched, tmp_path):
+    with pytest.raises(InputError, match="schedule is 'exponential'; --seconds needs 'cosine'"):
+        on_jax.train(dataclasses.replace(TINY, schedule="exponential"), tmp_path, seconds=1.0)
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds a run of TensorFlow"):
+        on_jax.train(TINY, tmp_path / "other")
     with pytest.raises(InputError, match="Prepared sets are read by TensorFlow"):
         on_jax.train(TINY, tmp_path, lenses="set")
     on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path, verbose=0)

@@ -35,20 +35,21 @@ def find_galaxies(where, split, stream, seed=0, n_procedural=None) -> GalaxySet:
     """
     if where is None:
         return procedural_galaxies(N_PROCEDURAL[split] if n_procedural is None else n_procedural, stream, seed)
-    found = _all_of(pathlib.Path(where))
-    found = found.split(split) if found is not None else _prepared_sets().read_galaxies(where, split)
+    found = _in_memory(pathlib.Path(where), split)
+    if found is None:
+        found = _prepared_sets().read_galaxies(where, split)
     if not len(found):
         raise InputError(f"{where} has no galaxies in the split {split!r}; give more galaxies.")
     return found
 
 
-def _all_of(path):
+def _in_memory(path, split):
     """The galaxies of a file or of a folder of sample files; None for all else."""
     if path.suffix == ".npz":
-        return load_galaxies(path)
+        return load_galaxies(path, split)
     from rim_tf.data.sources.samples import has_samples, load_directory
 
-    return load_directory(path) if has_samples(path) else None
+    return load_directory(path).split(split) if has_samples(path) else None
 
 
 def find_large_set(where):

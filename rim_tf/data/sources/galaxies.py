@@ -46,31 +46,33 @@ def joined(sets):
     )
 
 
-def save_galaxies(path, galaxies):
-    """A `GalaxySet` as one .npz file, for a machine that cannot read what it was made of."""
-    ids = np.array(galaxies.ids)
-    save_arrays(path, {"images": galaxies.images, "ids": ids, "half_light_radius": galaxies.half_light_radius})
+def save_galaxies(path, sets):
+    """Several `GalaxySet`s by the name of their split as one .npz file, to be read where little is installed."""
+    whole = joined(list(sets.values()))
+    arrays = {"images": whole.images, "half_light_radius": whole.half_light_radius, "ids": np.array(whole.ids)}
+    save_arrays(path, arrays | {"split": np.repeat(list(sets), [len(each) for each in sets.values()])})
 
 
-def load_galaxies(path):
-    """The `GalaxySet` that `save_galaxies` wrote; InputError where the file is none."""
+def load_galaxies(path, split):
+    """The `GalaxySet` of that split that `save_galaxies` wrote; InputError where the file is none of these."""
+    advice = "make it with `rim-tf dataset pack`"
     try:
         stored = load_arrays(path)
-        images, radius = (stored[name] for name in ("images", "half_light_radius"))
-        ids = tuple(map(str, stored["ids"]))
+        images, radius, ids, splits = (stored[name] for name in ("images", "half_light_radius", "ids", "split"))
     except DAMAGED as error:
-        raise InputError(
-            f"{path} is no file of galaxies ({type(error).__name__}); make one with `rim-tf dataset pack`."
-        ) from None
+        raise InputError(f"{path} is no file of galaxies ({type(error).__name__}); {advice}.") from None
     n = len(ids)
-    good = images.dtype == np.float32 and images.shape == (n, STAMP_SIZE, STAMP_SIZE)
-    good &= radius.dtype.kind == "f" and radius.shape == (n,)
-    if not good or not np.isfinite(images).all() or images.min(initial=0) < 0 or not (radius > 0).all():
+    if images.dtype != np.float32 or images.shape != (n, STAMP_SIZE, STAMP_SIZE) or splits.shape != (n,):
         raise InputError(
-            f"{path} holds {n} names, images {images.shape} and radii {radius.shape}; wanted are as many finite images "
-            f"of {STAMP_SIZE} x {STAMP_SIZE} without negative light. Make it again with `rim-tf dataset pack`."
+            f"{path} holds {n} names, {len(splits)} splits and images {images.dtype} {images.shape}; wanted are as "
+            f"many images of {STAMP_SIZE} x {STAMP_SIZE} in float32; {advice}."
         )
-    return GalaxySet(images, ids, radius)
+    if not np.isfinite(images).all() or images.min(initial=0) < 0:
+        raise InputError(f"{path}: images hold light below zero or what is no number; {advice}.")
+    if radius.shape != (n,) or not (np.isfinite(radius) & (radius > 0)).all():
+        raise InputError(f"{path}: half_light_radius must be {n} finite numbers above 0; {advice}.")
+    chosen = np.flatnonzero(splits == split)
+    return GalaxySet(images[chosen], tuple(map(str, ids[chosen])), radius[chosen])
 
 
 def split_of(galaxy_id: str, validation_fraction: float = 0.1) -> str:

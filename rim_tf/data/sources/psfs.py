@@ -20,6 +20,8 @@ def load_psfs(path, pixels):
     Raises:
       InputError: no such file, none of that kind, or `pixels` is not odd.
     """
+    if pixels == 0:
+        raise InputError("The mocks of this experiment have Gaussian PSFs alone: their psf_pixels is 0.")
     if pixels % 2 == 0:
         raise InputError(f"PSFs from a file need stamps of an odd side; the mocks' psf_pixels is {pixels}.")
     try:

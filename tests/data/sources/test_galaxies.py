@@ -65,19 +65,29 @@ def test_sets_are_joined_in_their_order(rng):
     np.testing.assert_array_equal(whole.half_light_radius[2:], sets[1].half_light_radius)
 
 
-def test_a_set_in_one_file_is_the_same_set(tmp_path):
-    galaxies = procedural_galaxies(3, "test", 0)
-    save_galaxies(tmp_path / "set.npz", galaxies)
-    again = load_galaxies(tmp_path / "set.npz")
-    assert again.ids == galaxies.ids
-    np.testing.assert_array_equal(again.images, galaxies.images)
-    np.testing.assert_array_equal(again.half_light_radius, galaxies.half_light_radius)
-    for content, match in ((b"nothing", "is no file of galaxies"), (None, "holds 3 names, images")):
-        if content is not None:
-            (tmp_path / "bad.npz").write_bytes(content)
-        else:
-            np.savez(
-                tmp_path / "bad.npz", images=galaxies.images[:2], ids=np.array(galaxies.ids), half_light_radius=[1, 1]
-            )
+def test_sets_in_one_file_are_the_same_sets(tmp_path):
+    sets = {"train": procedural_galaxies(3, "test", 0), "validation": procedural_galaxies(2, "test", 1)}
+    save_galaxies(tmp_path / "set.npz", sets)
+    for split, given in sets.items():
+        again = load_galaxies(tmp_path / "set.npz", split)
+        assert again.ids == given.ids
+        np.testing.assert_array_equal(again.images, given.images)
+        np.testing.assert_array_equal(again.half_light_radius, given.half_light_radius)
+
+
+def test_what_is_no_file_of_galaxies_gets_a_sentence(tmp_path):
+    images = procedural_galaxies(2, "test", 0).images
+    good = {"images": images, "half_light_radius": np.ones(2), "ids": np.array(["a", "b"])}
+    good["split"] = np.array(["train", "train"])
+    path = tmp_path / "bad.npz"
+    path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="is no file of galaxies"):
+        load_galaxies(path, "train")
+    for change, match in (
+        ({"images": images[:1]}, "holds 2 names, 2 splits and images float32"),
+        ({"images": -images}, "light below zero"),
+        ({"half_light_radius": np.array([1.0, np.inf])}, "half_light_radius must be 2 finite numbers"),
+    ):
+        np.savez(path, **(good | change))
         with pytest.raises(InputError, match=match):
-            load_galaxies(tmp_path / "bad.npz")
+            load_galaxies(path, "train")

@@ -33,5 +33,5 @@ def test_what_is_no_stamp_gets_a_sentence(tmp_path):
     for name, match in (("even", "odd k"), ("dark", "with light"), ("other", "no .npz file with an array 'psf'")):
         with pytest.raises(InputError, match=match):
             load_psfs(tmp_path / f"{name}.npz", 5)
-    with pytest.raises(InputError, match="psf_pixels is 0"):
+    with pytest.raises(InputError, match="have Gaussian PSFs"):
         load_psfs(tmp_path / "even.npz", 0)
