@@ -198,6 +198,9 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
 _SMALLEST_FRAME = 24
 # Pixels on a side that the lens is searched on at most; and steps there, and on the pixels as they are.
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
+# Peak over noise up to which chi^2 is smooth; and beyond, from how many lenses around the best it is fitted again, and
+# by how much more than its errors they scatter.
+_SMOOTH, _SCATTERED, _SCATTER = 150.0, 5, 10.0
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
@@ -373,6 +376,21 @@ class _Search:
         """The last digits, on pixels as they are."""
         if self._factor(self.found.observation) > 1:
             self.found = dataclasses.replace(self._fit([self.found.lens], whole=True), ends=self.found.ends)
+        seen = self.found.observation
+        if self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask]):
+            self._scatter()
+
+    def _scatter(self):
+        """Another fit from lenses around the best: at low noise chi^2 is rough, and a descent ends in any hollow."""
+        from rim_tf.lens import lens_of
+
+        best, draws = self.found.lens, np.random.default_rng(self.config.seed)
+        around = draws.multivariate_normal(best.as_tuple(), _SCATTER**2 * self.found.sought.covariance(), _SCATTERED)
+        before = self._state()
+        starts = [best, *(lens_of(best.mass, each) for each in around)]
+        self.found = dataclasses.replace(self._fit(starts, whole=True), ends=self.found.ends)
+        if self._misfit(before[0]) <= self._misfit(self.found):
+            self._return_to(before)
 
     def judged(self):
         from rim_tf.inference import verdict
