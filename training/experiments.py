@@ -52,26 +52,32 @@ _SMALL = TrainingConfig(
     n_steps=10_000,
 )
 
-# Wherever and whatever a lens may be in a cutout: theta_E from 3 of 64 pixels to 0.4 of the field, the lens galaxy in
-# the image or taken off more or less well, and neighbours.
-ESTIMATOR_MOCKS = MockConfig(
+# Frames as telescopes make them: some PSFs measured, noise that grows with the light or lies between neighbours, and what
+# a fit leaves of the lens galaxy.
+_TELESCOPES = MockConfig(
     log_pixel_scale=(0.03, 0.1),
-    theta_E=(3 / 64, 0.4),
-    ellipticity=(0.0, 0.4),
-    shear=(0.0, 0.15),
     lens_offset=0.03,
     minimum_magnification=2.0,
-    edge_flux=0.03,
     psf_pixels=21,
     given_psf_fraction=0.3,
     noise_map_fraction=0.5,
-    mask_fraction=0.25,
     correlated_noise_fraction=0.5,
     log_noise_overestimate=(1.0, 1.5),
-    lens_galaxy_fraction=0.5,
-    lens_light_fraction=0.7,
     lens_light_error=0.02,
     lens_light_error_decades=1.0,
+)
+
+# Wherever and whatever a lens may be in a cutout: theta_E from 3 of 64 pixels to 0.4 of the field, the lens galaxy in
+# the image or taken off more or less well, and neighbours.
+ESTIMATOR_MOCKS = dataclasses.replace(
+    _TELESCOPES,
+    theta_E=(3 / 64, 0.4),
+    ellipticity=(0.0, 0.4),
+    shear=(0.0, 0.15),
+    edge_flux=0.03,
+    mask_fraction=0.25,
+    lens_galaxy_fraction=0.5,
+    lens_light_fraction=0.7,
     neighbour_fraction=0.3,
 )
 
@@ -87,26 +93,17 @@ _ESTIMATOR = TrainingConfig(
     steps_per_epoch=1000,
 )
 
-# Frames as a telescope makes them, cut to a few theta_E, with a lens as well known as a fit or a network knows it.
-SKY_MOCKS = MockConfig(
-    log_pixel_scale=(0.03, 0.1),
+# Cut to a few theta_E, with a lens as well known as a fit or a network knows it.
+SKY_MOCKS = dataclasses.replace(
+    _TELESCOPES,
     theta_E=(0.10, 0.32),
     ellipticity=(0.0, 0.35),
     shear=(0.0, 0.12),
-    lens_offset=0.03,
     log_half_light_radius=(0.02, 0.15),
-    minimum_magnification=2.0,
     edge_flux=0.02,
-    psf_pixels=21,
-    given_psf_fraction=0.3,
     log_noise=(1e-3, 0.15),
-    noise_map_fraction=0.5,
     mask_fraction=0.3,
-    correlated_noise_fraction=0.5,
-    log_noise_overestimate=(1.0, 1.5),
     lens_light_fraction=0.5,
-    lens_light_error=0.02,
-    lens_light_error_decades=1.0,
     lens_error=0.03,
     lens_error_decades=2.5,
 )

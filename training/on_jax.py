@@ -118,14 +118,15 @@ class _Run:
         self._validate = jax.jit(self._measured)
 
     def first_state(self):
-        variables = self.model.trainable_variables, self.model.non_trainable_variables, self.model.optimizer.variables
         # Copies, as each epoch takes the memory of the state that it is given.
-        return [[jnp.array(v.value) for v in some] for some in variables]
+        return [[jnp.array(v.value) for v in some] for some in self._variables()]
+
+    def _variables(self):
+        return self.model.trainable_variables, self.model.non_trainable_variables, self.model.optimizer.variables
 
     def give(self, state):
         """Weights and optimiser of a state to the model."""
-        variables = self.model.trainable_variables, self.model.non_trainable_variables, self.model.optimizer.variables
-        for some, values in zip(variables, state, strict=True):
+        for some, values in zip(self._variables(), state, strict=True):
             for variable, value in zip(some, values, strict=True):
                 variable.assign(value)
 

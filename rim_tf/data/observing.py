@@ -86,9 +86,13 @@ def _draw_masks(draws, n, grid, config):
 def _with_errors(draws, lens, config):
     """What the network is told of lenses [n, 7]: theta_E, e1, e2, x, y, and shear."""
     error = draws.normal(ops.shape(lens), config.lens_error)
-    if config.lens_error_decades:
-        error *= draws.log_uniform([ops.shape(lens)[0], 1], 10**-config.lens_error_decades, 1.0)
+    error *= _smaller(draws, [ops.shape(lens)[0], 1], config.lens_error_decades)
     return lens + error * ops.where(np.array([1, 0, 0, 1, 1, 0, 0], bool), lens[:, :1], 1.0)
+
+
+def _smaller(draws, shape, decades):
+    """By what the errors of each system are smaller than the largest: log-uniform over so many decades, 1 for none."""
+    return draws.log_uniform(shape, 10**-decades, 1.0) if decades else 1.0
 
 
 def _draw_psfs(draws, sigma, pixel_scale, config, psfs):
@@ -153,9 +157,7 @@ def _draw_lens_light(draws, lens, grid, config):
     x, y = x - x_lens, y - y_lens
     pixel = grid.pixel_scale
 
-    smaller = 1.0
-    if config.lens_light_error_decades:
-        smaller = draws.log_uniform(column, 10**-config.lens_light_error_decades, 1.0)
+    smaller = _smaller(draws, column, config.lens_light_error_decades)
 
     def error():
         return smaller * draws.normal(column, config.lens_light_error)

@@ -350,7 +350,7 @@ class _Search:
         for _ in range(self.config.rounds if self.light is not None else 0):
             before = self._state()
             self._beside(self.found.model_image, self.found.lens)
-            self.found = dataclasses.replace(self._fit([self.found.lens], self.found), ends=before[0].ends)
+            self._refit([self.found.lens], self.found)
             gain = self._misfit(before[0]) - self._misfit(self.found)
             if gain < 0:
                 self._return_to(before)
@@ -363,8 +363,7 @@ class _Search:
         self.estimate = self._estimate(self.frame, seed)
         self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
-        if self._misfit(before[0]) <= self._misfit(self.found):
-            self._return_to(before)
+        self._keep_better(before)
 
     def _state(self):
         return self.found, self.light, self.frame, self.estimate, list(self.path)
@@ -372,10 +371,15 @@ class _Search:
     def _return_to(self, state):
         self.found, self.light, self.frame, self.estimate, self.path = state
 
+    def _keep_better(self, state):
+        """What stands now, where it explains the image better than `state` did."""
+        if self._misfit(state[0]) <= self._misfit(self.found):
+            self._return_to(state)
+
     def finish(self):
         """The last digits, on pixels as they are."""
         if self._factor(self.found.observation) > 1:
-            self.found = dataclasses.replace(self._fit([self.found.lens], whole=True), ends=self.found.ends)
+            self._refit([self.found.lens], whole=True)
         seen = self.found.observation
         if self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask]):
             self._scatter()
@@ -387,10 +391,8 @@ class _Search:
         best, draws = self.found.lens, np.random.default_rng(self.config.seed)
         around = draws.multivariate_normal(best.as_tuple(), _SCATTER**2 * self.found.sought.covariance(), _SCATTERED)
         before = self._state()
-        starts = [best, *(lens_of(best.mass, each) for each in around)]
-        self.found = dataclasses.replace(self._fit(starts, whole=True), ends=self.found.ends)
-        if self._misfit(before[0]) <= self._misfit(self.found):
-            self._return_to(before)
+        self._refit([best, *(lens_of(best.mass, each) for each in around)], whole=True)
+        self._keep_better(before)
 
     def judged(self):
         from rim_tf.inference import verdict
@@ -458,6 +460,10 @@ class _Search:
         )
         self.path += sought.history
         return _Found(sought, sought.ends, arcs, field_of, self.rim)
+
+    def _refit(self, starts, before=None, whole=False):
+        """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
+        self.found = dataclasses.replace(self._fit(starts, before, whole), ends=self.found.ends)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""
