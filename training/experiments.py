@@ -52,8 +52,8 @@ _SMALL = TrainingConfig(
     n_steps=10_000,
 )
 
-# Frames as telescopes make them: some PSFs measured, noise that grows with the light or lies between neighbours, and what
-# a fit leaves of the lens galaxy.
+# Frames as telescopes make them: some PSFs measured, noise that grows with the light or lies between neighbours, and
+# what a fit leaves of the lens galaxy.
 _TELESCOPES = MockConfig(
     log_pixel_scale=(0.03, 0.1),
     lens_offset=0.03,
