@@ -73,6 +73,7 @@ def judged_mock(index, stamps, rim, estimator, config):
         )
     )
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
+    row["covariance"] = result.lens_fit.covariance.tolist()
     for name, fit in fits_.items():
         row |= {
             f"chi2_{name}": fit.chi2_per_pixel,

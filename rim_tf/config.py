@@ -182,9 +182,7 @@ SMALL = _preset(
     start="backprojection",
     flux_scale="image",
 )
-# Half as wide again: what frames as a telescope makes them ask of a network, in about the same time for one lens.
-SKY = _preset(RIMConfig, **(dataclasses.asdict(SMALL) | {"features": 48, "hidden": (48, 24)}))
-PRESETS = {"paper": PAPER, "small": SMALL, "sky": SKY}
+PRESETS = {"paper": PAPER, "small": SMALL}
 
 ESTIMATOR_PAPER = _preset(EstimatorConfig)
 ESTIMATOR_SMALL = _preset(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SKY, SMALL, MockConfig, Model
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
 from rim_tf.validation import Count, Limits, Positive, Seed, check
 from training.tasks import LENS_LOSS, LOSSES, check_task
 
@@ -131,14 +131,14 @@ EXPERIMENTS = {
     ),
     "sky": dataclasses.replace(
         _SMALL,
-        model=SKY,
         mocks=SKY_MOCKS,
         loss="log_rms_flux",
-        batch_size=128,
+        learning_rate=4e-4,
         n_steps=12_000,
         steps_per_epoch=120,
         seed=4,
         larger_frames=(96, 128),
+        initial="small",
     ),
     "paper": TrainingConfig(
         model=PAPER,

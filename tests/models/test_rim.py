@@ -10,7 +10,7 @@ from keras import ops
 from numpy.testing import assert_allclose
 from registry import SMALL_PAPER, SMALL_SMALL, doubled, observation, smaller, stirred
 
-from rim_tf.config import PAPER, PRESETS, SKY, SMALL, RIMConfig
+from rim_tf.config import PAPER, PRESETS, SMALL, RIMConfig
 from rim_tf.errors import InputError
 from rim_tf.models.losses import IterateLoss, rms_over_peak
 from rim_tf.models.rim import INPUTS, RIM, unroll
@@ -289,10 +289,8 @@ def test_small_preset_ships_few_weights():
 
 
 def test_presets_are_what_their_names_say():
-    assert PRESETS == {"paper": PAPER, "small": SMALL, "sky": SKY}
+    assert PRESETS == {"paper": PAPER, "small": SMALL}
     # Half as wide again, and else the same.
-    assert dataclasses.replace(SKY, features=SMALL.features, hidden=SMALL.hidden) == SMALL
-    assert [2 * n for n in (SKY.features, *SKY.hidden)] == [3 * n for n in (SMALL.features, *SMALL.hidden)]
     assert RIMConfig() == PAPER
 
 
