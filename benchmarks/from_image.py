@@ -1,14 +1,17 @@
 """Lenses from their images alone: how often `rim_tf.inference.workflow.model` is right, and whether it knows.
 
     python benchmarks/from_image.py mocks --galaxies FOLDER --n 1000 --out OUT
+    python benchmarks/from_image.py beyond --n 8 --out OUT
     python benchmarks/from_image.py real --data FOLDER --out OUT
 
 `mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth.
+`beyond` draws what no network here was trained on, down to frames without any lens: what does the verdict say?
 `real` takes HST and Euclid images untouched and compares theta_E with published values; a PNG for each lens is to be
 looked at. Each lens is one line of OUT/rows.jsonl as soon as it is done, and a run that is killed goes on there.
 """
 
 import collections
+import dataclasses
 import json
 import pathlib
 import time
@@ -27,7 +30,7 @@ from rim_tf.files import finite
 from rim_tf.inference import workflow
 from rim_tf.inference.rim import reconstruct
 from rim_tf.io import read_observation
-from rim_tf.lens import LensParameters
+from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
 
@@ -129,6 +132,109 @@ def _share(hits):
 def _count(rows, chosen):
     found = collections.Counter(flag for row, take in zip(rows, chosen, strict=True) if take for flag in row["flags"])
     return ", ".join(f"{name} {n}" for name, n in found.most_common()) or "none"
+
+
+# -------------------------------------------------------------------------------- beyond what networks were trained on
+
+# Pixels on a side, their scale [arcsec], the PSF's sigma [arcsec], noise over the peak.
+_PIXELS, _SCALE, _PSF, _NOISE = 64, 0.05, 0.05, 0.02
+
+
+def _power_law(slope):
+    def lens(truth, rng):
+        named = truth.to_dict()
+        shear = Component("shear", gamma1=named.pop("gamma1"), gamma2=named.pop("gamma2"))
+        return CompositeLens(Component("power_law", slope=slope, **named), shear)
+
+    return lens
+
+
+def _satellite(truth, rng):
+    """A second deflector, a tenth to a fifth as large, at 1.2 to 2 theta_E."""
+    named = truth.to_dict()
+    shear = Component("shear", gamma1=named.pop("gamma1"), gamma2=named.pop("gamma2"))
+    distance, angle = truth.theta_E * rng.uniform(1.2, 2.0), rng.uniform(0, 2 * np.pi)
+    second = Component(
+        "sie",
+        theta_E=truth.theta_E * rng.uniform(0.1, 0.2),
+        e1=0.0,
+        e2=0.0,
+        x_lens=truth.x_lens + distance * np.cos(angle),
+        y_lens=truth.y_lens + distance * np.sin(angle),
+    )
+    return CompositeLens(Component("sie", **named), second, shear)
+
+
+def _no_deflector(truth, rng):
+    """What shows the source as it is: a galaxy beside another."""
+    return dataclasses.replace(truth, theta_E=1e-3, e1=0.0, e2=0.0, gamma1=0.0, gamma2=0.0)
+
+
+def _as_it_is(truth, rng):
+    return truth
+
+
+def _points(source, rng):
+    """A few points in place of a galaxy, as of quasars."""
+    points = np.zeros_like(source)
+    middle = np.array(ndimage.center_of_mass(source))
+    for _ in range(3):
+        row, column = np.clip(np.round(middle + rng.normal(0, 4, 2)), 2, len(source) - 3).astype(int)
+        points[row, column] = rng.uniform(0.3, 1)
+    return points
+
+
+# Name -> (lens, source) of a draw as they are made of the usual ones, and the lens galaxy's brightness.
+KINDS = {
+    "as trained": (_as_it_is, None, 0.5),
+    "power law, slope 1.8": (_power_law(1.8), None, 0.5),
+    "power law, slope 2.2": (_power_law(2.2), None, 0.5),
+    "second deflector": (_satellite, None, 0.5),
+    "source of points": (_as_it_is, _points, 0.5),
+    "two galaxies, no lens": (_no_deflector, None, 2.0),
+    "no lens, no galaxy": (_no_deflector, None, 0.0),
+}
+
+
+def judged_beyond(kind, index, rim, estimator):
+    """One row: what `model` says of system `index` of that kind."""
+    from rim_tf.data import seeds
+    from rim_tf.data.single import draw_system, observe_system
+
+    other_lens, other_source, galaxy = KINDS[kind]
+    seed, rng = 1000 + index, seeds.generator("test", 1000 + index, 2)
+    truth, source, source_scale = draw_system(seed, _PIXELS, _SCALE, stream="test")
+    lens = other_lens(truth, rng)
+    source = source if other_source is None else other_source(source, rng)
+    given = lens, source, source_scale, _PIXELS, _SCALE, _NOISE, _PSF
+    seen, _ = observe_system(seed, *given, stream="test", lens_galaxy=0.0 if lens.theta_E < 0.01 else galaxy)
+    if lens.theta_E < 0.01 and galaxy:  # which has a size of its own
+        other, _ = observe_system(seed, truth, *given[1:], stream="test", lens_galaxy=galaxy)
+        bare, _ = observe_system(seed, truth, *given[1:], stream="test")
+        seen = dataclasses.replace(seen, image=seen.image + other.image - bare.image)
+    row = {"kind": kind, "index": index, "truth": lens.to_dict(), "true_theta_E": truth.theta_E}
+    try:
+        result = workflow.model(seen, ModelConfig(), rim=rim, estimator=estimator)
+    except InputError as error:
+        return row | {"error": str(error)}
+    return row | result.summary()
+
+
+def beyond_report(rows):
+    lines = [f"{'':<24} n   theta_E off by (median, largest)   believed   flags"]
+    for kind in KINDS:
+        mine = [row for row in rows if row["kind"] == kind]
+        alive = [row for row in mine if "error" not in row]
+        if not alive:
+            continue
+        off = np.array([abs(row["lens"]["theta_E"] / row["true_theta_E"] - 1) for row in alive])
+        figures = f"{np.median(off):7.1%} {off.max():7.1%}" if "no lens" not in kind else f"{'-':>7} {'-':>7}"
+        believed = sum(row["believed"] for row in alive)
+        flags = collections.Counter(flag for row in alive for flag in row["flags"])
+        shown = ", ".join(f"{name} {n}" for name, n in flags.most_common())
+        dead = f"; {len(mine) - len(alive)} refused" if len(mine) > len(alive) else ""
+        lines.append(f"{kind:<24} {len(mine):<3} {figures}   {believed} of {len(alive)}   {shown}{dead}")
+    return lines
 
 
 # -------------------------------------------------------------------------------------------------- real lenses
@@ -263,6 +369,26 @@ def mocks(galaxies, n, weights, estimator, out):
             f"{row['seconds']:.0f} s {' '.join(row['flags'])}"
         )
     click.echo("\n".join(mock_report(rows)))
+
+
+@main.command()
+@click.option("--n", default=8, show_default=True, help="Systems of each kind.")
+@_given
+def beyond(n, weights, estimator, out):
+    """Systems of other kinds than networks were trained on."""
+    networks = _networks(weights, estimator)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _done(out / "rows.jsonl")
+    known = {(row["kind"], row["index"]) for row in rows}
+    for index, kind in ((index, kind) for index in range(n) for kind in KINDS):
+        if (kind, index) in known:
+            continue
+        rows.append(judged_beyond(kind, index, *networks))
+        _append(out / "rows.jsonl", rows[-1])
+        row = rows[-1]
+        said = row.get("error") or f"theta_E {row['lens']['theta_E']:.3f} {' '.join(row['flags'])}"
+        click.echo(f"{kind} {index}: true theta_E {row['true_theta_E']:.3f}, {said}")
+    click.echo("\n".join(beyond_report(rows)))
 
 
 @main.command()
