@@ -2,10 +2,12 @@
 
     python benchmarks/from_image.py mocks --galaxies FOLDER --n 1000 --out OUT
     python benchmarks/from_image.py beyond --n 8 --out OUT
+    python benchmarks/from_image.py residues --galaxies FOLDER --n 60 --out OUT
     python benchmarks/from_image.py real --data FOLDER --out OUT
 
 `mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth.
 `beyond` draws what no network here was trained on, down to frames without any lens: what does the verdict say?
+`residues` puts what our fit leaves of simulated lens galaxies beside the imitation that networks are trained on.
 `real` takes HST and Euclid images untouched and compares theta_E with published values; a PNG for each lens is to be
 looked at. Each lens is one line of OUT/rows.jsonl as soon as it is done, and a run that is killed goes on there.
 """
@@ -237,6 +239,53 @@ def beyond_report(rows):
     return lines
 
 
+# ---------------------------------------------------------------------------------------------------- residues
+
+
+def residue(index, stamps, config):
+    """What is in the image of system `index` besides arcs and noise, its galaxy taken off where there is one.
+
+    Returns:
+      Residue over the arcs' peak [rows, columns], and how far each pixel is from the lens [theta_E]; None where no fit
+      is possible.
+    """
+    from rim_tf.data.seeds import seed_pair
+    from rim_tf.data.streaming import simulate_batch
+    from rim_tf.inference import lens_light
+
+    # What is off takes no random numbers: without any galaxy the system has the same arcs and the same noise.
+    bare = dataclasses.replace(config, lens_galaxy_fraction=0.0, lens_light_fraction=0.0)
+    (inputs, _), (without, _) = (
+        simulate_batch(seed_pair("test", 1), index, 1, stamps, each) for each in (config, bare)
+    )
+    image, noise, scale = (inputs[name].numpy()[0] for name in ("image", "noise_rms", "pixel_scale"))
+    seen = Observation(image, noise, inputs["psf"].numpy()[0], None, float(scale))
+    lens = LensParameters(*map(float, inputs["lens"].numpy()[0]))
+    if config.lens_galaxy_fraction:
+        try:
+            seen = lens_light.subtract_lens_light(seen, lens).observation
+        except InputError:
+            return None
+    arcs = without["image"].numpy()[0]
+    return (seen.image - arcs) / arcs.max(), lens_light.radius_about(lens, seen) / lens.theta_E
+
+
+def residue_report(found):
+    """Rms of each kind of residue over the arcs' peak by distance from the lens, as lines of text."""
+    edges = (0.0, 0.3, 0.6, 1.0, 1.5, 2.5)
+    lines = [f"{'rms, % of the peak, at':<26}" + "".join(f"{a:g}-{b:g} theta_E".rjust(16) for a, b in _pairs(edges))]
+    for name, residues in found.items():
+        # The noise is the same in both images, so that what is left is the galaxy's alone.
+        rms = [[np.sqrt((left[(at >= a) & (at < b)] ** 2).mean()) for left, at in residues] for a, b in _pairs(edges)]
+        quartiles = [np.nanpercentile(each, [25, 50, 75]) * 100 for each in rms]
+        lines.append(f"{name:<26}" + "".join("{:.2f} {:.2f} {:.2f}".format(*each).rjust(16) for each in quartiles))
+    return [*lines, "(quartiles over the systems)"]
+
+
+def _pairs(edges):
+    return zip(edges[:-1], edges[1:], strict=True)
+
+
 # -------------------------------------------------------------------------------------------------- real lenses
 
 
@@ -389,6 +438,43 @@ def beyond(n, weights, estimator, out):
         said = row.get("error") or f"theta_E {row['lens']['theta_E']:.3f} {' '.join(row['flags'])}"
         click.echo(f"{kind} {index}: true theta_E {row['true_theta_E']:.3f}, {said}")
     click.echo("\n".join(beyond_report(rows)))
+
+
+@main.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="As of `mocks`.")
+@click.option("--n", default=60, show_default=True)
+@click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
+def residues(galaxies, n, out):
+    """What is left of lens galaxies: of our own fit, and as in training."""
+    import matplotlib.pyplot as plt
+
+    from rim_tf.data.mocks import GalaxyStamps
+    from rim_tf.data.sources.find import find_galaxies
+
+    warnings.simplefilter("ignore")
+    stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
+    base = MockConfig(lens_light_error=0.02, lens_light_error_decades=1.0)
+    kinds = {
+        "left by our fit": dataclasses.replace(base, lens_galaxy_fraction=1.0),
+        "imitated in training": dataclasses.replace(base, lens_light_fraction=1.0),
+    }
+    found = {}
+    for name, config in kinds.items():
+        each = (residue(index, stamps, config) for index in range(n))
+        found[name] = [pair for pair in each if pair is not None]
+        click.echo(f"{name}: {len(found[name])} of {n} systems")
+    click.echo("\n".join(residue_report(found)))
+    out.mkdir(parents=True, exist_ok=True)
+    n_shown = 6
+    figure, axes = plt.subplots(2, n_shown, figsize=(2 * n_shown, 4.4), layout="constrained")
+    for row, (name, pairs) in zip(axes, found.items(), strict=True):
+        for axis, (left, at) in zip(row, pairs[:n_shown], strict=True):
+            drawn = axis.imshow(left, origin="lower", cmap="RdBu_r", vmin=-0.2, vmax=0.2)
+            axis.contour(at, [1.0], colors="grey", linewidths=0.8)
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name)
+    figure.colorbar(drawn, ax=axes, label="residue / peak of the arcs", shrink=0.7)
+    figure.savefig(out / "residues.png", dpi=110)
 
 
 @main.command()
