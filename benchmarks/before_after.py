@@ -7,9 +7,12 @@ run on this interpreter, each in processes of its own:
 
 - `rim_tf.reconstruct` of 1 and 16 systems of 64 and of 192 pixels, traced before;
 - one call of the exported SavedModel with 1 and 16 systems of 64 pixels;
+- a lens and its galaxy found in an image of 64 pixels: `workflow.model`, or, in a version without it,
+  `subtract_lens_light` and `optimise_lens` from a start with an estimator's errors;
 - whole processes from their start: `import rim_tf`, `rim-tf --help`, and `rim-tf reconstruct` of 64 pixels.
 
-Both must give the same numbers: the table has the largest difference over the largest value. Run it on a machine that
+Both must give the same numbers (of a lens, theta_E to some tenths of a per cent): the table has the largest difference
+over the largest value. Run it on a machine that
 does nothing else; CPU seconds suffer less where that cannot be had. Writes before_after.md and before_after.json.
 """
 
@@ -31,10 +34,15 @@ from timing import THREADS, Worker, described, limit_threads, machine, markdown_
 CASES = [
     *({"task": "reconstruct", "pixels": n, "batch": b} for n in (64, 192) for b in (1, 16)),
     *({"task": "exported", "pixels": 64, "batch": b} for b in (1, 16)),
+    *({"task": "lens", "pixels": 64, "system": i} for i in range(3)),
 ]
+TASKS = tuple(dict.fromkeys(case["task"] for case in CASES))
 # Systems in the largest batch, of which so many are drawn and then repeated; pixels and their scale [arcsec].
 _SYSTEMS, _DRAWN, _SCALES = 16, 4, {64: 0.08, 192: 0.04}
 _PSF, _NOISE = 0.06, 0.02  # sigma [arcsec]; rms over the image's peak
+_GALAXY = 0.5  # brightness of the lens galaxy at its half-light radius, over that of the arcs
+# Errors of an estimator: theta_E, e1, e2, x_lens, y_lens, gamma1, gamma2.
+_OFF = (0.04, 0.07, -0.07, 0.05, -0.05, 0.04, -0.04)
 
 
 def write_observations(path, folder):
@@ -47,10 +55,12 @@ def write_observations(path, folder):
     arrays = {}
     for n, scale in _SCALES.items():
         say(f"Drawing {_DRAWN} systems of {n} x {n} pixels ...")
-        lenses, observations = [], []
+        lenses, observations, with_galaxy = [], [], []
         for seed in range(_DRAWN):
             lens, source, source_scale = draw_system(seed, n, scale)
-            observations.append(observe_system(seed, lens, source, source_scale, n, scale, _NOISE, _PSF)[0])
+            given = seed, lens, source, source_scale, n, scale, _NOISE, _PSF
+            observations.append(observe_system(*given)[0])
+            with_galaxy.append(observe_system(*given, lens_galaxy=_GALAXY)[0])
             lenses.append(lens)
         of_systems = {
             "image": [each.image for each in observations],
@@ -58,6 +68,8 @@ def write_observations(path, folder):
             "psf": [_PSF] * _DRAWN,
             "scale": [scale] * _DRAWN,
             "lens": [lens.as_tuple() for lens in lenses],
+            "with_galaxy": [each.image for each in with_galaxy],
+            "start": [np.add(lens.as_tuple(), _OFF) for lens in lenses],
         }
         for name, values in of_systems.items():
             arrays[f"{name}_{n}"] = np.concatenate([np.asarray(values)] * (_SYSTEMS // _DRAWN))
@@ -139,7 +151,8 @@ def differences(workers, cases, folder):
         if failed:
             found[json.dumps(case)] = failed[0]
         else:
-            worst = np.abs(after["source"] - before["source"]).max() / np.abs(before["source"]).max()
+            (name,) = after
+            worst = np.abs(after[name] - before[name]).max() / np.abs(before[name]).max()
             found[json.dumps(case)] = f"{worst:.0e}"
         say(f"  largest difference {found[json.dumps(case)]}")
     return found
@@ -176,9 +189,11 @@ def table(rows, found):
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="before_after", show_default=True)
 @click.option("--rounds", default=5, show_default=True, help="Turns of both versions in every case.")
 @click.option("--threads", default=THREADS, show_default=True, help="Cores that each version may use.")
-def main(before, after, out, rounds, threads):
+@click.option("--only", multiple=True, type=click.Choice([*TASKS, "processes"]), help="May be repeated.")
+def main(before, after, out, rounds, threads, only):
     """Time two versions of the package in turns; see the top of this file."""
     at_start = machine()
+    cases = [case for case in CASES if not only or case["task"] in only]
     trees = {"before": before, "after": after}
     sys.path.insert(0, str(after))
     with tempfile.TemporaryDirectory() as folder:
@@ -196,12 +211,13 @@ def main(before, after, out, rounds, threads):
             for name, tree in trees.items()
         ]
         try:
-            found = differences(workers, CASES, folder)
-            rows = time_in_turns(workers, CASES, rounds)
+            found = differences(workers, cases, folder)
+            rows = time_in_turns(workers, cases, rounds)
         finally:
             for worker in workers:
                 worker.close()
-        rows += time_processes(trees, noise, rounds, folder, threads)
+        if not only or "processes" in only:
+            rows += time_processes(trees, noise, rounds, folder, threads)
     text = f"Before and after, on {threads} cores: median (least - most) of {rounds} turns.\n\n{table(rows, found)}"
     write_results(
         out, "before_after", circumstances(at_start, threads, workers) | {"differences": found, "timings": rows}, text

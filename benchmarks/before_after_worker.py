@@ -2,9 +2,10 @@
 
     python before_after_worker.py THREADS OBSERVATIONS.npz
 
-OBSERVATIONS.npz has image_N [k, N, N], noise_N, psf_N, scale_N [k] and lens_N [k, 7] for each size N. A case is
-{"task": "reconstruct" or "exported", "pixels": N, "batch": b}. Only public functions are
-called, and their arguments by position, so that many versions can be compared.
+OBSERVATIONS.npz has image_N [k, N, N], noise_N, psf_N, scale_N [k] and lens_N [k, 7] for each size N, and for "lens"
+with_galaxy_N and start_N, images with the lens galaxy and starts of a fit. A case is {"task": "reconstruct" or
+"exported", "pixels": N, "batch": b} or {"task": "lens", "pixels": N, "system": i}. Only public functions are called,
+and their arguments by position, so that many versions can be compared.
 """
 
 import sys
@@ -70,13 +71,38 @@ def exported(arrays, case):
     return call, lambda: {"source": call()}
 
 
+def lens(arrays, case):
+    """A lens and its galaxy from the image: by `workflow.model`, which needs no start, where the version has it."""
+    import importlib
+
+    import rim_tf
+
+    n, i = case["pixels"], case["system"]
+    noise, psf, scale = (float(arrays[f"{name}_{n}"][i]) for name in ("noise", "psf", "scale"))
+    seen = rim_tf.Observation(arrays[f"with_galaxy_{n}"][i], noise, psf, None, scale)
+    start = rim_tf.LensParameters(*map(float, arrays[f"start_{n}"][i]))
+    try:
+        find = importlib.import_module("rim_tf.inference.workflow").model
+    except ImportError:
+        find = None
+
+    def call():
+        if find is not None:
+            return find(seen).lens
+        light = importlib.import_module("rim_tf.inference.lens_light").subtract_lens_light(seen, start)
+        optimise = importlib.import_module("rim_tf.inference.optimise")
+        return optimise.optimise_lens(optimise.cropped(light.observation, 2.3 * start.theta_E), start).lens
+
+    return call, lambda: {"theta_E": np.array([call().theta_E])}
+
+
 def _shipped():
     import rim_tf
 
     return rim_tf.load_pretrained("small")
 
 
-TASKS = {"reconstruct": reconstruct, "exported": exported}
+TASKS = {"reconstruct": reconstruct, "exported": exported, "lens": lens}
 
 
 if __name__ == "__main__":
