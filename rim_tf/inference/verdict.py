@@ -33,7 +33,12 @@ LIMITS = {
     "core": 0.5,
     "off_centre": 0.1,
     "noise_map": 3.0,
+    "together": 0.7,
 }
+# Of these, which are high for a bad model, so many worst ones are looked at together.
+_LOOKED_AT, _WORST = ("chi2", "whiteness", "flux_outside", "starts", "estimator", "shear", "source_edge", "core"), 3
+# What a good model's chi^2 is after what is taken off it; all else is about 0.
+_USUAL_CHI2 = 0.9
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
 _OWN_ERROR = 5e-4
 _BELOW = ("axis_ratio", "signal")
@@ -59,6 +64,8 @@ _SENTENCES = {
     "farther than the estimator was trained for; cut the frame about it with --centre {place[0]:.2f},{place[1]:.2f} "
     "(rim_tf.recentred)",
     "noise_map": "the noise map is wrong by a factor of {figure:.1f} where there is empty sky",
+    "together": "three tests come near their limits at once (at {figure:.0%} of them in the mean), as they seldom do "
+    "for a lens that is right",
 }
 
 
@@ -142,6 +149,7 @@ def judge(frame, lens_fit, estimate):
         "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
+    figures["together"] = _together(figures)
     found = Verdict(figures, sky_noise, _in_whole(place, frame))
     if found.explained:
         return found
@@ -149,6 +157,13 @@ def judge(frame, lens_fit, estimate):
     place = _middle_of_light(frame)
     figures = figures | {"off_centre": _off_centre(place, frame)}
     return Verdict(figures, sky_noise, _in_whole(place, frame))
+
+
+def _together(figures):
+    """Mean of the worst figures, 0 where they are as of a good model and 1 at their limits."""
+    usual = {"chi2": _USUAL_CHI2}
+    shares = [(figures[name] - usual.get(name, 0)) / (LIMITS[name] - usual.get(name, 0)) for name in _LOOKED_AT]
+    return float(np.mean(sorted(min(max(share, 0), 1) for share in shares if not math.isnan(share))[-_WORST:]))
 
 
 def _off_centre(place, frame):

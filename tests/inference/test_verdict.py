@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import modelled
 import numpy as np
@@ -134,3 +135,16 @@ def test_a_noise_map_that_is_far_off_is_said(result):
     frame, fit = perfect(result, 0.2)
     judged = judge(frame, fit, result.estimate)
     assert "noise_map" in judged.flags and judged.figures["noise_map"] == pytest.approx(5, rel=0.1)
+
+
+def test_several_figures_near_their_limits_are_one_too_many():
+    def together(**shares):
+        usual = {name: 0.0 for name in verdict._LOOKED_AT} | {"chi2": verdict._USUAL_CHI2}
+        figures = {name: at + shares.get(name, 0.0) * (LIMITS[name] - at) for name, at in usual.items()}
+        return verdict._together(figures | {"axis_ratio": 0.9, "signal": 100.0})
+
+    assert together() == 0
+    assert together(chi2=0.99) < LIMITS["together"] / 2 and together(core=5.0) == pytest.approx(1 / 3)
+    assert together(chi2=0.9, core=0.9, whiteness=0.6) == pytest.approx(0.8) and LIMITS["together"] < 0.8
+    # What could not be made is left out, not taken for good.
+    assert together(chi2=0.9, core=0.9, whiteness=0.6, starts=math.nan) == pytest.approx(0.8)
