@@ -24,6 +24,7 @@ BELIEVED = {
     "core": float("nan"),
     "off_centre": 0.01,
     "noise_map": 1.0,
+    "together": 0.2,
 }
 
 
