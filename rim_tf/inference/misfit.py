@@ -100,11 +100,15 @@ class View:
         self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
         self.observation, self.mass = observation, mass
 
+    def tensor(self, lenses):
+        """As `__call__`, for a tensor of float32, and in one call."""
+        return self._function(self._inputs, *self._numbers, lenses)
+
     def __call__(self, lenses):
         """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
         lenses = np.asarray(lenses, np.float32)
         parts = [
-            self._function(self._inputs, *self._numbers, tf.constant(lenses[i : i + self._at_once])).numpy()
+            self.tensor(tf.constant(lenses[i : i + self._at_once])).numpy()
             for i in range(0, len(lenses), self._at_once)
         ]
         return np.concatenate(parts)
@@ -174,6 +178,11 @@ class Misfit:
         moved = u + 1e-3 * np.eye(len(u))
         return (self.lenses(moved) - self.lenses(u[None])) / 1e-3
 
+    def data_residuals(self, lenses):
+        """Those of the data alone as a function of tensors of float32, all lenses in one call, [n, data]."""
+        images = ops.reshape(self.view.tensor(lenses), (-1, self._data.size))
+        return self._without_left_over((self._data - images) * self._per_noise)
+
     def carried(self, slopes, other):
         """Slopes [..., data + columns] of another `Misfit` of the same sky, about as they are of this one."""
         known = other._per_noise > 0
@@ -184,7 +193,8 @@ class Misfit:
     def _without_left_over(self, residuals):
         if self._left_over is None:
             return residuals
-        return residuals - matmul(matmul(residuals, self._left_over), self._left_over.T)
+        multiply = tf.matmul if tf.is_tensor(residuals) else matmul
+        return residuals - multiply(multiply(residuals, self._left_over), self._left_over.T)
 
     def chi2_per_pixel(self, residuals):
         """Without the prior, [n]."""
