@@ -33,17 +33,17 @@ _STARTS, _STEPS = 3, 10
 _AGREE, _SCATTERED, _SCATTER, _ROUNDS = 0.01, 4, 10.0, 2
 
 
-def found(arcs, truth, rim, draws):
+def found(arcs, truth, rim, draws, source_pixels):
     """`Sought` from near the truth, and whether two ends agree."""
     mass = truth.mass
     starts = [lens_of(mass, truth.as_tuple() + _START * draws.normal(size=mass.size)) for _ in range(_STARTS)]
-    sought = refine(arcs, starts, rim, None, _STEPS)
+    sought = refine(arcs, starts, rim, None, _STEPS, source_pixels=source_pixels)
     for _ in range(_ROUNDS):
         if _agree(sought):
             break
         around = draws.multivariate_normal(sought.lens.as_tuple(), _SCATTER**2 * sought.covariance(), _SCATTERED)
         starts = [sought.lens, *(lens_of(mass, each) for each in around)]
-        sought = refine(arcs, starts, rim, None, _STEPS, before=sought)
+        sought = refine(arcs, starts, rim, None, _STEPS, before=sought, source_pixels=source_pixels)
     return sought, _agree(sought)
 
 
@@ -58,7 +58,8 @@ def fitted(index, stamps, rim, name):
     started = time.perf_counter()
     arcs = cropped(seen, ModelConfig.fit_radius * truth.theta_E)
     draws = generator(STREAMS[name], 0, index)
-    sought, agree = found(arcs, truth, rim, draws)
+    # The source of the whole frame: behind a small ring, what was cut is too narrow for it.
+    sought, agree = found(arcs, truth, rim, draws, max(seen.shape))
     misfit = sought.descent.misfit
     u_true = misfit.coordinates([truth.as_tuple()])[0]
     of_truth = misfit(u_true[None])[0]

@@ -256,6 +256,7 @@ def refine(
     n_steps: int,
     progress: Callable[[int, int], None] | None = None,
     before: "Sought | None" = None,
+    source_pixels: int | None = None,
 ) -> "Sought":
     """The last part of `optimise_lens`: few starts on the frame as it is.
 
@@ -267,11 +268,12 @@ def refine(
       n_steps: as there.
       progress: as there.
       before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
+      source_pixels: as there. A frame that was `cropped` has a smaller source grid, which may cut the source.
 
     Returns:
       `Sought`.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over)
+    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels)
     history = []
     descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN)
     if before is not None:
@@ -280,9 +282,9 @@ def refine(
     return problem.sought(descent, history)
 
 
-def _fit_of(observation, starts, model, left_over):
+def _fit_of(observation, starts, model, left_over, source_pixels=None):
     first, starts = _starts(starts, 1, ())
-    return _Fit(observation, model, first, (), LensPrior(), None, left_over), starts
+    return _Fit(observation, model, first, (), LensPrior(), source_pixels, left_over), starts
 
 
 @dataclasses.dataclass(frozen=True)
