@@ -2,12 +2,19 @@
 
     python benchmarks/calibration.py fits --galaxies FOLDER --n 300 --set fit --out OUT
     python benchmarks/calibration.py fits --galaxies FOLDER --n 300 --set test --out OUT
+    python benchmarks/calibration.py errors --out OUT
+    python benchmarks/calibration.py posteriors --galaxies FOLDER --method importance --n 300 --out OUT
+    python benchmarks/calibration.py report --out OUT
 
 `fits` draws systems with galaxies that no network has seen, and fits each lens from starts near the truth: what is kept
 is the best lens, the curvature there, and the truth. Systems and galaxies of the set "fit" are others than those of
-"test". Each lens is one line of OUT/fits-SET.jsonl as soon as it is done, and a run that is killed goes on there.
+"test". `errors` fits the coefficients of `rim_tf.inference.calibration` to the set "fit". `posteriors` draws from the
+posterior of each test system by one method, and `report` counts: where the truth lies in each posterior, by decade of
+noise, as a table and figures. Each lens is one line of a file in OUT as soon as it is done; a run that is killed goes
+on there.
 """
 
+import itertools
 import json
 import pathlib
 import time
@@ -16,14 +23,26 @@ import warnings
 import click
 import numpy as np
 from from_image import mock
+from scipy.optimize import minimize
 
-from rim_tf.config import MockConfig, ModelConfig
+from rim_tf.config import EnsembleSettings, ImportanceSettings, InversionSettings, MockConfig, ModelConfig
 from rim_tf.data.seeds import generator
-from rim_tf.files import finite
+from rim_tf.evaluation import coverage
+from rim_tf.files import finite, write_json
+from rim_tf.inference.calibration import CALIBRATION, Calibration
 from rim_tf.inference.optimise import cropped, refine
+from rim_tf.inference.posterior import Gaussian, inversion_posterior, rim_posterior
+from rim_tf.inference.samplers.chain import run
+from rim_tf.inference.samplers.registry import find_sampler
+from rim_tf.inference.verdict import LIMITS
 from rim_tf.lens import lens_of
 from rim_tf.models.pretrained import load_pretrained
+from rim_tf.physics.mass.model import SIE_SHEAR
 
+# Decades of noise over the peak that are counted apart.
+DECADES = {"0.1-1 %": (1e-3, 1e-2), "1-10 %": (1e-2, 1e-1)}
+ANALYTIC, SAMPLED = ("gauss-newton", "calibrated"), ("importance", "emcee", "estimator", "inversion")
+SETTINGS = {"importance": ImportanceSettings(draws=256), "emcee": EnsembleSettings(steps=600)}
 STREAMS = {"fit": "calibration", "test": "calibration: test"}
 # Errors of the starts in theta_E, e1, e2, x, y, gamma1, gamma2: a quarter of what an estimator makes, from where the
 # search on coarse frames begins; whether it finds the basin is another question (`from_image.py`).
@@ -85,6 +104,110 @@ def fitted(index, stamps, rim, name):
     }
 
 
+# ------------------------------------------------------------------------------------------- the coefficients
+
+
+def trusted(row):
+    """Whether a user would go on with such a fit: it explains the image, and ends agree. Nothing of the truth."""
+    return row["agree"] and row["chi2"] / row["n_used"] < LIMITS["chi2"]
+
+
+def gaussian_of(row, mass=SIE_SHEAR):
+    """`Gaussian` of the curvature at the best, without any calibration."""
+    return Gaussian(np.array(row["u"]), np.linalg.inv(np.array(row["curvature"])))
+
+
+def stated(calibration, row, mass=SIE_SHEAR):
+    """The calibrated posterior of a row."""
+    return calibration.distribution(gaussian_of(row), mass, float(np.exp(row["u"][0])), row["noise"])
+
+
+def fit_calibration(rows, order, with_floor, with_tails):
+    """The `Calibration` of the largest likelihood of the true lenses, and minus its logarithm."""
+
+    def made(x):
+        x = list(x)
+        floor = np.exp(x.pop()) if with_floor else 0.0
+        dof = 2 + np.exp(x.pop()) if with_tails else np.inf
+        return Calibration(tuple(map(float, x)), float(floor), float(dof))
+
+    def loss(x):
+        calibration = made(x)
+        return -sum(stated(calibration, row).log_density(np.array(row["u_true"]))[0] for row in rows)
+
+    start = [0.4] + [0.0] * order + [1.0] * with_tails + [-3.0] * with_floor
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3, "fatol": 1e-2})
+    return made(found.x), float(found.fun)
+
+
+# --------------------------------------------------------------------------------------------------- posteriors
+
+SAMPLES = 400
+
+
+def analytic(name, row, seed):
+    """Draws [n, columns] of the posteriors that cost nothing beyond the fit."""
+    law = gaussian_of(row) if name == "gauss-newton" else stated(CALIBRATION, row)
+    return law.draw(SAMPLES, np.random.default_rng([seed, row["index"]]))
+
+
+def sampled(name, row, seen, truth, rim, estimator):
+    """Draws [n, columns] by a method, and figures of the chain."""
+    if name == "estimator":
+        from rim_tf.inference.estimate import estimate_lens
+
+        lenses = estimate_lens(seen, estimator).samples[:SAMPLES]
+        return np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), {}
+    arcs, pixels = cropped(seen, ModelConfig.fit_radius * truth.theta_E), max(seen.shape)
+    best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(np.array([row["u"]], np.float32)))[0])
+    law = stated(CALIBRATION, row)
+    if name == "inversion":
+        target = inversion_posterior(arcs, best, InversionSettings(), source_pixels=pixels // 2)
+        sampler = find_sampler("importance").build(ImportanceSettings(draws=128))
+    else:
+        target = rim_posterior(arcs, best, rim, None, CALIBRATION.temperature(row["noise"]), None, pixels)
+        sampler = find_sampler(name).build(SETTINGS[name])
+    started = time.perf_counter()
+    chain = run(sampler, target, Gaussian(law.u, law.covariance))
+    seconds = time.perf_counter() - started
+    weights = chain.weights.ravel()
+    places = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(weights) - 1)
+    return chain.u.reshape(-1, chain.u.shape[-1])[chosen], chain.figures() | {"seconds": seconds}
+
+
+# ------------------------------------------------------------------------------------------------------ counting
+
+
+def counted(truth, samples):
+    """{name: figures} of posteriors, truth [systems, columns] and samples [systems, n, columns]."""
+    ranks = coverage.rank(truth, samples)
+    credibility = np.abs(2 * ranks - 1)
+    levels, found = coverage.tarp(truth, samples)
+    return {
+        "n": len(truth),
+        "coverage": coverage.coverage(credibility).tolist(),
+        "largest_deviation": coverage.largest_deviation(credibility).tolist(),
+        "tarp": float(np.abs(found - levels).max()),
+        "of_chance": 1.36 / np.sqrt(len(truth)),
+        "sigma": np.exp(np.log(samples.std(axis=1)).mean(axis=0)).tolist(),
+        "ranks": ranks.tolist(),
+    }
+
+
+def lines_of(name, figures):
+    """A method in one decade of noise, as text."""
+    cover = 100 * np.array(figures["coverage"])
+    deviation = 100 * np.array(figures["largest_deviation"])
+    means = " ".join(f"{each:5.1f}" for each in cover.mean(1))
+    return (
+        f"  {name:<13} n {figures['n']:4d}  within 68.3/95.4/99.7 %: {means}   largest deviation: mean "
+        f"{deviation.mean():4.1f}, worst {deviation.max():4.1f} ({SIE_SHEAR.names[int(deviation.argmax())]}); TARP "
+        f"{100 * figures['tarp']:4.1f}; by chance up to {100 * figures['of_chance']:.1f}   sigma(theta_E) "
+        f"{100 * figures['sigma'][0]:.3f} %"
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- the commands
 
 
@@ -133,6 +256,92 @@ def fits(galaxies, n, name, weights, out):
             f"(true lens {row['chi2_true'] / row['n_used']:.3f}) {'' if row['agree'] else 'ends differ '}"
             f"off by {off @ row['curvature'] @ off:.1f} in chi^2 of 7  {row['seconds']:.1f} s"
         )
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
+def errors(out):
+    """Fit the coefficients of the calibration to the set "fit"."""
+    rows = [row for row in read_rows(out / "fits-fit.jsonl") if trusted(row)]
+    click.echo(f"{len(rows)} systems of the set fit; those whose fit would not be trusted are left out")
+    for order, with_floor, with_tails in itertools.product((0, 1, 2), (False, True), (False, True)):
+        found, loss = fit_calibration(rows, order, with_floor, with_tails)
+        n = order + 1 + with_floor + with_tails
+        click.echo(f"AIC {2 * (loss + n):10.1f}  {found}")
+
+
+@main.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="As of `fits`.")
+@click.option("--n", default=300, show_default=True, help="Of the systems of `fits`, the first n.")
+@click.option("--method", type=click.Choice(SAMPLED), required=True)
+@click.option("--weights", default=ModelConfig.weights, show_default=True)
+@click.option("--estimator", default=ModelConfig.estimator, show_default=True)
+@click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
+def posteriors(galaxies, n, method, weights, estimator, out):
+    """Draw from the posteriors of the test systems by one method."""
+    stamps, rim = galaxies_of(galaxies, "test"), load_pretrained(weights)
+    estimator = load_pretrained(estimator, "estimator") if method == "estimator" else None
+    path = out / f"posteriors-{method}.jsonl"
+    known = {row["index"] for row in read_rows(path)}
+    for row in read_rows(out / "fits-test.jsonl")[:n]:
+        if row["index"] in known or not trusted(row):
+            continue
+        seen, truth, *_ = mock(row["index"], stamps, MockConfig(), STREAMS["test"])
+        u, figures = sampled(method, row, seen, truth, rim, estimator)
+        append(path, {"index": row["index"], "u": np.round(u, 7), **figures})
+        ranks = coverage.rank(np.array(row["u_true"]), u)
+        click.echo(f"{row['index']}: noise {row['noise']:.4f} ranks {np.round(ranks, 2)} {figures}")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
+@click.option("--seed", default=0, help="Of the draws of what needs no sampler.")
+def report(out, seed):
+    """Count, and draw calibration.png."""
+    fits = read_rows(out / "fits-test.jsonl")
+    rows = {row["index"]: row for row in fits if trusted(row)}
+    click.echo(f"{len(fits)} test systems, {len(rows)} with a fit that would be trusted")
+    draws = {name: {i: analytic(name, row, seed) for i, row in rows.items()} for name in ANALYTIC}
+    for name in SAMPLED:
+        stored = read_rows(out / f"posteriors-{name}.jsonl")
+        draws[name] = {row["index"]: np.array(row["u"]) for row in stored if row["index"] in rows}
+    found = {}
+    for decade, (low, high) in DECADES.items():
+        click.echo(f"noise {decade} of the peak")
+        for name, of_method in draws.items():
+            indices = [i for i in of_method if low <= rows[i]["noise"] < high]
+            if len(indices) < 10:
+                continue
+            truth = np.array([rows[i]["u_true"] for i in indices])
+            figures = counted(truth, np.array([of_method[i] for i in indices]))
+            found.setdefault(decade, {})[name] = figures
+            click.echo(lines_of(name, figures))
+    write_json(out / "calibration.json", found)
+    draw(found).savefig(out / "calibration.png", dpi=80)
+    click.echo(f"Wrote {out / 'calibration.json'}, {out / 'calibration.png'}")
+
+
+def draw(found):
+    """Rank histograms of all parameters with the band of a right posterior, a row for each decade of noise."""
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(name for each in found.values() for name in each))
+    shape = len(found), len(methods)
+    figure, axes = plt.subplots(*shape, figsize=(3 * shape[1], 2.6 * shape[0]), squeeze=False, layout="constrained")
+    for (decade, by_method), row in zip(found.items(), axes, strict=True):
+        for name, axis in zip(methods, row, strict=True):
+            if name not in by_method:
+                axis.axis("off")
+                continue
+            ranks, edges = np.array(by_method[name]["ranks"]), np.linspace(0, 1, 11)
+            for i, parameter in enumerate(SIE_SHEAR.names):
+                counts, low, high = coverage.rank_histogram(ranks[:, i])
+                axis.stairs(counts, edges, label=parameter)
+            axis.axhspan(low, high, color="0.9", zorder=0)
+            axis.set_title(f"{name}, noise {decade}", fontsize=9)
+            axis.set_xlabel("rank of the truth")
+    axes[0, 0].legend(fontsize=6)
+    return figure
 
 
 if __name__ == "__main__":

@@ -426,3 +426,30 @@ class HamiltonianSettings:
 
     def __post_init__(self):
         check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorConfig:
+    """How the errors of a lens are found."""
+
+    method: str = setting(
+        "rim",
+        "How the source of each lens is found; both share a plot.",
+        choices=("rim", "inversion", "both"),
+    )
+    sampler: str = setting(
+        "calibrated",
+        "What draws: the distribution about the best lens whose errors were counted on mocks, or a sampler; with "
+        "calibrated, linear inversion takes importance.",
+        choices=("calibrated", "importance", "emcee", "hmc", "nuts"),
+    )
+    samples: int = setting(1000, "Draws that are written.", least=2, most=10**6)
+    steps: int | None = setting(None, "Steps or draws of the sampler; by default its own.", least=1)
+    walkers: int | None = setting(None, "Walkers or chains of the sampler; likewise.", least=1)
+    weights: str = setting("small", "Weights of the RIM: a shipped name, or a path NAME.json.")
+    seed: int = setting(0, "Of all that is random.", least=0, most=2**30)
+    fit_radius: float = WorkflowConfig.fit_radius
+    """As of `WorkflowConfig`."""
+
+    def __post_init__(self):
+        check(self)

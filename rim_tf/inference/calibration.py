@@ -59,6 +59,10 @@ class Calibration:
         return Gaussian(gaussian.u, covariance, self.dof)
 
 
+# Of the weights "small".
+CALIBRATION = Calibration((0.5,), 0.0, 8.0)
+
+
 def noise_over_peak(observation, model_image):
     """The noise of a typical pixel over the peak of the model image, what a calibration goes by."""
     return float(np.median(observation.noise[observation.mask]) / model_image.max())

@@ -466,9 +466,9 @@ class _Told:
         self.done += 1
 
 
-def model_image(observation: Observation, lens: Lens, model: RIM) -> np.ndarray:
+def model_image(observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None) -> np.ndarray:
     """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
-    view = View(observation, model, lens.mass, model.config.n_steps, None)
+    view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
     return observation.in_data_units(view([lens.as_tuple()])[0])
 
 
