@@ -29,8 +29,9 @@ from rim_tf.config import EnsembleSettings, ImportanceSettings, InversionSetting
 from rim_tf.data.seeds import generator
 from rim_tf.evaluation import coverage
 from rim_tf.files import finite, write_json
-from rim_tf.inference.calibration import CALIBRATION, Calibration
-from rim_tf.inference.optimise import cropped, refine
+from rim_tf.inference.calibration import CALIBRATION, Calibration, noise_over_peak
+from rim_tf.inference.lens_samples import settled
+from rim_tf.inference.optimise import cropped, with_noise_floor
 from rim_tf.inference.posterior import Gaussian, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import run
 from rim_tf.inference.samplers.registry import find_sampler
@@ -47,28 +48,9 @@ STREAMS = {"fit": "calibration", "test": "calibration: test"}
 # Errors of the starts in theta_E, e1, e2, x, y, gamma1, gamma2: a quarter of what an estimator makes, from where the
 # search on coarse frames begins; whether it finds the basin is another question (`from_image.py`).
 _START = 0.25 * np.array([0.04, 0.07, 0.07, 0.05, 0.05, 0.04, 0.04])
-_STARTS, _STEPS = 3, 10
-# Two ends with chi^2 per pixel as near as this agree; if none do, starts are drawn around the best, so many sigma off.
-_AGREE, _SCATTERED, _SCATTER, _ROUNDS = 0.01, 4, 10.0, 2
-
-
-def found(arcs, truth, rim, draws, source_pixels):
-    """`Sought` from near the truth, and whether two ends agree."""
-    mass = truth.mass
-    starts = [lens_of(mass, truth.as_tuple() + _START * draws.normal(size=mass.size)) for _ in range(_STARTS)]
-    sought = refine(arcs, starts, rim, None, _STEPS, source_pixels=source_pixels)
-    for _ in range(_ROUNDS):
-        if _agree(sought):
-            break
-        around = draws.multivariate_normal(sought.lens.as_tuple(), _SCATTER**2 * sought.covariance(), _SCATTERED)
-        starts = [sought.lens, *(lens_of(mass, each) for each in around)]
-        sought = refine(arcs, starts, rim, None, _STEPS, before=sought, source_pixels=source_pixels)
-    return sought, _agree(sought)
-
-
-def _agree(sought):
-    chi2 = np.sort(sought.ends["chi2_per_pixel"])
-    return bool(chi2[1] < chi2[0] * (1 + _AGREE))
+_STARTS = 3
+# Two ends with chi^2 per pixel as near as this agree.
+_AGREE = 0.01
 
 
 def fitted(index, stamps, rim, name):
@@ -76,31 +58,38 @@ def fitted(index, stamps, rim, name):
     seen, truth, _, noise, _ = mock(index, stamps, MockConfig(), STREAMS[name])
     started = time.perf_counter()
     arcs = cropped(seen, ModelConfig.fit_radius * truth.theta_E)
-    draws = generator(STREAMS[name], 0, index)
+    draws, mass = generator(STREAMS[name], 0, index), truth.mass
+    starts = [lens_of(mass, truth.as_tuple() + _START * draws.normal(size=mass.size)) for _ in range(_STARTS)]
     # The source of the whole frame: behind a small ring, what was cut is too narrow for it.
-    sought, agree = found(arcs, truth, rim, draws, max(seen.shape))
-    misfit = sought.descent.misfit
-    u_true = misfit.coordinates([truth.as_tuple()])[0]
-    of_truth = misfit(u_true[None])[0]
-    best = sought.descent.residual[sought.best]
-    n = misfit.mass.size
+    stages = settled(arcs, starts, rim, None, max(seen.shape), index)
+    chi2 = np.sort(stages[0][-1].ends["chi2_per_pixel"])
     return {
         "index": index,
         "noise": noise,
-        "n_used": misfit.n_used,
         "pixels": arcs.shape[0],
         "psf": float(seen.psf) / seen.pixel_scale,
-        "agree": agree,
-        "chi2": float((best[:-n] ** 2).sum()),
-        "chi2_true": float((of_truth[:-n] ** 2).sum()),
-        "prior": float((best[-n:] ** 2).sum()),
-        "prior_true": float((of_truth[-n:] ** 2).sum()),
-        "ends": sought.ends["chi2_per_pixel"],
-        "u": sought.u,
-        "u_true": u_true,
-        "curvature": sought.curvature(),
-        "prior_centre": misfit.prior[0],
+        "agree": bool(chi2[1] < chi2[0] * (1 + _AGREE)),
+        "ends": chi2,
+        "u_true": np.asarray(mass.to_real(np.array([truth.as_tuple()], np.float32)))[0],
+        "stages": [stage_of(each, truth, arcs.noise) for each in stages],
         "seconds": time.perf_counter() - started,
+    }
+
+
+def stage_of(stage, truth, noise):
+    """Numbers of one of `settled`."""
+    floor, seen, sought = stage
+    misfit, n = sought.descent.misfit, truth.mass.size
+    of_truth, best = misfit.of_lenses(np.array([truth.as_tuple()]))[0], sought.descent.residual[sought.best]
+    return {
+        "floor": floor,
+        # What a user can know: of the image, not of the noiseless one.
+        "noise": noise_over_peak(seen, seen.image - best[:-n].reshape(seen.shape) * seen.noise),
+        "chi2_of_noise": float(((best[:-n].reshape(seen.shape) * seen.noise / noise)[seen.mask] ** 2).mean()),
+        "chi2": float((best[:-n] ** 2).sum()) / misfit.n_used,
+        "chi2_true": float((of_truth[:-n] ** 2).sum()) / misfit.n_used,
+        "u": sought.u,
+        "curvature": sought.curvature(),
     }
 
 
@@ -109,17 +98,19 @@ def fitted(index, stamps, rim, name):
 
 def trusted(row):
     """Whether a user would go on with such a fit: it explains the image, and ends agree. Nothing of the truth."""
-    return row["agree"] and row["chi2"] / row["n_used"] < LIMITS["chi2"]
+    return row["agree"] and row["stages"][-1]["chi2_of_noise"] < LIMITS["chi2"]
 
 
-def gaussian_of(row, mass=SIE_SHEAR):
+def gaussian_of(row, stage=-1):
     """`Gaussian` of the curvature at the best, without any calibration."""
-    return Gaussian(np.array(row["u"]), np.linalg.inv(np.array(row["curvature"])))
+    fit = row["stages"][stage]
+    return Gaussian(np.array(fit["u"]), np.linalg.inv(np.array(fit["curvature"])))
 
 
-def stated(calibration, row, mass=SIE_SHEAR):
+def stated(calibration, row, stage=-1):
     """The calibrated posterior of a row."""
-    return calibration.distribution(gaussian_of(row), mass, float(np.exp(row["u"][0])), row["noise"])
+    law, noise = gaussian_of(row, stage), row["stages"][stage]["noise"]
+    return calibration.distribution(law, SIE_SHEAR, float(np.exp(law.u[0])), noise)
 
 
 def fit_calibration(rows, order, with_floor, with_tails):
@@ -159,13 +150,14 @@ def sampled(name, row, seen, truth, rim, estimator):
         lenses = estimate_lens(seen, estimator).samples[:SAMPLES]
         return np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), {}
     arcs, pixels = cropped(seen, ModelConfig.fit_radius * truth.theta_E), max(seen.shape)
-    best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(np.array([row["u"]], np.float32)))[0])
-    law = stated(CALIBRATION, row)
+    law, noise = stated(CALIBRATION, row), row["stages"][-1]["noise"]
+    arcs = with_noise_floor(arcs, row["stages"][-1]["floor"])
+    best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(law.u[None].astype(np.float32)))[0])
     if name == "inversion":
         target = inversion_posterior(arcs, best, InversionSettings(), source_pixels=pixels // 2)
         sampler = find_sampler("importance").build(ImportanceSettings(draws=128))
     else:
-        target = rim_posterior(arcs, best, rim, None, CALIBRATION.temperature(row["noise"]), None, pixels)
+        target = rim_posterior(arcs, best, rim, None, CALIBRATION.temperature(noise), None, pixels)
         sampler = find_sampler(name).build(SETTINGS[name])
     started = time.perf_counter()
     chain = run(sampler, target, Gaussian(law.u, law.covariance))
@@ -250,12 +242,15 @@ def fits(galaxies, n, name, weights, out):
     for index in range(len(read_rows(path)), n):
         row = fitted(index, stamps, rim, name)
         append(path, row)
-        off = np.array(row["u_true"]) - row["u"]
-        click.echo(
-            f"{index}: noise {row['noise']:.4f} chi2 {row['chi2'] / row['n_used']:.3f} "
-            f"(true lens {row['chi2_true'] / row['n_used']:.3f}) {'' if row['agree'] else 'ends differ '}"
-            f"off by {off @ row['curvature'] @ off:.1f} in chi^2 of 7  {row['seconds']:.1f} s"
-        )
+        told = []
+        for each in row["stages"]:
+            off = np.array(row["u_true"]) - each["u"]
+            told.append(
+                f"floor {each['floor']}: chi2 {each['chi2']:.3f} (true lens {each['chi2_true']:.3f}), off by "
+                f"{off @ each['curvature'] @ off:.1f} in chi^2 of 7"
+            )
+        differ = "" if row["agree"] else "ends differ; "
+        click.echo(f"{index}: noise {row['noise']:.4f} {differ}{'; '.join(told)}; {row['seconds']:.1f} s")
 
 
 @main.command()

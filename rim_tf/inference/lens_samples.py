@@ -16,7 +16,7 @@ from rim_tf.config import InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.misfit import LensPrior
-from rim_tf.inference.optimise import cropped, middle, model_image, refine
+from rim_tf.inference.optimise import cropped, middle, model_image, noise_floor, refine, with_noise_floor
 from rim_tf.inference.posterior import in_words, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
@@ -24,8 +24,12 @@ from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 
-# Steps from a lens that was found before to the best one.
-_STEPS = 6
+# Floors of the noise, as shares of the peak, that a lens is fitted with one after another: below a few tenths of a
+# per cent log L is rough, and a descent from a start that is many of its errors off ends in any hollow. The last is
+# that of the posterior, whose curvature is then that of a smooth valley.
+FLOORS = 0.01, 0.003
+# Steps at each, and further starts at the second, drawn from the errors at the first.
+_STEPS, _SCATTERED = 8, 1
 # Linear inversion has half as many source pixels on a side as the image, over the same field: its time grows as their
 # sixth power.
 _COARSER = 2
@@ -140,8 +144,8 @@ def sample_lens(
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     prior = LensPrior()
     progress("lens", 0, None)
-    fit = refine(arcs, [lens], model, left_over, _STEPS, source_pixels=pixels)
-    best, found = fit.lens, []
+    *_, (_, arcs, sought) = settled(arcs, [lens], model, left_over, pixels, config.seed)
+    best, found = sought.lens, []
     noise = noise_over_peak(arcs, model_image(arcs, best, model, pixels))
     plain = rim_posterior(arcs, best, model, prior, 1.0, left_over, pixels)
     law = CALIBRATION.distribution(plain.laplace(best), best.mass, best.theta_E, noise)
@@ -170,6 +174,33 @@ def sample_lens(
             raise InputError(f"{error} The estimate without sampling is {estimate}.") from None
         prior_lines, T = target.describe_prior(), target.temperature
         found.append(LensSamples(best, lenses, method, sampler.name, prior_lines, T, noise, chain))
+    return found
+
+
+def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):
+    """The best lens near some starts, at each of FLOORS above the noise of the image.
+
+    Args:
+      observation: `Observation`, the arcs alone.
+      starts: list of lenses.
+      model: `RIM`.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`.
+      source_pixels: likewise.
+      seed: of the further starts.
+
+    Returns:
+      List of (floor, observation with that noise, `Sought`), the last one the floor of the posterior.
+    """
+    draws, found = np.random.default_rng(seed), []
+    for floor in FLOORS:
+        used = observation.noise[observation.mask]
+        if floor != FLOORS[-1] and np.median(used) > noise_floor(observation, floor):
+            continue
+        seen = with_noise_floor(observation, floor)
+        sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
+        found.append((floor, seen, sought))
+        around = draws.multivariate_normal(sought.lens.as_tuple(), sought.covariance(), _SCATTERED)
+        starts = [sought.lens, *(lens_of(sought.lens.mass, each) for each in around)]
     return found
 
 

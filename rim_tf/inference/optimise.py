@@ -329,9 +329,15 @@ class Sought:
         return LensFit(self.lens, self.history, found, self.covariance(), self.ends)
 
 
-def noise_floor(observation):
-    """The noise that `explore` assumes at the least, in units of the image."""
-    return _NOISE_FLOOR * max(0.0, float(ndimage.uniform_filter(observation.image * observation.mask, 3).max()))
+def noise_floor(observation, share=_NOISE_FLOOR):
+    """A share of the peak, in units of the image; by default the noise that `explore` assumes at the least."""
+    return share * max(0.0, float(ndimage.uniform_filter(observation.image * observation.mask, 3).max()))
+
+
+def with_noise_floor(observation, share=_NOISE_FLOOR):
+    """The observation with that noise added in quadrature where pixels are used; its image stays."""
+    raised = np.hypot(observation.noise, noise_floor(observation, share))
+    return dataclasses.replace(observation, noise=np.where(observation.mask, raised, observation.noise))
 
 
 class _Fit:
@@ -361,9 +367,8 @@ class _Fit:
     def explored(self, starts, history, told, expected=None):
         """The best of all starts on a coarse frame, the best first, [n, columns]; `expected` as of `explore`."""
         observation = self.observation
-        raised = np.where(observation.mask, np.hypot(observation.noise, noise_floor(observation)), observation.noise)
         factor = max(1, round(max(observation.shape) / _COARSE))
-        seen = coarsened(dataclasses.replace(observation, noise=raised), factor)
+        seen = coarsened(with_noise_floor(observation), factor)
         n_rim_steps = min(_COARSE_RIM_STEPS, self.model.config.n_steps)
         descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
