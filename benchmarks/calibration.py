@@ -23,13 +23,12 @@ import warnings
 import click
 import numpy as np
 from from_image import mock
-from scipy.optimize import minimize
 
 from rim_tf.config import EnsembleSettings, ImportanceSettings, InversionSettings, MockConfig, ModelConfig
 from rim_tf.data.seeds import generator
 from rim_tf.evaluation import coverage
 from rim_tf.files import finite, write_json
-from rim_tf.inference.calibration import CALIBRATION, Calibration, noise_over_peak
+from rim_tf.inference.calibration import CALIBRATION, fit_calibration, noise_over_peak
 from rim_tf.inference.lens_samples import settled
 from rim_tf.inference.optimise import cropped, with_noise_floor
 from rim_tf.inference.posterior import Gaussian, inversion_posterior, rim_posterior
@@ -111,24 +110,6 @@ def stated(calibration, row, stage=-1):
     """The calibrated posterior of a row."""
     law, noise = gaussian_of(row, stage), row["stages"][stage]["noise"]
     return calibration.distribution(law, SIE_SHEAR, float(np.exp(law.u[0])), noise)
-
-
-def fit_calibration(rows, order, with_floor, with_tails):
-    """The `Calibration` of the largest likelihood of the true lenses, and minus its logarithm."""
-
-    def made(x):
-        x = list(x)
-        floor = np.exp(x.pop()) if with_floor else 0.0
-        dof = 2 + np.exp(x.pop()) if with_tails else np.inf
-        return Calibration(tuple(map(float, x)), float(floor), float(dof))
-
-    def loss(x):
-        calibration = made(x)
-        return -sum(stated(calibration, row).log_density(np.array(row["u_true"]))[0] for row in rows)
-
-    start = [0.4] + [0.0] * order + [1.0] * with_tails + [-3.0] * with_floor
-    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3, "fatol": 1e-2})
-    return made(found.x), float(found.fun)
 
 
 # --------------------------------------------------------------------------------------------------- posteriors
@@ -259,10 +240,12 @@ def errors(out):
     """Fit the coefficients of the calibration to the set "fit"."""
     rows = [row for row in read_rows(out / "fits-fit.jsonl") if trusted(row)]
     click.echo(f"{len(rows)} systems of the set fit; those whose fit would not be trusted are left out")
-    for order, with_floor, with_tails in itertools.product((0, 1, 2), (False, True), (False, True)):
-        found, loss = fit_calibration(rows, order, with_floor, with_tails)
-        n = order + 1 + with_floor + with_tails
-        click.echo(f"AIC {2 * (loss + n):10.1f}  {found}")
+    truth = np.array([row["u_true"] for row in rows])
+    laws = [gaussian_of(row) for row in rows]
+    noise = np.array([row["stages"][-1]["noise"] for row in rows])
+    for kind in itertools.product((0, 1, 2), (False, True), (False, True)):
+        found, loss = fit_calibration(laws, truth, noise, SIE_SHEAR, *kind)
+        click.echo(f"AIC {2 * (loss + kind[0] + 1 + sum(kind[1:])):10.1f}  {found}")
 
 
 @main.command()

@@ -12,11 +12,14 @@ the same s: the likelihood is raised to the power 1 / T with the temperature T =
 """
 
 import dataclasses
+import math
 
 import numpy as np
+from keras import ops
+from scipy.optimize import minimize
 
 from rim_tf.inference.misfit import unit_steps
-from rim_tf.inference.posterior import Gaussian
+from rim_tf.inference.posterior import Gaussian, log_density
 
 # Decades of noise that the coefficients were fitted in; beyond, those at the nearer end hold.
 _NOISE = 1e-3, 1e-1
@@ -54,9 +57,49 @@ class Calibration:
           theta_E: of the best lens [arcsec].
           noise: over the image's peak.
         """
-        covariance = self.stretch(noise) ** 2 * gaussian.covariance
-        covariance = covariance + self.floor**2 * np.diag(unit_steps(mass, theta_E) ** 2)
-        return Gaussian(gaussian.u, covariance, self.dof)
+        floor = np.diag(unit_steps(mass, theta_E) ** 2)
+        return Gaussian(gaussian.u, self.scale(gaussian.covariance, floor, noise), self.dof)
+
+    def scale(self, covariance, floor, noise):
+        """The scale matrix from C and diag(step^2), [..., columns, columns] both, and noise [...]."""
+        return self.stretch(noise)[..., None, None] ** 2 * covariance + self.floor**2 * floor
+
+
+def fit_calibration(laws, truth, noise, mass, order=1, with_floor=True, with_tails=True):
+    """The `Calibration` under which true lenses are the most likely.
+
+    Args:
+      laws: list of `Gaussian` of the curvature at the best lenses.
+      truth: true lenses in the coordinates without bounds, [n, columns].
+      noise: over the image's peak, [n].
+      mass: `MassModel`.
+      order: of the polynomial log s.
+      with_floor: whether d is fitted; 0 otherwise.
+      with_tails: whether the degrees of freedom are fitted; infinite otherwise.
+
+    Returns:
+      `Calibration`, and minus the logarithm of the likelihood.
+    """
+
+    def made(x):
+        x = [float(each) for each in x]
+        floor = math.exp(x.pop()) if with_floor else 0.0
+        # Below two there would be no covariance.
+        dof = 2 + math.exp(x.pop()) if with_tails else np.inf
+        return Calibration(tuple(x), floor, dof)
+
+    best = np.array([law.u for law in laws])
+    covariance = np.array([law.covariance for law in laws])
+    theta_E = ops.convert_to_numpy(mass.from_real(ops.convert_to_tensor(best.astype(np.float32))))[:, 0]
+    floor = np.array([np.diag(unit_steps(mass, float(each)) ** 2) for each in theta_E])
+
+    def loss(x):
+        calibration = made(x)
+        return -log_density(truth - best, calibration.scale(covariance, floor, noise), calibration.dof).sum()
+
+    start = [0.4] + [0.0] * order + [1.0] * with_tails + [-3.0] * with_floor
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 500, "xatol": 1e-3, "fatol": 1e-2})
+    return made(found.x), float(found.fun)
 
 
 # Of the weights "small".

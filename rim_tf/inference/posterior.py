@@ -10,6 +10,7 @@ the coordinates u without bounds of the mass model, where the density gains |d l
 
 import dataclasses
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -271,11 +272,28 @@ class Gaussian:
 
     def log_density(self, u):
         """With its normalisation, [n, columns] -> [n]."""
-        from scipy import stats
+        return log_density(np.asarray(u, float) - self.u, self.covariance, self.dof)
 
-        if np.isinf(self.dof):
-            return np.atleast_1d(stats.multivariate_normal(self.u, self.covariance).logpdf(u))
-        return np.atleast_1d(stats.multivariate_t(self.u, self.covariance, self.dof).logpdf(u))
+
+def log_density(off, covariance, dof):
+    """Of Student's t, or of the normal distribution where dof is infinite, with its normalisation.
+
+    Args:
+      off: from the mean, [n, columns].
+      covariance: scale matrix, [columns, columns], or one for each, [n, columns, columns].
+      dof: degrees of freedom.
+
+    Returns:
+      [n]
+    """
+    root = np.linalg.cholesky(covariance)
+    square = (np.linalg.solve(root, off[..., None])[..., 0] ** 2).sum(-1)
+    n = off.shape[-1]
+    volume = np.log(np.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+    if np.isinf(dof):
+        return -0.5 * square - volume - 0.5 * n * math.log(2 * math.pi)
+    constant = math.lgamma((dof + n) / 2) - math.lgamma(dof / 2) - 0.5 * n * math.log(dof * math.pi)
+    return constant - volume - 0.5 * (dof + n) * np.log1p(square / dof)
 
 
 def rim_posterior(
