@@ -148,7 +148,7 @@ def sample_lens(
     best, found = sought.lens, []
     noise = noise_over_peak(arcs, model_image(arcs, best, model, pixels))
     plain = rim_posterior(arcs, best, model, prior, 1.0, left_over, pixels)
-    law = CALIBRATION.distribution(plain.laplace(best), best.mass, best.theta_E, noise)
+    law = CALIBRATION.distribution(plain.laplace(best), noise)
     temperature = CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = in_words(best, draws.std(axis=0))

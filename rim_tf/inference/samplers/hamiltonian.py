@@ -141,8 +141,14 @@ class NoUTurnSampler(HamiltonianSampler):
 
 def _tfp():
     """TensorFlow Probability, which takes seconds to import and needs tf-keras."""
-    import tensorflow_probability as tfp
+    try:
+        import tensorflow_probability as tfp
 
+        tfp.mcmc  # noqa: B018, for it is imported when it is looked at
+    except ImportError as error:
+        raise InputError(
+            f"TensorFlow Probability cannot be imported ({error}); install rim_tf[hamiltonian], or take emcee."
+        ) from None
     return tfp
 
 
