@@ -45,15 +45,15 @@ _CHI2, _THETA_E, _RMS = 0.01, 0.01, 1.25
 # ------------------------------------------------------------------------------------------------------- mocks
 
 
-def mock(index, stamps, config=MOCKS):
-    """System `index` of the stream of tests: its `Observation`, true lens, true source, and noise over the peak."""
+def mock(index, stamps, config=MOCKS, stream="test"):
+    """System `index` of a stream: its `Observation`, true lens, true source, and noise over the peak."""
     import tensorflow as tf
 
     from rim_tf.data.seeds import seed_pair
     from rim_tf.data.streaming import simulate_batch
     from rim_tf.physics.imaging import imaging_operator
 
-    inputs, source = simulate_batch(tf.constant(seed_pair("test", 0)), tf.constant(index), 1, stamps, config)
+    inputs, source = simulate_batch(tf.constant(seed_pair(stream, 0)), tf.constant(index), 1, stamps, config)
     noiseless = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()
     given = {name: value.numpy()[0] for name, value in inputs.items()}
     psf = float(given["psf"]) if given["psf"].ndim == 0 else given["psf"]

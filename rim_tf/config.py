@@ -381,3 +381,73 @@ class SimulationSettings:
 
     def __post_init__(self):
         check(self)
+
+
+# ------------------------------------------------------------------------------------------------ the posterior
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceSettings:
+    """Weighted draws from a distribution about the best lens."""
+
+    draws: int = setting(512, "Lenses that are drawn.", least=1)
+    stretch: float = setting(1.1, "How much wider the draws are than the curvature says.", above=0)
+    dof: float = setting(5.0, "Degrees of freedom of their distribution, Student's t.", above=0)
+    seed: int = setting(0, "Of the draws.", least=0, most=2**30)
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleSettings:
+    """emcee."""
+
+    walkers: int = setting(32, "Walkers, an even number of at least twice the parameters.", least=1)
+    steps: int = setting(1000, "Steps of each walker.", least=1)
+    burn_in: float = setting(0.3, "Share of the steps that are left out at the beginning.", least=0, most=0.9)
+    seed: int = setting(0, "Of all that is random.", least=0, most=2**30)
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class HamiltonianSettings:
+    """HMC and NUTS."""
+
+    chains: int = setting(8, "Chains.", least=1)
+    warm_up: int = setting(100, "Steps in which the step's size is adapted.", least=1)
+    draws: int = setting(200, "Draws of each chain after that.", least=1)
+    leapfrog_steps: int = setting(4, "Of a trajectory of HMC; NUTS chooses by itself.", least=1, most=1000)
+    seed: int = setting(0, "Of all that is random.", least=0, most=2**30)
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorConfig:
+    """How the errors of a lens are found."""
+
+    method: str = setting(
+        "rim",
+        "How the source of each lens is found; both share a plot.",
+        choices=("rim", "inversion", "both"),
+    )
+    sampler: str = setting(
+        "calibrated",
+        "What draws: the distribution about the best lens whose errors were counted on mocks, or a sampler; with "
+        "calibrated, linear inversion takes importance.",
+        choices=("calibrated", "importance", "emcee", "hmc", "nuts"),
+    )
+    samples: int = setting(1000, "Draws that are written.", least=2, most=10**6)
+    steps: int | None = setting(None, "Steps or draws of the sampler; by default its own.", least=1)
+    walkers: int | None = setting(None, "Walkers or chains of the sampler; likewise.", least=1)
+    weights: str = setting("small", "Weights of the RIM: a shipped name, or a path NAME.json.")
+    seed: int = setting(0, "Of all that is random.", least=0, most=2**30)
+    fit_radius: float = WorkflowConfig.fit_radius
+    """As of `WorkflowConfig`."""
+
+    def __post_init__(self):
+        check(self)

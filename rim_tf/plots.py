@@ -403,3 +403,34 @@ def _round_ticks(top):
     power = 10.0 ** np.arange(np.floor(np.log10(top)) - 2, np.floor(np.log10(top)) + 1)
     ticks = np.outer(power, [1, 2, 5]).ravel()
     return [0.0, *ticks[(ticks > 0.03 * top) & (ticks <= 1.0001 * top)]]
+
+
+def plot_posterior(posteriors, truth=None):
+    """All pairs of parameters of a lens, as in the paper's Figure 9.
+
+    Args:
+      posteriors: {label: (samples [n, columns], colour)}, all of one mass model.
+      truth: a lens, whose values are marked, or None; also says nothing of what is drawn.
+
+    Returns:
+      A matplotlib Figure.
+    """
+    import corner
+
+    figure, names = None, None
+    for label, (samples, colour, names) in posteriors.items():
+        figure = corner.corner(
+            np.asarray(samples),
+            labels=list(names),
+            color=colour,
+            fig=figure,
+            levels=(0.393, 0.865),
+            plot_datapoints=False,
+            plot_density=False,
+            smooth=1.0,
+            hist_kwargs={"density": True, "label": label},
+            truths=None if truth is None else truth.as_tuple(),
+            truth_color="black",
+        )
+    figure.axes[0].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.05, 1))
+    return figure

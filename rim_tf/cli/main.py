@@ -15,6 +15,7 @@ from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
 from rim_tf.cli.heavy import collection_later
 from rim_tf.cli.model import model
+from rim_tf.cli.posterior import posterior
 from rim_tf.cli.reconstruct import command_of
 from rim_tf.cli.simulate import simulate
 from rim_tf.errors import InputError, InputWarning
@@ -93,5 +94,5 @@ def main():
     os.environ["MPLBACKEND"] = "agg"
 
 
-for _command in (model, simulate, demo, dataset, evaluate):
+for _command in (model, posterior, simulate, demo, dataset, evaluate):
     main.add_command(_command)

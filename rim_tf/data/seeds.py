@@ -25,6 +25,8 @@ STREAMS = {
     "priors": 109,
     "study: drawings": 110,
     "weights": 111,
+    "calibration": 112,
+    "calibration: test": 113,
 }
 LARGEST_PART = 10**6
 

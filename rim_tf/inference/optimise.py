@@ -10,27 +10,24 @@ best ones then on finer frames with the noise as it is.
 """
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from scipy import ndimage
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.inference.misfit import LensPrior, Misfit, View, finite_residual, matmul, unit_steps
 from rim_tf.inference.rim import reconstruct
-from rim_tf.lens import Lens, LensParameters, lens_of
+from rim_tf.lens import Lens, lens_of
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
-from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.resampling import resample
 from rim_tf.results import Reconstruction
-from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of, source_grid
 
 # Of the starts at several position angles.
 _LEAST_ELLIPTICITY = 0.05
@@ -57,41 +54,6 @@ _PROMISED = 4.0
 # Lenses of another size than an estimator says: from how many standard deviations on they are doubted, which are this
 # share of theta_E at the least, and how much.
 _EXPECTED, _LEAST_UNCERTAINTY, _DOUBT = 3.0, 0.05, 0.05
-# Pixels of the lenses in one call, which bounds the memory.
-_PIXELS_AT_ONCE = 64 * 64**2
-
-
-@dataclasses.dataclass(frozen=True)
-class LensPrior:
-    """Widths of a mild Gaussian prior, added to chi^2, without which a few poor arcs may be "explained" by any lens.
-
-    Galaxies that lens have |e| around 0.1 and |gamma| around 0.05 (Bolton et al. 2008), so these let the data speak.
-    """
-
-    ellipticity: float = 0.2
-    """Standard deviation of e1 and of e2."""
-    shear: float = 0.07
-    """Of gamma1 and of gamma2."""
-    offset: float = 0.1
-    """Of x_lens and y_lens about the start [theta_E]."""
-    slope: float = 0.2
-    """Of the slope of a power law about 2, as galaxies that lens have it (Auger et al. 2010)."""
-
-    def columns(self, lens):
-        """Mean and standard deviation of each parameter of a mass model, infinite where nothing is known.
-
-        Args:
-          lens: the start.
-        """
-        offset = self.offset * lens.theta_E
-        known = {"e1": (0.0, self.ellipticity), "e2": (0.0, self.ellipticity), "slope": (2.0, self.slope)}
-        known |= {"gamma1": (0.0, self.shear), "gamma2": (0.0, self.shear)}
-        found = []
-        for column, indices in lens.mass.columns:
-            for name, i in zip(column.names, indices, strict=True):
-                start = lens.as_tuple()[i]
-                found.append((start, offset) if name in ("x_lens", "y_lens") else known.get(name, (0.0, np.inf)))
-        return np.array(found).T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +256,7 @@ def refine(
     n_steps: int,
     progress: Callable[[int, int], None] | None = None,
     before: "Sought | None" = None,
+    source_pixels: int | None = None,
 ) -> "Sought":
     """The last part of `optimise_lens`: few starts on the frame as it is.
 
@@ -305,11 +268,12 @@ def refine(
       n_steps: as there.
       progress: as there.
       before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
+      source_pixels: as there. A frame that was `cropped` has a smaller source grid, which may cut the source.
 
     Returns:
       `Sought`.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over)
+    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels)
     history = []
     descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN)
     if before is not None:
@@ -318,9 +282,9 @@ def refine(
     return problem.sought(descent, history)
 
 
-def _fit_of(observation, starts, model, left_over):
+def _fit_of(observation, starts, model, left_over, source_pixels=None):
     first, starts = _starts(starts, 1, ())
-    return _Fit(observation, model, first, (), LensPrior(), None, left_over), starts
+    return _Fit(observation, model, first, (), LensPrior(), source_pixels, left_over), starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,6 +307,15 @@ class Sought:
     descent: "_Descent"
     best: int
 
+    @property
+    def u(self):
+        """Where the best is, in the coordinates without bounds, [columns]."""
+        return self.descent.u[self.best]
+
+    def curvature(self):
+        """Of half the sum of squares there, by Gauss and Newton, in these coordinates, [columns, columns]."""
+        return _curvature(self.descent, self.best)
+
     def covariance(self):
         """As of `LensFit`."""
         return _covariance(self.descent, self.best, self.problem.is_fixed)
@@ -356,9 +329,15 @@ class Sought:
         return LensFit(self.lens, self.history, found, self.covariance(), self.ends)
 
 
-def noise_floor(observation):
-    """The noise that `explore` assumes at the least, in units of the image."""
-    return _NOISE_FLOOR * max(0.0, float(ndimage.uniform_filter(observation.image * observation.mask, 3).max()))
+def noise_floor(observation, share=_NOISE_FLOOR):
+    """A share of the peak, in units of the image; by default the noise that `explore` assumes at the least."""
+    return share * max(0.0, float(ndimage.uniform_filter(observation.image * observation.mask, 3).max()))
+
+
+def with_noise_floor(observation, share=_NOISE_FLOOR):
+    """The observation with that noise added in quadrature where pixels are used; its image stays."""
+    raised = np.hypot(observation.noise, noise_floor(observation, share))
+    return dataclasses.replace(observation, noise=np.where(observation.mask, raised, observation.noise))
 
 
 class _Fit:
@@ -388,9 +367,8 @@ class _Fit:
     def explored(self, starts, history, told, expected=None):
         """The best of all starts on a coarse frame, the best first, [n, columns]; `expected` as of `explore`."""
         observation = self.observation
-        raised = np.where(observation.mask, np.hypot(observation.noise, noise_floor(observation)), observation.noise)
         factor = max(1, round(max(observation.shape) / _COARSE))
-        seen = coarsened(dataclasses.replace(observation, noise=raised), factor)
+        seen = coarsened(with_noise_floor(observation), factor)
         n_rim_steps = min(_COARSE_RIM_STEPS, self.model.config.n_steps)
         descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
@@ -414,8 +392,8 @@ class _Fit:
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
         left_over = None if self.left_over is None else seen_coarsely(self.left_over, self.observation, factor)
-        view = _View(seen, self.model, self.first.mass, n_rim_steps, pixels)
-        misfit = _Misfit(view, held, self.is_fixed, self.prior, left_over)
+        view = View(seen, self.model, self.first.mass, n_rim_steps, pixels)
+        misfit = Misfit(view, held, self.is_fixed, self.prior, left_over)
         return _Descent(misfit, self.first.theta_E, starts, gain)
 
     def sought(self, descent, history):
@@ -493,132 +471,17 @@ class _Told:
         self.done += 1
 
 
-@functools.lru_cache(maxsize=8)
-def _model_images(model, mass, stamps):
-    """A function that is traced once for all frames and steps: (inputs of one system, source pixels, steps of the RIM,
-    lenses [k, columns]) -> model images [k, rows, columns].
-    """
-    axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
-    if not stamps:
-        axes["psf"] = GAUSSIAN_PSF.axes
-    specification = {
-        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
-        for name in axes
-    }
-    number = tf.TensorSpec([], tf.int32)
-
-    @tf.function(
-        input_signature=[specification, number, number, tf.TensorSpec([None, mass.size])],
-        autograph=False,
-    )
-    def model_images(inputs, source_pixels, n_rim_steps, lens):
-        n = tf.shape(lens)[0]
-        inputs = {name: tf.repeat(value, n, axis=0) for name, value in inputs.items()}
-        problem = imaging_problem(inputs | {"lens": lens}, (source_pixels, source_pixels), mass)
-        return problem.model_image(model.solve_last(problem, n_rim_steps))
-
-    return model_images
-
-
-class _View:
-    """One observation as many lenses would show it, each with the source that the RIM finds for it.
-
-    Args:
-      observation: `Observation`.
-      model: `RIM`.
-      mass: `MassModel`.
-      n_rim_steps: of the RIM.
-      source_pixels: as in `source_grid`.
-    """
-
-    def __init__(self, observation, model, mass, n_rim_steps, source_pixels):
-        pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
-        # A batch has a lens, which is not looked at.
-        inputs = batch_of([observation], [LensParameters(1.0)], [scale])
-        self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
-        self._numbers = tf.constant(pixels), tf.constant(n_rim_steps)
-        self._function = _model_images(model, mass, not isinstance(observation.psf, float))
-        self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
-        self.observation, self.mass = observation, mass
-
-    def __call__(self, lenses):
-        """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
-        lenses = np.asarray(lenses, np.float32)
-        parts = [
-            self._function(self._inputs, *self._numbers, tf.constant(lenses[i : i + self._at_once])).numpy()
-            for i in range(0, len(lenses), self._at_once)
-        ]
-        return np.concatenate(parts)
-
-
-def model_image(observation: Observation, lens: Lens, model: RIM) -> np.ndarray:
+def model_image(observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None) -> np.ndarray:
     """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
-    view = _View(observation, model, lens.mass, model.config.n_steps, None)
+    view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
     return observation.in_data_units(view([lens.as_tuple()])[0])
-
-
-class _Misfit:
-    """What is squared and summed, for many lenses of one observation: residuals, then distances from the prior.
-
-    Args:
-      view: `_View`.
-      held: the values that what is fixed keeps, [columns].
-      is_fixed: [columns].
-      prior: mean and standard deviation of each parameter, [2, columns].
-      left_over: [k, rows, columns] or None, as of `optimise_lens`.
-    """
-
-    def __init__(self, view, held, is_fixed, prior, left_over):
-        observation = view.observation
-        self.view, self.mass, self.fixed, self.held, self.prior = view, view.mass, is_fixed, held, prior
-        self.n_used = int(observation.mask.sum())
-        self._data = np.where(observation.mask, observation.image / observation.unit, 0.0).astype(np.float32).ravel()
-        used_noise = np.where(observation.mask, observation.noise, np.inf)
-        self._per_noise = (observation.unit / used_noise).astype(np.float32).ravel()
-        self._left_over = None
-        if left_over is not None:
-            in_noise = (left_over / used_noise).reshape(len(left_over), -1)
-            # Columns that are nearly sums of others are no directions of their own.
-            self._left_over = _directions(in_noise).astype(np.float32)
-
-    def lenses(self, u):
-        """[n, columns]; what is fixed by its value, and not by a coordinate, which two parameters may share."""
-        values = np.asarray(ops.convert_to_numpy(self.mass.from_real(ops.convert_to_tensor(u.astype(np.float32)))))
-        return np.where(self.fixed, self.held, values)
-
-    def __call__(self, u):
-        """[n, data + columns] for coordinates without bounds [n, columns]."""
-        return self.of_lenses(self.lenses(u))
-
-    def of_lenses(self, lenses):
-        """The same for lenses [n, columns]."""
-        images = self.view(lenses).reshape(len(lenses), -1)
-        mean, width = self.prior
-        distances = ((lenses - mean) / width).astype(np.float32)
-        return np.concatenate([self._without_left_over((self._data - images) * self._per_noise), distances], axis=1)
-
-    def carried(self, slopes, other):
-        """Slopes [..., data + columns] of another `_Misfit` of the same sky, about as they are of this one."""
-        known = other._per_noise > 0
-        ratio = np.where(known, self._per_noise / np.where(known, other._per_noise, 1), 0)
-        n = self.mass.size
-        return np.concatenate([self._without_left_over(slopes[..., :-n] * ratio), slopes[..., -n:]], axis=-1)
-
-    def _without_left_over(self, residuals):
-        if self._left_over is None:
-            return residuals
-        return residuals - _matmul(_matmul(residuals, self._left_over), self._left_over.T)
-
-    def chi2_per_pixel(self, residuals):
-        """Without the prior, [n]."""
-        return (residuals[:, : -self.mass.size] ** 2).sum(1) / max(self.n_used, 1)
 
 
 class _Descent:
     """Levenberg and Marquardt's method from many starts at once.
 
     Args:
-      misfit: `_Misfit`.
+      misfit: `Misfit`.
       theta_E: unit of lengths [arcsec].
       starts: [n, columns].
       gain: a start has arrived when a step lowers its sum of squares by less.
@@ -637,12 +500,9 @@ class _Descent:
 
     def __init__(self, misfit, theta_E, starts, gain):
         self.misfit, self.gain = misfit, gain
-        self.unit = np.array(
-            [c.step * (theta_E if c.of_theta_E else 1) for c, indices in misfit.mass.columns for _ in indices]
-        )
-        starts = ops.convert_to_tensor(np.asarray(starts, np.float32))
-        self.u = np.array(ops.convert_to_numpy(misfit.mass.to_real(starts)), np.float64)
-        self.residual = _finite(misfit(self.u))
+        self.unit = unit_steps(misfit.mass, theta_E)
+        self.u = misfit.coordinates(starts)
+        self.residual = finite_residual(misfit(self.u))
         n = len(self.u)
         self.slope = np.zeros((n, self.u.shape[1], self.residual.shape[1]), np.float32)
         self.worked_out, self.place = self.slope.copy(), np.full_like(self.u, np.nan)
@@ -720,9 +580,7 @@ class _Descent:
             return
         n, centres = self.u.shape[1], list(chosen)
         difference = self.signs.choice([-1.0, 1.0], (len(centres), n)) * _DIFFERENCE
-        moved = self.u[centres, None] + (difference * self.unit)[:, :, None] * np.eye(n)
-        residual = _finite(self.misfit(moved.reshape(-1, n))).reshape(len(centres), n, -1)
-        slopes = (residual - self.residual[centres, None]) / difference[:, :, None]
+        slopes = self.misfit.slopes(self.u[centres], self.residual[centres], difference, self.unit)
         for centre, slope in zip(centres, slopes, strict=True):
             near = chosen[centre]
             self.slope[near] = self.worked_out[near] = slope
@@ -736,7 +594,7 @@ class _Descent:
         self.work_out(members[self.stale[members]])
         slope = self.slope[members]
         gradient = np.einsum("kip,kp->ki", slope, self.residual[members]).astype(np.float64)
-        curvature = _matmul(slope, slope.transpose(0, 2, 1)).astype(np.float64)
+        curvature = matmul(slope, slope.transpose(0, 2, 1)).astype(np.float64)
         diagonal = np.einsum("kii->ki", curvature)
         # What the data say nothing of, a fixed parameter for one, does not move.
         diagonal = diagonal + 1e-6 * diagonal.max(axis=1, keepdims=True) + 1e-12
@@ -746,7 +604,7 @@ class _Descent:
             steps.append(-np.linalg.solve(damped, gradient[..., None])[..., 0])
         steps = np.clip(np.stack(steps, 1), -_LONGEST, _LONGEST)
         tried = self.u[members, None] + steps * self.unit
-        residual = _finite(self.misfit(tried.reshape(-1, tried.shape[-1]))).reshape(*tried.shape[:2], -1)
+        residual = finite_residual(self.misfit(tried.reshape(-1, tried.shape[-1]))).reshape(*tried.shape[:2], -1)
         value = (residual.astype(np.float64) ** 2).sum(-1)
         before, near = self.value, self.near_place(members)
         for k, i in enumerate(members):
@@ -779,38 +637,20 @@ def _doubt(theta_E, expected, uncertainty):
     return 1 + _DOUBT * np.maximum(off - _EXPECTED, 0) ** 2
 
 
-def _directions(columns):
-    """Orthonormal directions that span columns [k, data], [data, at most k]."""
-    length = np.sqrt((columns.astype(np.float64) ** 2).sum(1, keepdims=True))
-    unit = (columns / np.maximum(length, 1e-30)).T
-    # From the small matrix of their products: decomposing the columns themselves takes far longer.
-    square, right = np.linalg.eigh(_matmul(unit.T, unit))
-    kept = square > 1e-8 * square.max(initial=1e-60)
-    return _matmul(unit, right[:, kept] / np.sqrt(square[kept]))
-
-
-def _matmul(a, b):
-    """By TensorFlow: NumPy's threads wait for each other by spinning, which takes long on cores that do other work."""
-    return tf.matmul(a, b).numpy()
-
-
-def _finite(residual):
-    """A lens whose residuals are no numbers is a very bad one."""
-    return np.where(np.isfinite(residual), residual, 1e6).astype(np.float32)
-
-
 def _diagonal(values):
     return values[..., None] * np.eye(values.shape[-1])
 
 
-def _covariance(descent, i, is_fixed):
-    """Of the lens's parameters, from the curvature in the coordinates without bounds."""
+def _curvature(descent, i):
     if not descent.near_place([i])[0]:
         descent.work_out(np.array([i]))
     slope = (descent.worked_out[i] / descent.unit[:, None]).astype(np.float64)
-    n = len(descent.unit)
-    moved = descent.u[i] + 1e-3 * np.eye(n)
-    columns = (descent.misfit.lenses(moved) - descent.misfit.lenses(descent.u[[i]])) / 1e-3  # [coordinate, parameter]
-    covariance = columns.T @ np.linalg.pinv(slope @ slope.T, hermitian=True) @ columns
+    return slope @ slope.T
+
+
+def _covariance(descent, i, is_fixed):
+    """Of the lens's parameters, from the curvature in the coordinates without bounds."""
+    columns = descent.misfit.bijection_slopes(descent.u[i])
+    covariance = columns.T @ np.linalg.pinv(_curvature(descent, i), hermitian=True) @ columns
     free = ~is_fixed
     return covariance * free[:, None] * free

@@ -12,6 +12,9 @@ from rim_tf.evaluation.coverage import (
     credibility_of_gaussian,
     credibility_of_samples,
     largest_deviation,
+    rank,
+    rank_histogram,
+    tarp,
 )
 
 N, SAMPLES = 4000, 400
@@ -70,3 +73,50 @@ def test_largest_deviation_is_kolmogorovs_statistic(rng):
     credibility = rng.uniform(size=(300, 2)) ** 1.2
     expected = [kstest(column, "uniform").statistic for column in credibility.T]
     assert_allclose(largest_deviation(credibility), expected, rtol=1e-12)
+
+
+# Of each diagnostic, what a right posterior passes and each wrong one must not.
+
+
+def drawn(truth_and_mean, width, shift, rng):
+    truth, mean = truth_and_mean
+    return truth, (mean + shift)[:, None] + width * rng.normal(size=(N, SAMPLES, 2))
+
+
+def outside(ranks):
+    counts, low, high = rank_histogram(ranks, 10, 0.999)
+    return int(((counts < low) | (counts > high)).sum())
+
+
+def test_ranks_of_right_posteriors_are_uniform(truth_and_mean, rng):
+    ranks = rank(*drawn(truth_and_mean, 1.0, 0.0, rng))
+    assert kstest(ranks[:, 0], "uniform").pvalue > 1e-3 and outside(ranks[:, 0]) == 0
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_ranks_of_wrong_posteriors_are_not(name, truth_and_mean, rng):
+    ranks = rank(*drawn(truth_and_mean, *WRONG[name], rng))
+    assert kstest(ranks[:, 0], "uniform").pvalue < 1e-9 and outside(ranks[:, 0]) > 3
+
+
+def test_ranks_of_weighted_draws(truth_and_mean, rng):
+    """Draws from a wider law, weighted, are the posterior again."""
+    truth, mean = truth_and_mean
+    samples = mean[:, None] + 1.5 * rng.normal(size=(N, SAMPLES, 2))
+    log_weight = (norm.logpdf(samples, mean[:, None], 1.0) - norm.logpdf(samples, mean[:, None], 1.5)).sum(-1)
+    weights = np.exp(log_weight) / np.exp(log_weight).sum(1, keepdims=True)
+    assert kstest(rank(truth, samples, weights)[:, 0], "uniform").pvalue > 1e-3
+    assert kstest(rank(truth, samples)[:, 0], "uniform").pvalue < 1e-9
+
+
+def test_tarp_passes_right_posteriors_and_no_others(truth_and_mean, rng):
+    pytest.importorskip("tarp")
+
+    def deviation(width, shift):
+        levels, found = tarp(*drawn(truth_and_mean, width, shift, rng))
+        return np.abs(found - levels).max()
+
+    right = deviation(1.0, 0.0)
+    assert right < LIMIT
+    for width, shift in WRONG.values():
+        assert deviation(width, shift) > max(1.5 * right, LIMIT)

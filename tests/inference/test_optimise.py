@@ -11,9 +11,9 @@ from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
-from rim_tf.inference import optimise
+from rim_tf.inference import misfit
+from rim_tf.inference.misfit import LensPrior
 from rim_tf.inference.optimise import (
-    LensPrior,
     coarsened,
     cropped,
     explore,
@@ -222,13 +222,13 @@ def test_exploring_gives_the_best_starts_first():
 def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
     """From where a fit ended, on the same sky with another noise, there is no need of others."""
     found, seen = [], []
-    view = optimise._View.__call__
+    view = misfit.View.__call__
 
     def counted(self, lenses):
         seen.append(len(lenses))
         return view(self, lenses)
 
-    monkeypatch.setattr(optimise._View, "__call__", counted)
+    monkeypatch.setattr(misfit.View, "__call__", counted)
     lens, frame = dataclasses.replace(TRUTH, theta_E=1.01), observed()
     for before in (False, True):
         seen.append(0)

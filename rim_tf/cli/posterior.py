@@ -1,0 +1,139 @@
+"""`rim-tf posterior`: a lens with its errors, drawn, tabled and written."""
+
+import dataclasses
+
+import click
+
+from rim_tf.cli import options
+from rim_tf.cli.heavy import import_quietly
+from rim_tf.cli.model import STEPS
+from rim_tf.cli.reconstruct import teller, written
+from rim_tf.cli.results import results
+from rim_tf.config import ModelConfig, PosteriorConfig
+from rim_tf.errors import InputError
+
+RESULTS = ("posterior.png", "posterior.fits", "posterior.ecsv", "posterior.json")
+RESULTS += ("posterior-rim.nc", "posterior-inversion.nc")
+_SLOW = STEPS | {
+    "rim": "Drawing lenses, their sources by the RIM ...",
+    "inversion": "Drawing lenses, their sources by linear inversion, which takes minutes ...",
+}
+
+
+@click.command(short_help="Find a lens with its errors.")
+@click.argument("image")
+@options.observed()
+@click.option("--lens", metavar="JSON", help="A lens near the best one; without it, it is looked for in the image.")
+@options.options_of(PosteriorConfig)
+@click.option("--estimator", default=ModelConfig.estimator, show_default=True, help="Weights that look for the lens.")
+@click.option("--no-lens-light", is_flag=True, help="There is no lens galaxy in the image; do not look for one.")
+@click.option("--truth-lens", metavar="JSON", help="The true lens, to be marked in the plot.")
+@options.out(default="posterior")
+@options.overwrite
+def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens, out, overwrite, **arguments):
+    """Draw lenses from their posterior, given IMAGE, a FITS file.
+
+    Without --lens the lens and its galaxy's light are looked for as by `rim-tf model`; with it, the image must be free
+    of lens light. Writes into the folder --out posterior.png (all pairs of parameters), posterior.fits and
+    posterior.ecsv (the draws), posterior.json (means, errors, correlations, the prior) and, where there is a chain,
+    posterior-METHOD.nc for ArviZ. Chains are kept there as well, and a run that was stopped goes on when it is given
+    again.
+    """
+    config = options.settings_from(PosteriorConfig, arguments)
+    given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
+    with results(out, RESULTS, overwrite) as folder:
+        from rim_tf import io
+        from rim_tf.files import read_json
+
+        numbers = io.number_or_path(noise), io.number_or_path(psf)
+        observation = io.read_observation(image, *numbers, mask, pixel_scale, centre_psf)
+        for path in (lens, truth_lens):
+            if path is not None:
+                read_json(path)
+        import_quietly()  # only now, so that a wrong file name is told at once
+        truth = None if truth_lens is None else io.read_lens(truth_lens)
+        known = None if lens is None else io.read_lens(lens)
+        tell = teller(_SLOW)
+        found, verdict = _found(observation, known, config, arguments, out, tell)
+        summary = _write(folder, found, truth, config, given, verdict)
+    _print(summary, truth)
+    click.echo(f"\nWrote {written(out, RESULTS)}")
+
+
+def _found(observation, lens, config, arguments, out, tell):
+    """`LensSamples` of each method, and what speaks against the model, where it was looked for."""
+    from rim_tf.inference.lens_samples import sample_lens
+    from rim_tf.models.pretrained import load_pretrained
+
+    rim = load_pretrained(config.weights)
+    if lens is not None:
+        return sample_lens(observation, lens, rim, config, folder=out, progress=tell), None
+    from rim_tf.inference import workflow
+
+    settings = ModelConfig(
+        weights=config.weights,
+        estimator=arguments["estimator"],
+        no_lens_light=arguments["no_lens_light"],
+        seed=config.seed,
+    )
+    result = workflow.model(observation, settings, tell, rim=rim)
+    light = None if result.lens_light is None else result.lens_light.left_over
+    # Where the sky's noise is another than the map says; a map that is too large is left as it is.
+    factor = max(1.0, result.verdict.sky_noise)
+    samples = sample_lens(result.frame, result.lens_fit.lens, rim, config, light, factor, out, tell)
+    return [each.moved(observation.centre) for each in samples], result.verdict
+
+
+def _write(folder, found, truth, config, given, verdict):
+    from astropy.table import Table, vstack
+
+    from rim_tf import io
+    from rim_tf.files import finite, write_json
+    from rim_tf.inference.methods import find_method
+    from rim_tf.plots import plot_posterior
+
+    names = found[0].lens.mass.names
+    if truth is not None and truth.mass.names != names:
+        raise InputError(
+            f"The true lens has {', '.join(truth.mass.names)}, and the one that is fitted {', '.join(names)}."
+        )
+    tables, panels, summary = [], {}, {"methods": {}}
+    for each in found:
+        table = Table(each.samples, names=names)
+        table["method"] = each.method
+        tables.append(table)
+        method = find_method(each.method)
+        panels[f"{method.label}, {each.sampler}"] = (each.samples, method.colour, names)
+        summary["methods"][each.method] = each.summary()
+        if each.chain is not None:
+            each.chain.write(folder / f"posterior-{each.method}.nc", names, each.chain_lenses())
+    summary |= {
+        "believed": None if verdict is None else verdict.believed,
+        "flags": [] if verdict is None else list(verdict.flags),
+        "truth": None if truth is None else truth.to_dict(),
+        "settings": dataclasses.asdict(config),
+        "input": given,
+        "versions": io.versions(),
+    }
+    samples = vstack(tables)
+    first = found[0]
+    for name, mean, std in zip(names, first.mean, first.standard_deviation, strict=True):
+        samples.meta[name] = f"{mean:.6g} +- {std:.3g}"
+    samples.write(folder / "posterior.ecsv", format="ascii.ecsv")
+    samples.meta = {name[:8]: value for name, value in samples.meta.items()}
+    samples.write(folder / "posterior.fits")
+    plot_posterior(panels, truth).savefig(folder / "posterior.png", dpi=100)
+    write_json(folder / "posterior.json", summary)
+    return finite(summary)
+
+
+def _print(summary, truth):
+    for method, figures in summary["methods"].items():
+        click.echo(f"{method}, {figures['sampler']}:")
+        for name, each in figures["parameters"].items():
+            true = "" if truth is None else f" (true {truth.named()[name]:.4f})"
+            click.echo(f"  {name:<20} {each['mean']:.4f} +- {each['std']:.4f}{true}")
+        for line in figures["prior"]:
+            click.echo(f"  prior of {line}")
+    if summary["believed"] is False:
+        click.echo(f"  verdict              not to be believed, nor its errors: {', '.join(summary['flags'])}")

@@ -1,0 +1,225 @@
+"""The lens of one observation with its errors: the best lens, then draws from its posterior.
+
+What is drawn by default is the calibrated distribution about the best lens (`rim_tf.inference.calibration`), whose
+errors have been counted on mocks and which costs nothing beyond the fit. Any registered sampler can be asked for
+instead; it takes the likelihood at the calibrated temperature.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from rim_tf.config import InversionSettings, PosteriorConfig
+from rim_tf.errors import InputError
+from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
+from rim_tf.inference.misfit import LensPrior
+from rim_tf.inference.optimise import cropped, middle, model_image, noise_floor, refine, with_noise_floor
+from rim_tf.inference.posterior import in_words, inversion_posterior, rim_posterior
+from rim_tf.inference.samplers.chain import Chain, NotConverged, run
+from rim_tf.inference.samplers.registry import find_sampler
+from rim_tf.lens import Lens, lens_of
+from rim_tf.models.rim import RIM
+from rim_tf.observation import Observation
+
+# Floors of the noise, as shares of the peak, that a lens is fitted with one after another: below a few tenths of a
+# per cent log L is rough, and a descent from a start that is many of its errors off ends in any hollow. The last is
+# that of the posterior, whose curvature is then that of a smooth valley.
+FLOORS = 0.01, 0.003
+# Steps at each, and further starts at the second, drawn from the errors at the first.
+_STEPS, _SCATTERED = 8, 1
+# Linear inversion has half as many source pixels on a side as the image, over the same field: its time grows as their
+# sixth power.
+_COARSER = 2
+# Draws of linear inversion, which takes about as long for each as the RIM for ten.
+_INVERSION_DRAWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class LensSamples:
+    """Draws from the posterior of a lens.
+
+    Attributes:
+      lens: the best one.
+      samples: lenses of equal weight, [n, columns], in the order of `lens.mass.names`.
+      method: "rim" or "inversion", how the source is found inside.
+      sampler: its name, or "calibrated" for the distribution about the best lens.
+      prior: what the prior is, a line for each parameter.
+      temperature: of the likelihood.
+      noise: over the image's peak.
+      chain: `Chain`, or None where there is none.
+    """
+
+    lens: Lens
+    samples: np.ndarray
+    method: str
+    sampler: str
+    prior: list
+    temperature: float
+    noise: float
+    chain: Chain | None = None
+
+    @property
+    def mean(self):
+        """[columns]"""
+        return self.samples.mean(axis=0)
+
+    @property
+    def standard_deviation(self):
+        """[columns]"""
+        return self.samples.std(axis=0, ddof=1)
+
+    def lenses(self, n=None):
+        """The first n samples, or all, as lenses: draw one source for each to have sources over the posterior."""
+        return [lens_of(self.lens.mass, each) for each in self.samples[:n]]
+
+    def chain_lenses(self):
+        """All draws of the chain as lenses, [chains, draws, columns]."""
+        u, mass = self.chain.u, self.lens.mass
+        lenses = mass.from_real(ops.convert_to_tensor(u.reshape(-1, u.shape[-1]).astype(np.float32)))
+        return np.asarray(ops.convert_to_numpy(lenses), float).reshape(u.shape)
+
+    def moved(self, centre):
+        """The same about another origin, as `Lens.moved`."""
+        there = [each.moved(centre).as_tuple() for each in self.lenses()]
+        return dataclasses.replace(self, lens=self.lens.moved(centre), samples=np.array(there))
+
+    def summary(self):
+        """Every number but the draws, as plain values."""
+        names = self.lens.mass.names
+        low, median, high = np.quantile(self.samples, [0.15865, 0.5, 0.84135], axis=0)
+        by_name = {
+            name: {"mean": m, "std": s, "median": q, "low_68": a, "high_68": b}
+            for name, m, s, q, a, b in zip(names, self.mean, self.standard_deviation, median, low, high, strict=True)
+        }
+        return {
+            "best": self.lens.to_dict(),
+            "parameters": by_name,
+            "correlation": np.corrcoef(self.samples.T),
+            "method": self.method,
+            "sampler": self.sampler,
+            "n_samples": len(self.samples),
+            "prior": self.prior,
+            "temperature": self.temperature,
+            "noise_over_peak": self.noise,
+            "chain": None if self.chain is None else self.chain.figures(),
+        }
+
+
+def sample_lens(
+    observation: Observation,
+    lens: Lens,
+    model: RIM,
+    config: PosteriorConfig | None = None,
+    left_over: np.ndarray | None = None,
+    noise_factor: float = 1.0,
+    folder: pathlib.Path | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> list[LensSamples]:
+    """The posterior of a lens near one that is known, by the RIM, by linear inversion, or by both.
+
+    Args:
+      observation: `Observation` without lens light.
+      lens: near the best one, as `rim_tf.inference.workflow.model` finds it.
+      model: `RIM`.
+      config: `PosteriorConfig`; None takes its defaults.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame.
+      noise_factor: by what the noise map is wrong, as empty sky says.
+      folder: where chains are kept, from which a run goes on; None keeps none.
+      progress: a `Progress` of `rim_tf.inference.workflow`.
+
+    Returns:
+      `LensSamples` of each method.
+
+    Raises:
+      InputError: settings that make no chain, a prior that excludes the lens, a chain of something else. NotConverged,
+        which is one too: draws that must not be trusted. Each says what the estimate is without sampling.
+    """
+    config, progress = config or PosteriorConfig(), progress or (lambda step, done, total: None)
+    if noise_factor != 1:
+        observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
+    arcs, pixels = cropped(observation, config.fit_radius * lens.theta_E), max(observation.shape)
+    left_over = None if left_over is None else middle(left_over, arcs.shape)
+    prior = LensPrior()
+    progress("lens", 0, None)
+    *_, (_, arcs, sought) = settled(arcs, [lens], model, left_over, pixels, config.seed)
+    best, found = sought.lens, []
+    noise = noise_over_peak(arcs, model_image(arcs, best, model, pixels))
+    plain = rim_posterior(arcs, best, model, prior, 1.0, left_over, pixels)
+    law = CALIBRATION.distribution(plain.laplace(best), noise)
+    temperature = CALIBRATION.temperature(noise)
+    draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
+    estimate = in_words(best, draws.std(axis=0))
+    for method in ("rim", "inversion") if config.method == "both" else (config.method,):
+        progress(method, 0, None)
+        try:
+            plain.check_estimate(best)
+            if method == "rim" and config.sampler == "calibrated":
+                found.append(LensSamples(best, draws, method, "calibrated", plain.describe_prior(), temperature, noise))
+                continue
+            if method == "rim":
+                target = rim_posterior(arcs, best, model, prior, temperature, left_over, pixels)
+            else:
+                target = inversion_posterior(arcs, best, InversionSettings(), prior, pixels // _COARSER)
+            sampler = _sampler(config, method)
+            path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
+            chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
+            lenses = target.lenses(chain.draws(config.samples, config.seed))
+        except NotConverged as error:
+            kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""
+            raise NotConverged(f"{error}{kept} The estimate without sampling is {estimate}.", error.chain) from None
+        except InputError as error:
+            raise InputError(f"{error} The estimate without sampling is {estimate}.") from None
+        prior_lines, T = target.describe_prior(), target.temperature
+        found.append(LensSamples(best, lenses, method, sampler.name, prior_lines, T, noise, chain))
+    return found
+
+
+def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):
+    """The best lens near some starts, at each of FLOORS above the noise of the image.
+
+    Args:
+      observation: `Observation`, the arcs alone.
+      starts: list of lenses.
+      model: `RIM`.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`.
+      source_pixels: likewise.
+      seed: of the further starts.
+
+    Returns:
+      List of (floor, observation with that noise, `Sought`), the last one the floor of the posterior.
+    """
+    draws, found = np.random.default_rng(seed), []
+    for floor in FLOORS:
+        used = observation.noise[observation.mask]
+        if floor != FLOORS[-1] and np.median(used) > noise_floor(observation, floor):
+            continue
+        seen = with_noise_floor(observation, floor)
+        sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
+        found.append((floor, seen, sought))
+        around = draws.multivariate_normal(sought.lens.as_tuple(), sought.covariance(), _SCATTERED)
+        starts = [sought.lens, *(lens_of(sought.lens.mass, each) for each in around)]
+    return found
+
+
+def _sampler(config, method):
+    """The sampler that `config` asks for, with its own settings where something is said of them."""
+    name = "importance" if config.sampler == "calibrated" else config.sampler
+    known = find_sampler(name)
+    if method == "inversion" and known.needs_gradient:
+        raise InputError(f"Linear inversion has no gradient in the lens, which {name} needs; take importance or emcee.")
+    length = {"importance": "draws", "emcee": "steps"}.get(name, "draws")
+    given = {"seed": config.seed}
+    if config.steps is not None:
+        given[length] = config.steps
+    elif method == "inversion" and name == "importance":
+        given[length] = _INVERSION_DRAWS
+    if config.walkers is not None:
+        names = {field.name for field in dataclasses.fields(known.settings)}
+        wanted = next((each for each in ("walkers", "chains") if each in names), None)
+        if wanted is None:
+            raise InputError(f"walkers is {config.walkers}, but {name} has none; leave it away.")
+        given[wanted] = config.walkers
+    return known.build(known.settings(**given))

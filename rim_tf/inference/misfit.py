@@ -1,0 +1,226 @@
+"""What is squared and summed when a lens is fitted or sampled: residuals of the data, and distances from a prior.
+
+One observation is seen through many lenses at once, each with the source that the RIM finds for it: the residuals are a
+function of the lens alone. Optimisers and posteriors share them, in the coordinates without bounds of the mass model.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from rim_tf.lens import LensParameters
+from rim_tf.physics.imaging import imaging_problem
+from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of, source_grid
+
+# Pixels of the lenses in one call, which bounds the memory.
+_PIXELS_AT_ONCE = 64 * 64**2
+
+
+@dataclasses.dataclass(frozen=True)
+class LensPrior:
+    """Widths of a mild Gaussian prior, added to chi^2, without which a few poor arcs may be "explained" by any lens.
+
+    Galaxies that lens have |e| around 0.1 and |gamma| around 0.05 (Bolton et al. 2008), so these let the data speak.
+    """
+
+    ellipticity: float = 0.2
+    """Standard deviation of e1 and of e2."""
+    shear: float = 0.07
+    """Of gamma1 and of gamma2."""
+    offset: float = 0.1
+    """Of x_lens and y_lens about the start [theta_E]."""
+    slope: float = 0.2
+    """Of the slope of a power law about 2, as galaxies that lens have it (Auger et al. 2010)."""
+
+    def columns(self, lens):
+        """Mean and standard deviation of each parameter of a mass model, infinite where nothing is known.
+
+        Args:
+          lens: the start.
+        """
+        offset = self.offset * lens.theta_E
+        known = {"e1": (0.0, self.ellipticity), "e2": (0.0, self.ellipticity), "slope": (2.0, self.slope)}
+        known |= {"gamma1": (0.0, self.shear), "gamma2": (0.0, self.shear)}
+        found = []
+        for column, indices in lens.mass.columns:
+            for name, i in zip(column.names, indices, strict=True):
+                start = lens.as_tuple()[i]
+                found.append((start, offset) if name in ("x_lens", "y_lens") else known.get(name, (0.0, np.inf)))
+        return np.array(found).T
+
+
+@functools.lru_cache(maxsize=8)
+def _model_images(model, mass, stamps):
+    """A function that is traced once for all frames and steps: (inputs of one system, source pixels, steps of the RIM,
+    lenses [k, columns]) -> model images [k, rows, columns].
+    """
+    axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
+    if not stamps:
+        axes["psf"] = GAUSSIAN_PSF.axes
+    specification = {
+        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
+        for name in axes
+    }
+    number = tf.TensorSpec([], tf.int32)
+
+    @tf.function(
+        input_signature=[specification, number, number, tf.TensorSpec([None, mass.size])],
+        autograph=False,
+    )
+    def model_images(inputs, source_pixels, n_rim_steps, lens):
+        n = tf.shape(lens)[0]
+        inputs = {name: tf.repeat(value, n, axis=0) for name, value in inputs.items()}
+        problem = imaging_problem(inputs | {"lens": lens}, (source_pixels, source_pixels), mass)
+        return problem.model_image(model.solve_last(problem, n_rim_steps))
+
+    return model_images
+
+
+class View:
+    """One observation as many lenses would show it, each with the source that the RIM finds for it.
+
+    Args:
+      observation: `Observation`.
+      model: `RIM`.
+      mass: `MassModel`.
+      n_rim_steps: of the RIM.
+      source_pixels: as in `source_grid`.
+    """
+
+    def __init__(self, observation, model, mass, n_rim_steps, source_pixels):
+        pixels, scale = source_grid(observation, model.config.stride, None, source_pixels)
+        # A batch has a lens, which is not looked at.
+        inputs = batch_of([observation], [LensParameters(1.0)], [scale])
+        self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
+        self._numbers = tf.constant(pixels), tf.constant(n_rim_steps)
+        self._function = _model_images(model, mass, not isinstance(observation.psf, float))
+        self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
+        self.observation, self.mass = observation, mass
+
+    def tensor(self, lenses):
+        """As `__call__`, for a tensor of float32, and in one call."""
+        return self._function(self._inputs, *self._numbers, lenses)
+
+    def __call__(self, lenses):
+        """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
+        lenses = np.asarray(lenses, np.float32)
+        parts = [
+            self.tensor(tf.constant(lenses[i : i + self._at_once])).numpy()
+            for i in range(0, len(lenses), self._at_once)
+        ]
+        return np.concatenate(parts)
+
+
+class Misfit:
+    """What is squared and summed, for many lenses of one observation: residuals, then distances from the prior.
+
+    Args:
+      view: `View`.
+      held: the values that what is fixed keeps, [columns].
+      is_fixed: [columns].
+      prior: mean and standard deviation of each parameter, [2, columns].
+      left_over: [k, rows, columns] or None, as of `optimise_lens`.
+    """
+
+    def __init__(self, view, held, is_fixed, prior, left_over):
+        observation = view.observation
+        self.view, self.mass, self.fixed, self.held, self.prior = view, view.mass, is_fixed, held, prior
+        self.n_used = int(observation.mask.sum())
+        self._data = np.where(observation.mask, observation.image / observation.unit, 0.0).astype(np.float32).ravel()
+        used_noise = np.where(observation.mask, observation.noise, np.inf)
+        self._per_noise = (observation.unit / used_noise).astype(np.float32).ravel()
+        self._left_over = None
+        if left_over is not None:
+            in_noise = (left_over / used_noise).reshape(len(left_over), -1)
+            # Columns that are nearly sums of others are no directions of their own.
+            self._left_over = _directions(in_noise).astype(np.float32)
+
+    def lenses(self, u):
+        """[n, columns]; what is fixed by its value, and not by a coordinate, which two parameters may share."""
+        values = np.asarray(ops.convert_to_numpy(self.mass.from_real(ops.convert_to_tensor(u.astype(np.float32)))))
+        return np.where(self.fixed, self.held, values)
+
+    def __call__(self, u):
+        """[n, data + columns] for coordinates without bounds [n, columns]."""
+        return self.of_lenses(self.lenses(u))
+
+    def of_lenses(self, lenses):
+        """The same for lenses [n, columns]."""
+        images = self.view(lenses).reshape(len(lenses), -1)
+        mean, width = self.prior
+        distances = ((lenses - mean) / width).astype(np.float32)
+        return np.concatenate([self._without_left_over((self._data - images) * self._per_noise), distances], axis=1)
+
+    def coordinates(self, lenses):
+        """The inverse of `lenses`, [n, columns] in float64."""
+        lenses = ops.convert_to_tensor(np.asarray(lenses, np.float32))
+        return np.array(ops.convert_to_numpy(self.mass.to_real(lenses)), np.float64)
+
+    def slopes(self, u, residual, difference, unit):
+        """Of the residuals in u in units of `unit`, by differences, [n, columns, data + columns].
+
+        Args:
+          u: [n, columns].
+          residual: there, [n, data + columns].
+          difference: how far and to which side each coordinate is moved, in units, [n, columns].
+          unit: [columns].
+        """
+        n, columns = u.shape
+        moved = u[:, None] + (difference * unit)[:, :, None] * np.eye(columns)
+        there = finite_residual(self(moved.reshape(-1, columns))).reshape(n, columns, -1)
+        return (there - residual[:, None]) / difference[:, :, None]
+
+    def bijection_slopes(self, u):
+        """d lens / d u at u [columns], [coordinate, parameter]; 0 for what is fixed."""
+        moved = u + 1e-3 * np.eye(len(u))
+        return (self.lenses(moved) - self.lenses(u[None])) / 1e-3
+
+    def data_residuals(self, lenses):
+        """Those of the data alone as a function of tensors of float32, all lenses in one call, [n, data]."""
+        images = ops.reshape(self.view.tensor(lenses), (-1, self._data.size))
+        return self._without_left_over((self._data - images) * self._per_noise)
+
+    def carried(self, slopes, other):
+        """Slopes [..., data + columns] of another `Misfit` of the same sky, about as they are of this one."""
+        known = other._per_noise > 0
+        ratio = np.where(known, self._per_noise / np.where(known, other._per_noise, 1), 0)
+        n = self.mass.size
+        return np.concatenate([self._without_left_over(slopes[..., :-n] * ratio), slopes[..., -n:]], axis=-1)
+
+    def _without_left_over(self, residuals):
+        if self._left_over is None:
+            return residuals
+        multiply = tf.matmul if tf.is_tensor(residuals) else matmul
+        return residuals - multiply(multiply(residuals, self._left_over), self._left_over.T)
+
+    def chi2_per_pixel(self, residuals):
+        """Without the prior, [n]."""
+        return (residuals[:, : -self.mass.size] ** 2).sum(1) / max(self.n_used, 1)
+
+
+def _directions(columns):
+    """Orthonormal directions that span columns [k, data], [data, at most k]."""
+    length = np.sqrt((columns.astype(np.float64) ** 2).sum(1, keepdims=True))
+    unit = (columns / np.maximum(length, 1e-30)).T
+    # From the small matrix of their products: decomposing the columns themselves takes far longer.
+    square, right = np.linalg.eigh(matmul(unit.T, unit))
+    kept = square > 1e-8 * square.max(initial=1e-60)
+    return matmul(unit, right[:, kept] / np.sqrt(square[kept]))
+
+
+def matmul(a, b):
+    """By TensorFlow: NumPy's threads wait for each other by spinning, which takes long on cores that do other work."""
+    return tf.matmul(a, b).numpy()
+
+
+def finite_residual(residual):
+    """A lens whose residuals are no numbers is a very bad one."""
+    return np.where(np.isfinite(residual), residual, 1e6).astype(np.float32)
+
+
+def unit_steps(mass, theta_E):
+    """What a careful first step in each coordinate of a `MassModel` is, [columns]; theta_E is the unit of lengths."""
+    return np.array([c.step * (theta_E if c.of_theta_E else 1) for c, indices in mass.columns for _ in indices])

@@ -1,0 +1,367 @@
+"""The posterior of a lens: one function of many lenses at once, which every sampler takes.
+
+    log p(lens | data) = log L(lens) / T + log prior(lens) + constant
+
+L is that of the residuals with the source that the RIM finds for the lens (profiled), or of any registered method: its
+evidence where it has one (linear inversion, the source integrated out), its residuals otherwise. T is a temperature: 1,
+or above it where the RIM's own errors make the likelihood too sharp (`rim_tf.inference.calibration`). Samplers walk in
+the coordinates u without bounds of the mass model, where the density gains |d lens / d u|.
+"""
+
+import dataclasses
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from rim_tf.errors import InputError, InputWarning
+from rim_tf.inference.misfit import LensPrior, Misfit, View, finite_residual, unit_steps
+from rim_tf.inference.rim import RIMSolver
+from rim_tf.lens import Lens, lens_of
+from rim_tf.models.rim import RIM
+from rim_tf.observation import Observation
+from rim_tf.physics.mass.model import MassModel
+
+# Of the differences that the curvature is made of, in units of a column's `step`; and of the draws of their signs.
+_DIFFERENCE = 0.5
+# A prior that is farther from the estimate than this many of its standard deviations excludes it.
+_EXCLUDED = 5.0
+
+
+# -------------------------------------------------------------------------------------------------- likelihoods
+
+
+class RIMLikelihood:
+    """log L of lenses with the source that the RIM finds for each: half of chi^2, without its normalisation.
+
+    Args:
+      observation: `Observation`, the arcs alone (`rim_tf.inference.optimise.cropped`).
+      model: `RIM`.
+      mass: `MassModel`.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`.
+      source_pixels: as in `rim_tf.systems.source_grid`.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        model: RIM,
+        mass: MassModel,
+        left_over: np.ndarray | None = None,
+        source_pixels: int | None = None,
+    ):
+        view = View(observation, model, mass, model.config.n_steps, source_pixels)
+        nothing = np.zeros(mass.size), np.full(mass.size, np.inf)
+        self.misfit = Misfit(view, np.zeros(mass.size), np.zeros(mass.size, bool), nothing, left_over)
+        self.observation, self.mass = observation, mass
+        self._parts = ["rim", RIMSolver(None, model).fingerprint, source_pixels, left_over]
+
+    def __call__(self, lenses):
+        """[n, columns] -> [n]."""
+        residual = finite_residual(self.misfit.of_lenses(lenses)).astype(np.float64)
+        return -0.5 * (residual**2).sum(1)
+
+    def tensor(self, lenses):
+        """The same as a function of tensors of float32, which can be differentiated."""
+        return -0.5 * ops.sum(self.misfit.data_residuals(lenses) ** 2, axis=1)
+
+    def curvature(self, u, theta_E):
+        """Of -log L in u [columns] by Gauss and Newton, from differences, [columns, columns].
+
+        Args:
+          u: coordinates without bounds.
+          theta_E: unit of lengths [arcsec].
+        """
+        unit, n = unit_steps(self.mass, theta_E), self.mass.size
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (1, n))
+        residual = finite_residual(self.misfit(u[None]))
+        slope = self.misfit.slopes(u[None], residual, _DIFFERENCE * signs, unit)[0].astype(np.float64)
+        slope /= unit[:, None]
+        return slope @ slope.T
+
+    @property
+    def fingerprint(self):
+        """Changes with the data, the network and what else the numbers depend on."""
+        return checksum(self.observation, *self._parts)
+
+
+class SolverLikelihood:
+    """log L of lenses by a registered method: its `log_evidence` where its results have one, else half of chi^2.
+
+    Args:
+      observation: as of `RIMLikelihood`.
+      solver: a `Solver` of `rim_tf.inference.methods`.
+      mass: `MassModel`.
+      source_pixels: as in `rim_tf.systems.source_grid`.
+    """
+
+    def __init__(self, observation, solver, mass, source_pixels=None):
+        self.observation, self.solver, self.mass, self.source_pixels = observation, solver, mass, source_pixels
+
+    def __call__(self, lenses):
+        """[n, columns] -> [n]."""
+        given = [lens_of(self.mass, each) for each in lenses]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # of lenses on the way
+            fits = self.solver([self.observation] * len(given), given, None, self.source_pixels)
+        n_used = int(self.observation.mask.sum())
+        return np.array([getattr(fit, "log_evidence", -0.5 * n_used * fit.chi2_per_pixel) for fit in fits])
+
+    def curvature(self, u, theta_E):
+        """Of -log L in u, by second differences of as many standard steps, [columns, columns]."""
+        unit, n = unit_steps(self.mass, theta_E), self.mass.size
+        pairs = [(i, j) for i in range(n) for j in range(i, n)]
+        steps = np.eye(n) * unit
+        points = [u, *(u + s for s in steps), *(u - s for s in steps)]
+        points += [u + steps[i] + steps[j] for i, j in pairs if i < j]
+        values = -self(np.asarray(ops.convert_to_numpy(self.mass.from_real(np.array(points, np.float32)))))
+        centre, plus, minus, both = values[0], values[1 : n + 1], values[n + 1 : 2 * n + 1], values[2 * n + 1 :]
+        found = np.diag(plus + minus - 2 * centre)
+        for (i, j), value in zip([(i, j) for i, j in pairs if i < j], both, strict=True):
+            # Of the quadratic through the points on the two axes, what the mixed point adds.
+            found[i, j] = found[j, i] = value - plus[i] - plus[j] + centre
+        return found / np.outer(unit, unit)
+
+    @property
+    def fingerprint(self):
+        """As of `RIMLikelihood`."""
+        return checksum(self.observation, self.solver.fingerprint, self.source_pixels)
+
+
+def checksum(*parts):
+    """SHA-256 of observations, arrays, numbers and text."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Observation):
+            part = [part.image, part.noise, part.mask, part.psf, part.pixel_scale]
+        for each in part if isinstance(part, list | tuple) else [part]:
+            array = np.ascontiguousarray(str(each) if each is None or isinstance(each, str) else each)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- posterior
+
+
+class LogPosterior:
+    """log of the posterior's density, up to a constant; `posterior(u)` in the coordinates without bounds.
+
+    Args:
+      likelihood: `RIMLikelihood`, `SolverLikelihood`, or what has their attributes `mass` and `fingerprint` and takes
+        lenses [n, columns] to log L [n]; with `tensor`, there is a gradient.
+      prior: mean and standard deviation of each parameter, infinite where it is flat, [2, columns], as
+        `LensPrior.columns` makes them.
+      temperature: T.
+    """
+
+    def __init__(self, likelihood, prior: np.ndarray, temperature: float = 1.0):
+        self.likelihood, self.mass, self.temperature = likelihood, likelihood.mass, float(temperature)
+        self.prior = np.asarray(prior, float)
+        if self.prior.shape != (2, self.mass.size) or not (self.prior[1] > 0).all():
+            raise InputError(
+                f"The prior has shape {self.prior.shape}; it must be a mean and a standard deviation above 0 for each "
+                f"of {', '.join(self.mass.names)}."
+            )
+        if not temperature > 0:
+            raise InputError(f"The temperature is {temperature}; it must be above 0.")
+
+    def __call__(self, u):
+        """[n, columns] -> [n]; minus infinity where it is no number."""
+        u = np.asarray(u, float)
+        slope = ops.convert_to_numpy(self.mass.log_slope(ops.convert_to_tensor(u.astype(np.float32))))
+        return _sure(self.of_lenses(self.lenses(u)) + slope)
+
+    def of_lenses(self, lenses):
+        """The same per unit of each parameter, for lenses [n, columns]."""
+        lenses = np.asarray(lenses, float)
+        return _sure(self.likelihood(lenses) / self.temperature + self.log_prior(lenses))
+
+    def log_prior(self, lenses):
+        """Up to a constant, [n]."""
+        mean, width = self.prior
+        return -0.5 * (((lenses - mean) / width) ** 2).sum(1)
+
+    def tensor(self, u):
+        """As a function of a tensor of float32, [n, columns] -> [n], for automatic differentiation."""
+        if not self.has_gradient:
+            raise InputError("This likelihood has no gradient; take a sampler that needs none.")
+        lenses = self.mass.from_real(u)
+        mean, width = (ops.convert_to_tensor(each.astype(np.float32)) for each in self.prior)
+        log_prior = -0.5 * ops.sum(((lenses - mean) / width) ** 2, axis=1)
+        return self.likelihood.tensor(lenses) / self.temperature + log_prior + self.mass.log_slope(u)
+
+    @property
+    def has_gradient(self):
+        return hasattr(self.likelihood, "tensor")
+
+    def value_and_gradient(self, u):
+        """[n, columns] -> [n], [n, columns], in float32."""
+        u = tf.constant(u, tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            value = self.tensor(u)
+        return value.numpy(), tape.gradient(value, u).numpy()
+
+    def lenses(self, u):
+        """Coordinates -> lenses, [n, columns]."""
+        return np.asarray(ops.convert_to_numpy(self.mass.from_real(np.asarray(u, np.float32))), float)
+
+    def coordinates(self, lenses):
+        """The inverse of `lenses`."""
+        return np.asarray(ops.convert_to_numpy(self.mass.to_real(np.asarray(lenses, np.float32))), float)
+
+    def laplace(self, lens):
+        """The `Gaussian` of the curvature at a lens, the best one: temperature and prior are in it."""
+        u = self.coordinates([lens.as_tuple()])[0]
+        curvature = self.likelihood.curvature(u, lens.theta_E) / self.temperature
+        moved = self.lenses(u + 1e-3 * np.eye(len(u))) - self.lenses(u[None])
+        slope = moved / 1e-3 / self.prior[1]  # [coordinate, parameter]
+        return Gaussian(u, _inverse(curvature + slope @ slope.T))
+
+    def describe_prior(self):
+        """What the prior is, a line for each parameter."""
+        mean, width = self.prior
+        lines = []
+        for name, centre, sigma in zip(self.mass.names, mean, width, strict=True):
+            flat = "uniform within its bounds"
+            lines.append(f"{name}: {f'normal, mean {centre:g}, sigma {sigma:g}' if np.isfinite(sigma) else flat}")
+        return lines
+
+    def check_estimate(self, lens):
+        """InputError where the prior excludes a lens that was found before, a `Lens`."""
+        off = np.abs((np.array(lens.as_tuple()) - self.prior[0]) / self.prior[1])
+        worst = int(np.argmax(off))
+        if off[worst] > _EXCLUDED:
+            raise InputError(
+                f"The prior excludes the estimate: {self.mass.names[worst]} is {lens.as_tuple()[worst]:.4g}, "
+                f"{off[worst]:.1f} standard deviations from the prior's {self.prior[0][worst]:.4g}; widen the prior. "
+                f"The estimate is {in_words(lens)}."
+            )
+
+    @property
+    def fingerprint(self):
+        """Changes with model, data, prior and temperature."""
+        return checksum(self.likelihood.fingerprint, list(self.mass.types), self.prior, self.temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution, or Student's t, in the coordinates without bounds: what is known before sampling.
+
+    Attributes:
+      u: its mean, [columns].
+      covariance: of the normal distribution; of Student's t its scale matrix, [columns, columns].
+      dof: degrees of freedom of Student's t; infinite for the normal distribution.
+    """
+
+    u: np.ndarray
+    covariance: np.ndarray
+    dof: float = np.inf
+
+    def draw(self, n, generator):
+        """[n, columns] by a NumPy `Generator`."""
+        z = generator.normal(size=(n, len(self.u)))
+        return self.u + self._stretch(n, generator) * (z @ np.linalg.cholesky(self.covariance).T)
+
+    def _stretch(self, n, generator):
+        return 1.0 if np.isinf(self.dof) else np.sqrt(self.dof / generator.chisquare(self.dof, (n, 1)))
+
+    def log_density(self, u):
+        """With its normalisation, [n, columns] -> [n]."""
+        return log_density(np.asarray(u, float) - self.u, self.covariance, self.dof)
+
+
+def log_density(off, covariance, dof):
+    """Of Student's t, or of the normal distribution where dof is infinite, with its normalisation.
+
+    Args:
+      off: from the mean, [n, columns].
+      covariance: scale matrix, [columns, columns], or one for each, [n, columns, columns].
+      dof: degrees of freedom.
+
+    Returns:
+      [n]
+    """
+    root = np.linalg.cholesky(covariance)
+    square = (np.linalg.solve(root, off[..., None])[..., 0] ** 2).sum(-1)
+    n = off.shape[-1]
+    volume = np.log(np.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+    if np.isinf(dof):
+        return -0.5 * square - volume - 0.5 * n * math.log(2 * math.pi)
+    constant = math.lgamma((dof + n) / 2) - math.lgamma(dof / 2) - 0.5 * n * math.log(dof * math.pi)
+    return constant - volume - 0.5 * (dof + n) * np.log1p(square / dof)
+
+
+def rim_posterior(
+    observation: Observation,
+    lens: Lens,
+    model: RIM,
+    prior: LensPrior | None = None,
+    temperature: float = 1.0,
+    left_over: np.ndarray | None = None,
+    source_pixels: int | None = None,
+) -> LogPosterior:
+    """The posterior with the source by the RIM, the prior's centre about `lens`.
+
+    Args:
+      observation: as of `RIMLikelihood`.
+      lens: about which the prior's centre is.
+      model: `RIM`.
+      prior: `LensPrior`; None takes its defaults.
+      temperature: T.
+      left_over: as of `RIMLikelihood`.
+      source_pixels: likewise.
+
+    Returns:
+      `LogPosterior`.
+    """
+    likelihood = RIMLikelihood(observation, model, lens.mass, left_over, source_pixels)
+    return LogPosterior(likelihood, (prior or LensPrior()).columns(lens), temperature)
+
+
+def inversion_posterior(observation, lens, settings, prior=None, source_pixels=None, best_strength=True):
+    """The posterior by linear inversion: the source integrated out.
+
+    Args:
+      observation: as of `RIMLikelihood`.
+      lens: about which the prior's centre is, and of which the strength is.
+      settings: `rim_tf.config.InversionSettings`; with a strength, that one is kept.
+      prior: `LensPrior`; None takes its defaults.
+      source_pixels: on a side; time grows as its sixth power.
+      best_strength: keep the strength of the largest evidence for `lens`, which is one factor for each lens; otherwise
+        each lens has its own.
+
+    Returns:
+      `LogPosterior`.
+    """
+    from rim_tf.inference.linear.inversion import InversionSolver
+
+    solver = InversionSolver(settings)
+    if settings.strength is None and best_strength:
+        (fit,) = solver([observation], [lens], None, source_pixels)
+        solver = InversionSolver(dataclasses.replace(settings, strength=fit.strength))
+    likelihood = SolverLikelihood(observation, solver, lens.mass, source_pixels)
+    return LogPosterior(likelihood, (prior or LensPrior()).columns(lens))
+
+
+def in_words(lens: Lens, error: Sequence[float] | None = None) -> str:
+    """The numbers of a lens, with their errors where there are some, for a sentence."""
+    given = zip(lens.mass.names, lens.as_tuple(), error if error is not None else [None] * lens.mass.size, strict=True)
+    return ", ".join(f"{name} {value:.4f}" + ("" if e is None else f" +- {e:.4f}") for name, value, e in given)
+
+
+def _sure(value):
+    return np.where(np.isfinite(value), value, -np.inf)
+
+
+def _inverse(curvature):
+    """Of a matrix that rounding or roughness may have made indefinite: its eigenvalues are raised to be above 0."""
+    scale = np.sqrt(np.maximum(np.diag(curvature), 1e-12))
+    values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
+    values = np.maximum(values, 1e-6 * values.max())
+    inverse = (vectors / values) @ vectors.T
+    return inverse / np.outer(scale, scale)

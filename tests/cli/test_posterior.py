@@ -1,0 +1,93 @@
+"""`rim-tf posterior` as a user types it."""
+
+import json
+
+import modelled
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from commands import names_in, reconstruct
+
+from rim_tf.inference import lens_samples, workflow
+
+LENS = {"theta_E": 0.9, "e1": 0.1, "e2": 0.0, "x_lens": 0.0, "y_lens": 0.0, "gamma1": 0.0, "gamma2": 0.0}
+WRITTEN = ["posterior.ecsv", "posterior.fits", "posterior.json", "posterior.png"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Options that name tiny untrained networks."""
+    return modelled.save_networks(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def options(tiny, tmp_path, monkeypatch):
+    """Options of a `posterior` that works; "image" is its argument."""
+    monkeypatch.setattr(lens_samples, "_STEPS", 1)
+    path = tmp_path / "image.fits"
+    fits.PrimaryHDU(modelled.ring(galaxy=0.0), fits.Header({"PIXSCALE": modelled.SCALE})).writeto(path)
+    (tmp_path / "lens.json").write_text(json.dumps(LENS))
+    given = {"image": path, "--noise": 0.05, "--psf": 0.05, "--lens": tmp_path / "lens.json"}
+    return given | {"--out": tmp_path / "out", "--samples": 50} | tiny
+
+
+def posterior(options, *flags):
+    return reconstruct(options, *flags, command="posterior")
+
+
+def refused(result):
+    """The one sentence of a refusal."""
+    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+    return " ".join(result.output.split("Error: ")[-1].split())
+
+
+def test_draws_errors_and_prior_are_written_and_told(options):
+    result = posterior(options, "--truth-lens", options["--lens"])
+    assert result.exit_code == 0, result.output
+    assert names_in(options["--out"]) == WRITTEN
+    summary = json.loads((options["--out"] / "posterior.json").read_text(), parse_constant=pytest.fail)
+    theta_E = summary["methods"]["rim"]["parameters"]["theta_E"]
+    assert f"{theta_E['mean']:.4f} +- {theta_E['std']:.4f} (true 0.9000)" in result.stdout
+    assert "prior of e1: normal, mean 0, sigma 0.2" in result.stdout
+    draws = Table.read(options["--out"] / "posterior.ecsv")
+    assert len(draws) == 50 and set(draws["method"]) == {"rim"}
+    assert np.std(draws["theta_E"], ddof=1) == pytest.approx(theta_E["std"])
+    assert np.allclose(Table.read(options["--out"] / "posterior.fits")["gamma2"], draws["gamma2"])
+
+
+def test_a_short_chain_is_called_so_and_kept_and_goes_on(options):
+    sentence = refused(posterior(options, "--sampler", "emcee", "--steps", 20, "--walkers", 14))
+    assert "has not converged" in sentence and "The estimate without sampling is theta_E" in sentence
+    assert names_in(options["--out"]) == ["chain-rim-emcee.npz"]
+    before = (options["--out"] / "chain-rim-emcee.npz").read_bytes()
+    # Nothing of it is summarised, and another image's chain is not taken for it.
+    assert "another model, data" in refused(
+        posterior(options | {"--noise": 0.06}, "--sampler", "emcee", "--steps", 20, "--walkers", 14)
+    )
+    assert (options["--out"] / "chain-rim-emcee.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("--sampler", "emcee", "--walkers", 3), "walkers is 3"),
+        (("--sampler", "emcee", "--steps", 5), "steps is 5"),
+        (("--sampler", "importance", "--steps", 5), "draws is 5"),
+        (("--sampler", "importance", "--walkers", 5), "importance has none"),
+        (("--sampler", "nuts", "--method", "inversion"), "no gradient"),
+    ],
+)
+def test_what_makes_no_chain_is_refused_with_the_estimate(options, flags, wanted):
+    sentence = refused(posterior(options, *flags))
+    assert wanted in sentence and "The estimate without sampling is theta_E" in sentence
+    assert not options["--out"].exists()
+
+
+def test_without_a_lens_it_is_looked_for(options, monkeypatch):
+    monkeypatch.setattr(workflow, "model", lambda observation, *_, **__: modelled.believed(modelled.of(observation)))
+    del options["--lens"]
+    result = posterior(options)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((options["--out"] / "posterior.json").read_text())
+    assert summary["believed"] is True
