@@ -58,9 +58,16 @@ class LensEstimate:
         means = [self.lens, *(other.lens for other in self.others)][:n]
         return means + [lens_of(self.lens.mass, each) for each in self.samples[: max(n - len(means), 0)]]
 
-    def distance(self, lens):
-        """How far a lens is from the mean, in standard deviations of each parameter, [columns]."""
-        return (np.array(lens.as_tuple()) - self.lens.as_tuple()) / np.sqrt(np.diag(self.covariance))
+    def distance(self, lens, centred=0.0):
+        """How far a lens is from the mean, in standard deviations of each parameter, [columns].
+
+        Args:
+          lens: of the same mass model.
+          centred: by what the mass may be off the light that shows its centre, standard deviation [theta_E].
+        """
+        is_centre = np.isin(lens.mass.names, ("x_lens", "y_lens"))
+        variance = np.diag(self.covariance) + np.where(is_centre, centred * lens.theta_E, 0.0) ** 2
+        return (np.array(lens.as_tuple()) - self.lens.as_tuple()) / np.sqrt(variance)
 
 
 def estimate_lens(

@@ -46,6 +46,8 @@ _FLATTEST = 0.6
 _MIDDLE = 0.3
 # A galaxy is there where its light within so many theta_E of the lens outshines the noise so many times.
 _CORE, SIGNIFICANT = 0.5, 8.0
+CENTRED = 0.02
+"""How far from the centre of its light the centre of a real lens is, standard deviation [theta_E]."""
 # Brightness of a galaxy over that of the arcs at which nobody could take the one for the other.
 _OUTSHINES = 4.0
 # Clumps that stay outside so many theta_E are no part of the ring.

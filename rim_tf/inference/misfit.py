@@ -31,9 +31,11 @@ class LensPrior:
     shear: float = 0.07
     """Of gamma1 and of gamma2."""
     offset: float = 0.1
-    """Of x_lens and y_lens about the start [theta_E]."""
+    """Of x_lens and y_lens about `centre` [theta_E]."""
     slope: float = 0.2
     """Of the slope of a power law about 2, as galaxies that lens have it (Auger et al. 2010)."""
+    centre: tuple[float, float] | None = None
+    """x and y that the lens's centre is near [arcsec], as that of its light; None for those of the start."""
 
     def columns(self, lens):
         """Mean and standard deviation of each parameter of a mass model, infinite where nothing is known.
@@ -42,13 +44,16 @@ class LensPrior:
           lens: the start.
         """
         offset = self.offset * lens.theta_E
+        centre = None if self.centre is None else dict(zip(("x_lens", "y_lens"), self.centre, strict=True))
         known = {"e1": (0.0, self.ellipticity), "e2": (0.0, self.ellipticity), "slope": (2.0, self.slope)}
         known |= {"gamma1": (0.0, self.shear), "gamma2": (0.0, self.shear)}
         found = []
         for column, indices in lens.mass.columns:
             for name, i in zip(column.names, indices, strict=True):
-                start = lens.as_tuple()[i]
-                found.append((start, offset) if name in ("x_lens", "y_lens") else known.get(name, (0.0, np.inf)))
+                if name in ("x_lens", "y_lens"):
+                    found.append((lens.as_tuple()[i] if centre is None else centre[name], offset))
+                else:
+                    found.append(known.get(name, (0.0, np.inf)))
         return np.array(found).T
 
 

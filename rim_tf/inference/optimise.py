@@ -228,6 +228,7 @@ def explore(
     model: RIM,
     left_over: np.ndarray | None = None,
     expected: tuple[float, float] | None = None,
+    prior: LensPrior | None = None,
 ) -> tuple[list[Lens], list]:
     """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
 
@@ -238,11 +239,12 @@ def explore(
       left_over: as there.
       expected: theta_E [arcsec] and its relative uncertainty, as an estimator has them. What is left of the lens galaxy
         is fitted well by a small ring of its own; so lenses of quite another size must fit better by far.
+      prior: as there.
 
     Returns:
       The best lenses, the best first, no two the same; and the history, as of `LensFit`.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over)
+    problem, starts = _fit_of(observation, starts, model, left_over, None, prior)
     history = []
     found = problem.explored(starts, history, _Told(None, 0), expected)
     return [lens_of(problem.first.mass, each) for each in found], history
@@ -257,6 +259,7 @@ def refine(
     progress: Callable[[int, int], None] | None = None,
     before: "Sought | None" = None,
     source_pixels: int | None = None,
+    prior: LensPrior | None = None,
 ) -> "Sought":
     """The last part of `optimise_lens`: few starts on the frame as it is.
 
@@ -269,11 +272,12 @@ def refine(
       progress: as there.
       before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
       source_pixels: as there. A frame that was `cropped` has a smaller source grid, which may cut the source.
+      prior: as there.
 
     Returns:
       `Sought`.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels)
+    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels, prior)
     history = []
     descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN)
     if before is not None:
@@ -282,9 +286,9 @@ def refine(
     return problem.sought(descent, history)
 
 
-def _fit_of(observation, starts, model, left_over, source_pixels=None):
+def _fit_of(observation, starts, model, left_over, source_pixels, prior):
     first, starts = _starts(starts, 1, ())
-    return _Fit(observation, model, first, (), LensPrior(), source_pixels, left_over), starts
+    return _Fit(observation, model, first, (), prior or LensPrior(), source_pixels, left_over), starts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from rim_tf.inference.lens_light import radius_about
+from rim_tf.inference.lens_light import CENTRED, radius_about
 from rim_tf.results import correlation_of_neighbours
 
 # The ring, and the sky around it, in theta_E about the lens.
@@ -141,7 +141,7 @@ def judge(frame, lens_fit, estimate):
         "signal": _signal(fit) / sky_noise,
         "flux_outside": fit.flux_outside,
         "starts": _disagreement(lens_fit, sky_noise),
-        "estimator": float(np.abs(estimate.distance(lens)).max()),
+        "estimator": float(np.abs(estimate.distance(lens, CENTRED)).max()),
         "axis_ratio": lens.shape[0],
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),

@@ -425,7 +425,8 @@ class _Search:
         factor = self._factor(arcs)
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
-        return explore(coarsened(arcs, factor), starts, self.rim, _left_over(light, arcs, factor), expected)
+        left_over = _left_over(light, arcs, factor)
+        return explore(coarsened(arcs, factor), starts, self.rim, left_over, expected, _prior(light))
 
     def _model_image(self, arcs, lens):
         from rim_tf.inference.optimise import model_image
@@ -457,6 +458,7 @@ class _Search:
             n_steps=_LAST_STEPS if whole else _STEPS,
             progress=told,
             before=None if before is None else before.sought,
+            prior=_prior(self.light),
         )
         self.path += sought.history
         return _Found(sought, sought.ends, arcs, field_of, self.rim)
@@ -491,6 +493,17 @@ def _left_over(light, arcs, factor):
     from rim_tf.inference.optimise import middle, seen_coarsely
 
     return None if light is None else seen_coarsely(middle(light.left_over, arcs.shape), arcs, factor)
+
+
+def _prior(light):
+    """`LensPrior` of a lens beside a `LensLightFit`, or None where there is no light.
+
+    Of real lenses, what is left of the galaxy draws the centre away from it, and theta_E with it.
+    """
+    from rim_tf.inference.lens_light import CENTRED
+    from rim_tf.inference.misfit import LensPrior
+
+    return None if light is None else LensPrior(offset=CENTRED, centre=tuple(light.parameters["centre"]))
 
 
 def _without_neighbours(light, lens):
