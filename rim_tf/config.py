@@ -357,7 +357,7 @@ class ModelConfig:
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )
     rounds: int = setting(2, "How often lens light and lens are fitted again beside the source.", least=0, most=20)
-    attempts: int = setting(1, "How often a fit that does not explain the image begins anew.", least=0, most=20)
+    attempts: int = setting(1, "How often a fit that a flag speaks against begins anew.", least=0, most=20)
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""

@@ -46,6 +46,8 @@ _BELOW = ("axis_ratio", "signal")
 _STANDS_OUT = 8.0
 # Without these nothing is known.
 _NEEDED = ("chi2", "whiteness")
+# What no other lens would change.
+_OF_THE_DATA = ("signal", "noise_map", "off_centre")
 
 _SENTENCES = {
     "chi2": "chi^2 in the ring is at least {figure:.3g} times that of noise, so the model does not explain the image",
@@ -97,8 +99,13 @@ class Verdict:
 
     @property
     def explained(self):
-        """Whether the residuals in the ring may be noise: if not, another start may find a better lens."""
+        """Whether the residuals in the ring may be noise."""
         return not set(_NEEDED) & set(self.flags)
+
+    @property
+    def settled(self):
+        """Whether no other start is called for: nothing speaks against the model that another lens could change."""
+        return set(self.flags) <= set(_OF_THE_DATA)
 
     @property
     def believed(self):

@@ -182,7 +182,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
         search.begin()
         search.fit()
         for attempt in range(config.attempts):
-            if search.judged().explained:
+            if search.judged().settled:
                 break
             search.again(config.seed + 1 + attempt)
         search.finish()
