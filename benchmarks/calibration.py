@@ -130,13 +130,13 @@ def sampled(name, row, seen, truth, rim, estimator):
         return np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), {}
     arcs, pixels = cropped(seen, ModelConfig.fit_radius * truth.theta_E), max(seen.shape)
     law, noise = stated(CALIBRATION, row), row["noise_with_floor"]
-    arcs = with_noise_floor(arcs, FLOORS[-1])
     best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(law.u[None].astype(np.float32)))[0])
     if name == "inversion":
         target = inversion_posterior(arcs, best, InversionSettings(), source_pixels=pixels // 2)
         sampler = find_sampler("importance").build(ImportanceSettings(draws=128))
     else:
-        target = rim_posterior(arcs, best, rim, None, CALIBRATION.temperature(noise), None, pixels)
+        seen = with_noise_floor(arcs, FLOORS[-1])
+        target = rim_posterior(seen, best, rim, None, CALIBRATION.temperature(noise), None, pixels)
         sampler = find_sampler(name).build(SETTINGS[name])
     started = time.perf_counter()
     chain = run(sampler, target, Gaussian(law.u, law.covariance))

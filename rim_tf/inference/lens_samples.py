@@ -16,7 +16,7 @@ from rim_tf.config import InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.optimise import cropped, middle, model_image, noise_floor, refine, with_noise_floor
-from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inversion_posterior, rim_posterior
+from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
 from rim_tf.lens import Lens, lens_of
@@ -142,8 +142,9 @@ def sample_lens(
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     progress("lens", 0, None)
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)
-    arcs, best, found = plain.likelihood.observation, lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
-    noise = noise_over_peak(arcs, model_image(arcs, best, model, pixels))
+    best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
+    seen = plain.likelihood.observation
+    noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = in_words(best, draws.std(axis=0))
@@ -192,7 +193,7 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
     first = FLOORS[0] if noise < noise_floor(observation, FLOORS[0]) else FLOORS[-1]
     seen = with_noise_floor(observation, first)
     sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
-    law = Gaussian(sought.u, np.linalg.pinv(sought.curvature(), hermitian=True))
+    law = Gaussian(sought.u, inverse(sought.curvature()))
     plan = [(first, _DRAWS[0])] if first != FLOORS[-1] else []
     for floor, n in [*plan, *((FLOORS[-1], n) for n in _DRAWS)]:
         seen = with_noise_floor(observation, floor)

@@ -208,7 +208,7 @@ class LogPosterior:
         plane, *_ = np.linalg.lstsq(design, residuals, rcond=None)
         centre, slope = plane[0], plane[1:]
         rough = ((residuals - design @ plane) ** 2).sum() / (len(off) - len(plane))
-        covariance = np.linalg.inv(slope @ slope.T)
+        covariance = inverse(slope @ slope.T)
         # What the scatter about the plane adds to the squares of the slopes makes errors too small.
         added = rough * np.linalg.inv(design.T @ design)[1:, 1:]
         excess = np.trace(covariance @ added) / len(law.u)
@@ -360,3 +360,14 @@ def in_words(lens: Lens, error: Sequence[float] | None = None) -> str:
 
 def _sure(value):
     return np.where(np.isfinite(value), value, -np.inf)
+
+
+def inverse(curvature):
+    """Of a symmetric matrix that rounding may have made indefinite, or in which the data say nothing of a direction.
+
+    Its eigenvalues, each parameter in units of what it alone says, are raised to a share of the largest.
+    """
+    scale = np.sqrt(np.maximum(np.diag(curvature), 1e-12 * np.diag(curvature).max()) + 1e-30)
+    values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
+    values = np.maximum(values, 1e-8 * values.max())
+    return (vectors / values) @ vectors.T / np.outer(scale, scale)

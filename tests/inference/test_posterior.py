@@ -17,6 +17,7 @@ from rim_tf.inference.posterior import (
     LogPosterior,
     RIMLikelihood,
     SolverLikelihood,
+    inverse,
     inversion_posterior,
     rim_posterior,
 )
@@ -170,6 +171,15 @@ def test_what_has_no_residuals_is_not_linearised(rng):
     posterior = LogPosterior(Quadratic(SIE_SHEAR, np.zeros(7), np.eye(7)), PRIOR)
     with pytest.raises(InputError, match="no sum of squares"):
         posterior.linearised(Gaussian(np.zeros(7), np.eye(7)), 40, rng)
+
+
+def test_the_inverse_of_a_curvature_is_a_covariance(rng):
+    """Exact where there is one; and where the data say nothing of a direction, wide and no error."""
+    root = rng.normal(size=(9, 4)) * [1e3, 1.0, 1e-2, 10.0]
+    assert_allclose(inverse(root.T @ root), np.linalg.inv(root.T @ root), rtol=1e-6)
+    root[:, 2] = root[:, 1]
+    found = inverse(root.T @ root - 1e-12 * np.eye(4))
+    assert np.linalg.eigvalsh(found).min() > 0 and found[1, 1] > 1e4 / (root[:, 1] @ root[:, 1])
 
 
 def test_residuals_add_up_to_the_posterior():
