@@ -15,21 +15,19 @@ from keras import ops
 from rim_tf.config import InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
-from rim_tf.inference.misfit import LensPrior
 from rim_tf.inference.optimise import cropped, middle, model_image, noise_floor, refine, with_noise_floor
-from rim_tf.inference.posterior import in_words, inversion_posterior, rim_posterior
+from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 
-# Floors of the noise, as shares of the peak, that a lens is fitted with one after another: below a few tenths of a
-# per cent log L is rough, and a descent from a start that is many of its errors off ends in any hollow. The last is
-# that of the posterior, whose curvature is then that of a smooth valley.
+# Floors of the noise, as shares of the peak. Below a few tenths of a per cent log L is rough, and a descent from a
+# start that is many errors off ends in any pit: so the lens is searched at the first, and the last is the posterior's.
 FLOORS = 0.01, 0.003
-# Steps at each, and further starts at the second, drawn from the errors at the first.
-_STEPS, _SCATTERED = 8, 1
+# Steps of the search, and draws of each linearisation after it: at the first floor once, at the last one twice.
+_STEPS, _DRAWS = 8, (32, 64)
 # Linear inversion has half as many source pixels on a side as the image, over the same field: its time grows as their
 # sixth power.
 _COARSER = 2
@@ -142,14 +140,12 @@ def sample_lens(
         observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
     arcs, pixels = cropped(observation, config.fit_radius * lens.theta_E), max(observation.shape)
     left_over = None if left_over is None else middle(left_over, arcs.shape)
-    prior = LensPrior()
     progress("lens", 0, None)
-    *_, (_, arcs, sought) = settled(arcs, [lens], model, left_over, pixels, config.seed)
-    best, found = sought.lens, []
-    noise = noise_over_peak(arcs, model_image(arcs, best, model, pixels))
-    plain = rim_posterior(arcs, best, model, prior, 1.0, left_over, pixels)
-    law = CALIBRATION.distribution(plain.laplace(best), noise)
-    temperature = CALIBRATION.temperature(noise)
+    plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)
+    best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
+    seen = plain.likelihood.observation
+    noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
+    law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = in_words(best, draws.std(axis=0))
     for method in ("rim", "inversion") if config.method == "both" else (config.method,):
@@ -160,9 +156,9 @@ def sample_lens(
                 found.append(LensSamples(best, draws, method, "calibrated", plain.describe_prior(), temperature, noise))
                 continue
             if method == "rim":
-                target = rim_posterior(arcs, best, model, prior, temperature, left_over, pixels)
+                target = LogPosterior(plain.likelihood, plain.prior, temperature)
             else:
-                target = inversion_posterior(arcs, best, InversionSettings(), prior, pixels // _COARSER)
+                target = inversion_posterior(arcs, best, InversionSettings(), None, pixels // _COARSER)
             sampler = _sampler(config, method)
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
             chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
@@ -178,7 +174,7 @@ def sample_lens(
 
 
 def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):
-    """The best lens near some starts, at each of FLOORS above the noise of the image.
+    """The best lens near some starts, and the Gaussian about it.
 
     Args:
       observation: `Observation`, the arcs alone.
@@ -186,22 +182,24 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
       model: `RIM`.
       left_over: as of `rim_tf.inference.optimise.optimise_lens`.
       source_pixels: likewise.
-      seed: of the further starts.
+      seed: of the draws.
 
     Returns:
-      List of (floor, observation with that noise, `Sought`), the last one the floor of the posterior.
+      `LogPosterior` of the image with the last of FLOORS, about the best lens, at a temperature of 1; `Gaussian`, which
+      no calibration has widened; and the `Sought` that it began with.
     """
-    draws, found = np.random.default_rng(seed), []
-    for floor in FLOORS:
-        used = observation.noise[observation.mask]
-        if floor != FLOORS[-1] and np.median(used) > noise_floor(observation, floor):
-            continue
+    generator = np.random.default_rng(seed)
+    noise = np.median(observation.noise[observation.mask])
+    first = FLOORS[0] if noise < noise_floor(observation, FLOORS[0]) else FLOORS[-1]
+    seen = with_noise_floor(observation, first)
+    sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
+    law = Gaussian(sought.u, inverse(sought.curvature()))
+    plan = [(first, _DRAWS[0])] if first != FLOORS[-1] else []
+    for floor, n in [*plan, *((FLOORS[-1], n) for n in _DRAWS)]:
         seen = with_noise_floor(observation, floor)
-        sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
-        found.append((floor, seen, sought))
-        around = draws.multivariate_normal(sought.lens.as_tuple(), sought.covariance(), _SCATTERED)
-        starts = [sought.lens, *(lens_of(sought.lens.mass, each) for each in around)]
-    return found
+        target = rim_posterior(seen, sought.lens, model, None, 1.0, left_over, source_pixels)
+        law = target.linearised(law, n, generator)
+    return target, law, sought
 
 
 def _sampler(config, method):

@@ -19,15 +19,15 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference.misfit import LensPrior, Misfit, View, finite_residual, unit_steps
+from rim_tf.inference.misfit import LensPrior, Misfit, View, finite_residual
 from rim_tf.inference.rim import RIMSolver
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.physics.mass.model import MassModel
 
-# Of the differences that the curvature is made of, in units of a column's `step`; and of the draws of their signs.
-_DIFFERENCE = 0.5
+# How much wider than a law the draws are that it is corrected by.
+_WIDER = 1.5
 # A prior that is farther from the estimate than this many of its standard deviations excludes it.
 _EXCLUDED = 5.0
 
@@ -62,26 +62,15 @@ class RIMLikelihood:
 
     def __call__(self, lenses):
         """[n, columns] -> [n]."""
-        residual = finite_residual(self.misfit.of_lenses(lenses)).astype(np.float64)
-        return -0.5 * (residual**2).sum(1)
+        return -0.5 * (self.residuals(lenses) ** 2).sum(1)
+
+    def residuals(self, lenses):
+        """[n, columns] -> [n, data], in float64."""
+        return finite_residual(self.misfit.of_lenses(lenses))[:, : -self.mass.size].astype(np.float64)
 
     def tensor(self, lenses):
         """The same as a function of tensors of float32, which can be differentiated."""
         return -0.5 * ops.sum(self.misfit.data_residuals(lenses) ** 2, axis=1)
-
-    def curvature(self, u, theta_E):
-        """Of -log L in u [columns] by Gauss and Newton, from differences, [columns, columns].
-
-        Args:
-          u: coordinates without bounds.
-          theta_E: unit of lengths [arcsec].
-        """
-        unit, n = unit_steps(self.mass, theta_E), self.mass.size
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (1, n))
-        residual = finite_residual(self.misfit(u[None]))
-        slope = self.misfit.slopes(u[None], residual, _DIFFERENCE * signs, unit)[0].astype(np.float64)
-        slope /= unit[:, None]
-        return slope @ slope.T
 
     @property
     def fingerprint(self):
@@ -110,21 +99,6 @@ class SolverLikelihood:
             fits = self.solver([self.observation] * len(given), given, None, self.source_pixels)
         n_used = int(self.observation.mask.sum())
         return np.array([getattr(fit, "log_evidence", -0.5 * n_used * fit.chi2_per_pixel) for fit in fits])
-
-    def curvature(self, u, theta_E):
-        """Of -log L in u, by second differences of as many standard steps, [columns, columns]."""
-        unit, n = unit_steps(self.mass, theta_E), self.mass.size
-        pairs = [(i, j) for i in range(n) for j in range(i, n)]
-        steps = np.eye(n) * unit
-        points = [u, *(u + s for s in steps), *(u - s for s in steps)]
-        points += [u + steps[i] + steps[j] for i, j in pairs if i < j]
-        values = -self(np.asarray(ops.convert_to_numpy(self.mass.from_real(np.array(points, np.float32)))))
-        centre, plus, minus, both = values[0], values[1 : n + 1], values[n + 1 : 2 * n + 1], values[2 * n + 1 :]
-        found = np.diag(plus + minus - 2 * centre)
-        for (i, j), value in zip([(i, j) for i, j in pairs if i < j], both, strict=True):
-            # Of the quadratic through the points on the two axes, what the mixed point adds.
-            found[i, j] = found[j, i] = value - plus[i] - plus[j] + centre
-        return found / np.outer(unit, unit)
 
     @property
     def fingerprint(self):
@@ -214,13 +188,43 @@ class LogPosterior:
         """The inverse of `lenses`."""
         return np.asarray(ops.convert_to_numpy(self.mass.to_real(np.asarray(lenses, np.float32))), float)
 
-    def laplace(self, lens):
-        """The `Gaussian` of the curvature at a lens, the best one: temperature and prior are in it."""
-        u = self.coordinates([lens.as_tuple()])[0]
-        curvature = self.likelihood.curvature(u, lens.theta_E) / self.temperature
-        moved = self.lenses(u + 1e-3 * np.eye(len(u))) - self.lenses(u[None])
-        slope = moved / 1e-3 / self.prior[1]  # [coordinate, parameter]
-        return Gaussian(u, _inverse(curvature + slope @ slope.T))
+    def linearised(self, law, n, generator):
+        """A `Gaussian` that is nearer to the posterior than `law` is: Gauss-Newton with slopes that are averaged.
+
+        Slopes by small differences see the roughness of log L, which bilinear pixels and unrolled steps make, and an
+        optimum is the bottom of some pit. So residuals are drawn all over `law`, made wider, and a plane is fitted to
+        them by least squares: statistical linearisation (Gelb 1974). Pairs of draws on either side of the centre keep
+        curvature out of the slopes.
+
+        Args:
+          law: `Gaussian` about the best lens.
+          n: draws, at least twice the columns and four.
+          generator: NumPy `Generator`.
+        """
+        half = dataclasses.replace(law, covariance=_WIDER**2 * law.covariance, dof=np.inf).draw(n // 2, generator)
+        off = np.concatenate([half, 2 * law.u - half]) - law.u
+        residuals = self.residuals(law.u + off)
+        design = np.concatenate([np.ones((len(off), 1)), off], axis=1)
+        plane, *_ = np.linalg.lstsq(design, residuals, rcond=None)
+        centre, slope = plane[0], plane[1:]
+        rough = ((residuals - design @ plane) ** 2).sum() / (len(off) - len(plane))
+        covariance = inverse(slope @ slope.T)
+        # What the scatter about the plane adds to the squares of the slopes makes errors too small.
+        added = rough * np.linalg.inv(design.T @ design)[1:, 1:]
+        excess = np.trace(covariance @ added) / len(law.u)
+        return Gaussian(law.u - covariance @ (slope @ centre), (1 + excess) * covariance)
+
+    def residuals(self, u):
+        """Those of the data, then distances from the prior, [n, data + columns] in float64.
+
+        Half the sum of their squares is minus the logarithm of the posterior of lenses.
+        """
+        if not hasattr(self.likelihood, "residuals"):
+            raise InputError("This likelihood is no sum of squares; take a sampler.")
+        lenses = self.lenses(u)
+        mean, width = self.prior
+        data = self.likelihood.residuals(lenses) / math.sqrt(self.temperature)
+        return np.concatenate([data, (lenses - mean) / width], axis=1)
 
     def describe_prior(self):
         """What the prior is, a line for each parameter."""
@@ -358,10 +362,12 @@ def _sure(value):
     return np.where(np.isfinite(value), value, -np.inf)
 
 
-def _inverse(curvature):
-    """Of a matrix that rounding or roughness may have made indefinite: its eigenvalues are raised to be above 0."""
-    scale = np.sqrt(np.maximum(np.diag(curvature), 1e-12))
+def inverse(curvature):
+    """Of a symmetric matrix that rounding may have made indefinite, or in which the data say nothing of a direction.
+
+    Its eigenvalues, each parameter in units of what it alone says, are raised to a share of the largest.
+    """
+    scale = np.sqrt(np.maximum(np.diag(curvature), 1e-12 * np.diag(curvature).max()) + 1e-30)
     values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
-    values = np.maximum(values, 1e-6 * values.max())
-    inverse = (vectors / values) @ vectors.T
-    return inverse / np.outer(scale, scale)
+    values = np.maximum(values, 1e-8 * values.max())
+    return (vectors / values) @ vectors.T / np.outer(scale, scale)

@@ -11,12 +11,13 @@ from rim_tf.config import SMALL, InversionSettings
 from rim_tf.errors import InputError
 from rim_tf.inference.linear.inversion import invert
 from rim_tf.inference.methods import find_method
-from rim_tf.inference.misfit import LensPrior, Misfit
+from rim_tf.inference.misfit import LensPrior
 from rim_tf.inference.posterior import (
     Gaussian,
     LogPosterior,
     RIMLikelihood,
     SolverLikelihood,
+    inverse,
     inversion_posterior,
     rim_posterior,
 )
@@ -47,8 +48,6 @@ class Quadratic:
     def __call__(self, lenses):
         off = lenses - self.centre
         return -0.5 * np.einsum("ni,ij,nj->n", off, self.precision, off)
-
-    curvature = SolverLikelihood.curvature
 
 
 @pytest.mark.parametrize("mass", [SIE_SHEAR, MassModel(("power_law", "shear"))])
@@ -117,23 +116,77 @@ def test_temperature_divides_the_likelihood_alone():
     assert_allclose(np.diff(four.of_lenses(lenses)) - prior, (np.diff(one.of_lenses(lenses)) - prior) / 4, rtol=1e-4)
 
 
-def test_laplace_of_a_gaussian_is_that_gaussian(rng):
-    root = 30 * np.eye(7) + rng.normal(size=(7, 7))
-    precision = root @ root.T
-    prior = np.array([np.zeros(7), [np.inf, 0.05, 0.05, 0.1, 0.1, 0.02, 0.02]])
-    centre = LensParameters(1.0)  # where the bijections are the most nearly linear
-    posterior = LogPosterior(Quadratic(SIE_SHEAR, centre.as_tuple(), precision), prior)
-    law = posterior.laplace(centre)
-    slope = np.diag([1.0, 0.949, 0.949, 1, 1, 0.999, 0.999])
-    expected = np.linalg.inv(slope @ (precision + np.diag(1 / prior[1] ** 2)) @ slope)
+class Residuals:
+    """log L = -1/2 |r(lens)|^2 with r = slope (lens - centre), and a ripple on top of it."""
+
+    mass, fingerprint = SIE_SHEAR, "residuals"
+
+    def __init__(self, rng, ripple=0.0):
+        self.centre = np.array(LensParameters(1.0).as_tuple())  # where the bijections are the most nearly linear
+        self.slope, self.waves, self.ripple = *(scale * rng.normal(size=(40, 7)) for scale in (100, 3000)), ripple
+
+    def residuals(self, lenses):
+        off = lenses - self.centre
+        return off @ self.slope.T + self.ripple * np.sin(off @ self.waves.T + np.arange(40))
+
+    def covariance(self, prior):
+        slope = self.slope @ np.diag([1.0, 0.949, 0.949, 1, 1, 0.999, 0.999])  # of the bijections there
+        return np.linalg.inv(slope.T @ slope + np.diag(1 / prior[1] ** 2))
+
+
+PRIOR = np.array([LensParameters(1.0).as_tuple(), [np.inf, 0.01, 0.01, 0.1, 0.1, 0.02, 0.02]])
+
+
+def test_linearising_a_gaussian_gives_that_gaussian(rng):
+    likelihood = Residuals(rng)
+    start = Gaussian(np.full(7, 2e-3), 9 * likelihood.covariance(PRIOR))
+    law = LogPosterior(likelihood, PRIOR).linearised(start, 40, rng)
+    expected = likelihood.covariance(PRIOR)
     assert_allclose(law.covariance, expected, rtol=0.05, atol=0.02 * expected.max())
+    assert_allclose(law.u, 0, atol=0.1 * np.sqrt(np.diag(expected).min()))
 
 
-def test_the_curvature_of_linear_residuals_is_exact(rng, monkeypatch):
-    matrix = rng.normal(size=(40, 7))
-    monkeypatch.setattr(Misfit, "__call__", lambda self, u: (u @ matrix.T).astype("f"))
-    likelihood = RIMLikelihood(observation(), modelled.networks()[0], SIE_SHEAR)
-    assert_allclose(likelihood.curvature(rng.normal(size=7), 1.2), matrix.T @ matrix, rtol=1e-3, atol=0.02)
+def test_temperature_widens_what_is_linearised(rng):
+    likelihood, flat = Residuals(rng), np.array([np.zeros(7), np.full(7, np.inf)])
+    start = Gaussian(np.zeros(7), likelihood.covariance(flat))
+    law = LogPosterior(likelihood, flat, 4.0).linearised(start, 40, rng)
+    assert_allclose(law.covariance, 4 * likelihood.covariance(flat), rtol=0.05, atol=1e-6)
+
+
+def test_ripples_do_not_make_errors_small(rng):
+    """Slopes by small differences see the ripple alone: ten times as steep as the valley."""
+    likelihood = Residuals(rng, ripple=0.3)
+    expected = likelihood.covariance(PRIOR)
+    steps = 1e-5 * np.eye(7)
+    steep = (likelihood.residuals(likelihood.centre + steps) - likelihood.residuals(likelihood.centre[None])) / 1e-5
+    narrow = np.linalg.inv(steep @ steep.T)
+    target, law = LogPosterior(likelihood, PRIOR), Gaussian(np.zeros(7), expected)
+    for _ in range(2):
+        law = target.linearised(law, 200, rng)
+    assert np.trace(narrow) < 0.5 * np.trace(expected)
+    assert 0.7 < np.trace(law.covariance) / np.trace(expected) < 1.4
+
+
+def test_what_has_no_residuals_is_not_linearised(rng):
+    posterior = LogPosterior(Quadratic(SIE_SHEAR, np.zeros(7), np.eye(7)), PRIOR)
+    with pytest.raises(InputError, match="no sum of squares"):
+        posterior.linearised(Gaussian(np.zeros(7), np.eye(7)), 40, rng)
+
+
+def test_the_inverse_of_a_curvature_is_a_covariance(rng):
+    """Exact where there is one; and where the data say nothing of a direction, wide and no error."""
+    root = rng.normal(size=(9, 4)) * [1e3, 1.0, 1e-2, 10.0]
+    assert_allclose(inverse(root.T @ root), np.linalg.inv(root.T @ root), rtol=1e-6)
+    root[:, 2] = root[:, 1]
+    found = inverse(root.T @ root - 1e-12 * np.eye(4))
+    assert np.linalg.eigvalsh(found).min() > 0 and found[1, 1] > 1e4 / (root[:, 1] @ root[:, 1])
+
+
+def test_residuals_add_up_to_the_posterior():
+    posterior = of_rim(temperature=2.0)
+    lenses = np.array([LENS.as_tuple(), dataclasses.replace(LENS, e1=0.2).as_tuple()])
+    squares = (posterior.residuals(posterior.coordinates(lenses)) ** 2).sum(1)
+    assert_allclose(-0.5 * squares, posterior.of_lenses(lenses), rtol=1e-4)
 
 
 def test_inversion_gives_its_evidence():

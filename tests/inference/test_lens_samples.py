@@ -1,0 +1,73 @@
+"""A lens with its errors: the truth lies within them, and a lens that was found before is where they begin."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from keras import ops
+from numpy.testing import assert_array_equal
+
+from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
+from rim_tf.data.sources.procedural import clumpy_spiral
+from rim_tf.inference.lens_samples import sample_lens
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.observation import Observation
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.systems import batch_of
+
+TRUTH = LensParameters(0.75, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
+NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
+
+
+@functools.cache
+def observed(pixels=32, pixel_scale=0.1, noise=0.02):
+    rng = np.random.default_rng(4)
+    source = clumpy_spiral(rng, pixels)
+    empty = Observation(np.zeros((pixels, pixels)), noise, 0.05, pixel_scale=pixel_scale)
+    inputs = batch_of([empty], [TRUTH], [SOURCE_SCALE_RATIO * pixel_scale])
+    image = imaging_operator(inputs, source.shape).forward(ops.convert_to_tensor(source[None]))
+    image = ops.convert_to_numpy(image)[0] + noise * rng.normal(size=empty.shape)
+    return dataclasses.replace(empty, image=image)
+
+
+@functools.cache
+def sampled(**config):
+    return sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(**config))
+
+
+def test_the_truth_lies_within_the_errors():
+    (found,) = sampled()
+    off = np.array(TRUTH.as_tuple()) - found.mean
+    squared = off @ np.linalg.solve(np.cov(found.samples.T), off)
+    assert squared < 24  # what seven parameters exceed once in a thousand cases
+    assert found.standard_deviation[0] < 0.02
+    assert found.sampler == "calibrated" and found.chain is None and len(found.lenses(3)) == 3
+
+
+def test_the_same_seed_gives_the_same_draws():
+    (one,) = sampled()
+    (other,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig())
+    assert_array_equal(one.samples, other.samples)
+
+
+def test_a_sampler_agrees_with_the_calibrated_law():
+    """At a noise of 2 % the posterior is one smooth hill, which both describe."""
+    (law,), (drawn,) = sampled(), sampled(sampler="importance", steps=256)
+    assert drawn.chain.figures()["converged"]
+    ratio = drawn.standard_deviation / law.standard_deviation
+    assert (ratio > 0.5).all() and (ratio < 2.0).all()
+    assert (np.abs(drawn.mean - law.mean) < 2 * law.standard_deviation).all()
+
+
+def test_a_noise_map_that_is_too_small_gives_larger_errors():
+    (plain,) = sampled()
+    (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
+    assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
+
+
+def test_samples_move_with_their_lens():
+    (found,) = sampled()
+    moved = found.moved((1.0, -2.0))
+    assert moved.mean - found.mean == pytest.approx([0, 0, 0, 1, -2, 0, 0], abs=1e-9)
