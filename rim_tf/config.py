@@ -133,8 +133,29 @@ class EstimatorConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceErrorsConfig:
+    """A network that knows the errors of the sources that a RIM finds (`rim_tf.models.source_errors`)."""
+
+    rim: str = "small"
+    """Weights of that RIM, and no other: a shipped name, or the path of its description."""
+    rim_sha256: str = ""
+    """Their `rim_tf.models.pretrained.fingerprint`."""
+    features: Annotated[int, Limits(least=1, most=4096)] = 32
+    """Channels of each convolution."""
+    levels: Annotated[int, Limits(least=0, most=8)] = 4
+    """Sizes of structure in the source that have errors of their own, each twice the one before."""
+    rank: Annotated[int, Limits(least=0, most=64)] = 0
+    """Factors of low rank in the covariance, on top of those."""
+    type: Literal["source-errors"] = "source-errors"
+    """Its name in MODELS."""
+
+    def __post_init__(self):
+        check(self)
+
+
 # What networks there are: a file of settings names one of them as its "type".
-MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig}
+MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig, "source-errors": SourceErrorsConfig}
 
 
 class _AnyModel:
@@ -158,7 +179,7 @@ def model_from_json(values, where="The network"):
     return from_json(MODELS[kind], values, where)
 
 
-Model = Annotated[RIMConfig | EstimatorConfig, _AnyModel()]
+Model = Annotated[RIMConfig | EstimatorConfig | SourceErrorsConfig, _AnyModel()]
 
 
 def _preset(cls, **changes):
@@ -201,6 +222,11 @@ ESTIMATOR_SMALL = _preset(
     passes=1,
 )
 ESTIMATOR_PRESETS = {"paper": ESTIMATOR_PAPER, "small": ESTIMATOR_SMALL}
+
+# Of the RIM "small".
+SOURCE_ERRORS_SMALL = _preset(
+    SourceErrorsConfig, rim_sha256="85fe87a7a062141cc85fb0ae6800b6c8e8e2503528606e6d1c9f9c21a8096f4d"
+)
 
 
 # -------------------------------------------------------------------------------------------- simulated lenses

@@ -3,9 +3,19 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SKY, SMALL, MockConfig, Model
+from rim_tf.config import (
+    ESTIMATOR_PAPER,
+    ESTIMATOR_SMALL,
+    PAPER,
+    PAPER_MOCKS,
+    SKY,
+    SMALL,
+    SOURCE_ERRORS_SMALL,
+    MockConfig,
+    Model,
+)
 from rim_tf.validation import Count, Limits, Positive, Seed, check
-from training.tasks import LENS_LOSS, LOSSES, check_task
+from training.tasks import ERRORS_LOSS, LENS_LOSS, LOSSES, check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +159,15 @@ EXPERIMENTS = {
         clip_norm=5.0,
         batch_size=5,
         n_steps=400_000,
+    ),
+    "source-errors": dataclasses.replace(
+        _SMALL,
+        model=SOURCE_ERRORS_SMALL,
+        loss=ERRORS_LOSS,
+        learning_rate=2e-3,
+        n_steps=3000,
+        seed=5,
+        larger_frames=(96, 128),
     ),
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.

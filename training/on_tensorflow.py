@@ -57,7 +57,7 @@ def held_out_stream(config, galaxies=None, psfs=None):
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "validation"))
     seed = seeds.seed_pair("validation", 0)
     lenses = stream(seed, runs.VALIDATION_BATCH_SIZE, stamps, config.mocks, psfs=psfs, target=runs.target_of(config))
-    return lenses.take(runs.VALIDATION_BATCHES).cache()
+    return lenses.take(runs.VALIDATION_BATCHES)
 
 
 def _sources(config, galaxies):
@@ -93,6 +93,11 @@ def _frames_in_turn(config, sources, step, **given):
 def _without_static_shape(*batch):
     """The batch with the sizes of its axes left open, so that one training step is traced for all frames."""
     return tf.nest.map_structure(lambda x: tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None] * x.ndim), batch)
+
+
+def _prepared(dataset, prepare):
+    """What the network takes, in place of simulated inputs."""
+    return dataset.map(lambda inputs, target: (prepare(inputs), target), num_parallel_calls=1).prefetch(2)
 
 
 def _sets(name):
@@ -151,14 +156,15 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
         ) from error
     step = int(model.optimizer.iterations)
 
-    training = training_stream(config, galaxies, lenses, first_batch=step, psfs=psfs)
+    prepare = runs.preparation(config)
+    training = _prepared(training_stream(config, galaxies, lenses, first_batch=step, psfs=psfs), prepare)
     with _data_errors_are_input_errors(galaxies, lenses):
         model.fit(
             training,
             initial_epoch=step // config.steps_per_epoch,
             epochs=config.n_steps // config.steps_per_epoch,
             steps_per_epoch=config.steps_per_epoch,
-            validation_data=held_out_stream(config, galaxies, psfs),
+            validation_data=_prepared(held_out_stream(config, galaxies, psfs), prepare).cache(),
             callbacks=[
                 keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
                 keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),

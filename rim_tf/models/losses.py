@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from rim_tf.models import mixture
+from rim_tf.models.source_errors import SourceDistribution, from_real
 from rim_tf.physics.mass.model import MassModel
 
 
@@ -84,3 +85,36 @@ def theta_E_error_percent(y_true, y_pred):
     """
     log_theta_E = ops.sum(ops.exp(y_pred[..., 0]) * y_pred[..., 1], axis=1)
     return 100 * ops.mean(ops.abs(ops.exp(log_theta_E - ops.log(y_true[:, 0])) - 1))
+
+
+@keras.saving.register_keras_serializable("rim_tf")
+class SourceLoss(keras.losses.Loss):
+    """Minus the logarithm of the density that a distribution gives the true source, for each pixel.
+
+    Sources [batch, n, m] against heads [batch, n, m, 3 + rank] (`rim_tf.models.source_errors`) -> one number for each
+    system.
+
+    Args:
+      levels: of the wavelets of the head.
+    """
+
+    def __init__(self, levels, name="source_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.levels = levels
+
+    def call(self, y_true, y_pred):
+        n_pixels = ops.cast(ops.prod(ops.shape(y_true)[1:]), y_pred.dtype)
+        return -SourceDistribution(y_pred, self.levels).log_prob(y_true) / n_pixels
+
+    def get_config(self):
+        return super().get_config() | {"levels": self.levels}
+
+
+def error_over_noise(y_true, y_pred):
+    """RMS error of the middle of a distribution in units of the noise; a metric for `compile`.
+
+    The arguments are those of `SourceLoss`.
+    """
+    unit = y_pred[:, 0, 0, 2]
+    middle = from_real(y_pred[..., 0], unit)
+    return ops.sqrt(ops.mean(((middle - y_true) / unit[:, None, None]) ** 2))

@@ -1,0 +1,258 @@
+"""Errors of the source that a RIM finds: the distribution of the true source, given the lens and the data.
+
+Brightness is taken to coordinates without bounds, which are linear well above the noise and logarithmic below it, so
+that no source that is drawn is negative. There the source is a Gaussian: what the RIM found and a correction are its
+mean; its covariance is diagonal in wavelets, which is to say that structure of each size has a variance of its own at
+each place, with factors of low rank on top where the settings want them. A small network that sees what the RIM ends
+with puts all of this out. It has no scale of its own, as the RIM has none: brightness is a multiple of the noise.
+"""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from rim_tf.config import SourceErrorsConfig
+from rim_tf.models.wavelets import analyse, assembled, synthesise
+
+# What is fainter than this [noise] counts as nothing.
+_NOTHING = 0.05
+# Sides of the blocks whose alternation shows how much the data know of structure of each size [source pixels].
+_BLOCKS = (1, 2, 4, 8)
+# Logarithms of standard deviations stay within this, and the deviations [noise] above that.
+_WIDEST, _NARROWEST = 8.0, 0.02
+
+
+def to_real(source, unit):
+    """Brightness -> coordinates without bounds, where it is in units of the noise.
+
+    Args:
+      source: [batch, ..., n, m], what is below 0 counts as 0.
+      unit: of brightness, the noise of a typical datum, [batch].
+    """
+    x = ops.maximum(source / _per_system(unit, source), 0.0) + _NOTHING
+    return x + ops.log(-ops.expm1(-x))
+
+
+def from_real(y, unit):
+    """The inverse of `to_real`, from 0 on."""
+    return _per_system(unit, y) * ops.maximum(ops.softplus(y) - _NOTHING, 0.0)
+
+
+def _per_system(unit, like):
+    return ops.reshape(unit, (-1,) + (1,) * (len(like.shape) - 1))
+
+
+# ------------------------------------------------------------------------------------------- what the network sees
+
+
+def views(rim, problem, multiple=1):
+    """What a RIM ends with, as `SourceErrors` takes it.
+
+    Args:
+      rim: `RIM`.
+      problem: `Problem`.
+
+    Returns:
+      Dictionary of `seen` [batch, n, m, channels], `estimate` [batch, n, m], the RIM's source in the coordinates of
+      `to_real`, and `unit` [batch], the noise of a typical datum in the data's units.
+    """
+    iterates = rim.solve(problem)
+    unit, source, before = problem.noise_level, iterates[:, -1], iterates[:, -2:][:, 0]
+    inner = problem.in_units_of(unit)
+    source, before = (each / _per_system(unit, each) for each in (source, before))
+    gradient, bound = inner.score(source), inner.curvature_bound
+    peak = problem.peak() / unit
+    seen = [
+        _compressed(source),
+        source / _per_system(peak, source),
+        _compressed(gradient / bound),
+        ops.arcsinh(gradient / ops.sqrt(bound)),
+        _compressed(source - before),
+        ops.log(_per_system(peak, source)) / 2.0 - 2.0 + ops.zeros_like(source),
+        inner.log_coverage,
+        *(_response(inner, side) for side in _BLOCKS),
+    ]
+    return {"seen": ops.stack(seen, axis=-1), "estimate": to_real(source, ops.ones_like(unit)), "unit": unit}
+
+
+N_SEEN = 7 + len(_BLOCKS)
+
+
+def _compressed(x):
+    return ops.arcsinh(3.0 * x)
+
+
+def _response(problem, side):
+    """How well the data see blocks of so many source pixels that alternate, compressed, [batch, n, m].
+
+    With z a chequerboard, z A^T C_N^-1 A z is what the data's curvature leaves of structure of that size, summed over a
+    few blocks: the inverse of its variance, if there were no prior.
+    """
+    _, n, m = problem.lensing.shape
+    rows, columns = ops.arange(n) // side, ops.arange(m) // side
+    board = ops.cast(1 - 2 * ((rows[:, None] + columns[None, :]) % 2), problem.weight.dtype)
+    board = board[None] * ops.ones_like(problem.coverage)
+    curvature = board * problem.operator.adjoint(problem.weight * problem.operator.forward(board))
+    mean = ops.average_pool(curvature[..., None], min(2 * side, 8), 1, "same")[..., 0]
+    return ops.log1p(ops.maximum(mean, 0.0) * 10.0)
+
+
+# ------------------------------------------------------------------------------------------------- the distribution
+
+
+class SourceDistribution:
+    """The distribution of true sources that the output of `SourceErrors` stands for.
+
+    Args:
+      head: [batch, n, m, 3 + rank]: mean, logarithm of the standard deviation of each wavelet, unit, factors.
+      levels: of the wavelets.
+    """
+
+    def __init__(self, head, levels):
+        self.mean, self.log_sigma, self.unit = head[..., 0], head[..., 1], head[:, 0, 0, 2]
+        self.factors, self.levels = head[..., 3:], levels
+        self.rank = head.shape[-1] - 3
+
+    def log_prob(self, source):
+        """Logarithm of the density at the coordinates of a source [batch, n, m], -> [batch].
+
+        With C = W^T (S^2 + U U^T) W, W the wavelets, S diagonal and U the factors, C^-1 and det C follow from the
+        matrix 1 + U^T S^-2 U of as many rows as there are factors (Woodbury).
+        """
+        offset = analyse(to_real(source, self.unit) - self.mean, self.levels) * ops.exp(-self.log_sigma)
+        total = -0.5 * ops.sum(offset**2, axis=(1, 2)) - ops.sum(self.log_sigma, axis=(1, 2))
+        size = ops.cast(ops.prod(ops.shape(offset)[1:]), offset.dtype)
+        total = total - 0.5 * math.log(2 * math.pi) * size
+        if not self.rank:
+            return total
+        U = self.factors * ops.exp(-self.log_sigma)[..., None]
+        U = ops.reshape(U, (ops.shape(U)[0], -1, self.rank))
+        along = ops.einsum("bnk,bn->bk", U, ops.reshape(offset, (ops.shape(U)[0], -1)))
+        root = ops.cholesky(ops.einsum("bnk,bnl->bkl", U, U) + ops.eye(self.rank, dtype=U.dtype))
+        solved = ops.solve_triangular(root, along[..., None], lower=True)[..., 0]
+        return total + 0.5 * ops.sum(solved**2, axis=1) - ops.sum(ops.log(_diagonal(root)), axis=1)
+
+    def sample(self, n, seed):
+        """Sources drawn from it, none below 0, [batch, n, rows, columns].
+
+        Args:
+          n: for each system.
+          seed: integer from 0 to 2^30.
+        """
+        batch, rows, columns = ops.shape(self.mean)
+        unit = keras.random.normal((batch, n, rows, columns), dtype=self.mean.dtype, seed=2 * seed)
+        drawn = unit * ops.exp(self.log_sigma)[:, None]
+        if self.rank:
+            along = keras.random.normal((batch, n, self.rank), dtype=self.mean.dtype, seed=2 * seed + 1)
+            drawn = drawn + ops.einsum("bnk,bxyk->bnxy", along, self.factors)
+        drawn = synthesise(ops.reshape(drawn, (-1, rows, columns)), self.levels)
+        return from_real(self.mean[:, None] + ops.reshape(drawn, (batch, n, rows, columns)), self.unit)
+
+
+def _diagonal(matrix):
+    return ops.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+# ------------------------------------------------------------------------------------------------------ the network
+
+
+@keras.saving.register_keras_serializable("rim_tf")
+class SourceErrors(keras.Model):
+    """What a RIM ends with -> the distribution of the true source.
+
+    Args:
+      config: `SourceErrorsConfig`.
+    """
+
+    def __init__(self, config: SourceErrorsConfig, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.config = config
+        self.body = Pyramid(config.features, config.levels, config.rank, dtype=self.dtype_policy)
+        self.body.build((None, None, None, N_SEEN))
+        self.built = True
+
+    def call(self, inputs):
+        """The head of `SourceDistribution`, [batch, n, m, 3 + rank], in float32.
+
+        Args:
+          inputs: as `views` makes them, sides multiples of 2^levels.
+        """
+        estimate = ops.convert_to_tensor(inputs["estimate"])
+        outputs = self.body(ops.cast(inputs["seen"], self.compute_dtype))
+        shift, maps = (ops.cast(each, estimate.dtype) for each in outputs)
+        # Bounded on both sides, or a pixel that is known exactly, as dark ones are, would make the density infinite.
+        log_sigma = _WIDEST * ops.tanh(maps[..., 0] / _WIDEST)
+        log_sigma = 0.5 * ops.log(ops.exp(2 * log_sigma) + _NARROWEST**2)
+        mean = estimate + shift
+        unit = _per_system(inputs["unit"], mean) * ops.ones_like(mean)
+        return ops.concatenate([ops.stack([mean, log_sigma, unit], axis=-1), maps[..., 1:]], axis=-1)
+
+    def distribution(self, inputs):
+        """The `SourceDistribution`; the argument is that of `call`."""
+        return SourceDistribution(self(inputs), self.config.levels)
+
+    def get_config(self):
+        return super().get_config() | {"config": dataclasses.asdict(self.config)}
+
+    @classmethod
+    def from_config(cls, values):
+        values = dict(values)
+        return cls(SourceErrorsConfig(**values.pop("config")), **values)
+
+
+@keras.saving.register_keras_serializable("rim_tf")
+class Pyramid(keras.layers.Layer):
+    """Down to coarse pixels and up again: a mean for each pixel, and a number for each wavelet.
+
+    Args:
+      features: channels of each convolution.
+      levels: halvings of the sides.
+      rank: further maps, in the layout of the wavelets.
+    """
+
+    def __init__(self, features, levels, rank, **kwargs):
+        super().__init__(**kwargs)
+        self.features, self.levels, self.rank = features, levels, rank
+        same = {"padding": "same", "dtype": self.dtype_policy}
+        active, small = {"activation": "relu", **same}, keras.initializers.RandomNormal(stddev=0.01)
+        sizes = range(levels + 1)
+        self.down = [keras.layers.Conv2D(features, 3, strides=2 if i else 1, **active) for i in sizes]
+        self.deep = [keras.layers.Conv2D(features, 3, **active) for _ in sizes]
+        self.up = [keras.layers.Conv2D(features, 3, **active) for _ in range(levels)]
+        self.shift = keras.layers.Conv2D(1, 3, kernel_initializer=small, **same)
+        # For what is left in the end, and at each level for wavelets of three orientations.
+        self.maps = [
+            keras.layers.Conv2D((1 + rank) * n, 3, kernel_initializer=small, **same) for n in (1, *([3] * levels))
+        ]
+
+    def build(self, input_shape):
+        inner = (None, None, None, self.features)
+        for i, layer in enumerate(self.down):
+            layer.build(inner if i else input_shape)
+        for layer in (*self.deep, *self.up, *self.maps, self.shift):
+            layer.build(inner)
+        self.built = True
+
+    def call(self, x):
+        """x [batch, n, m, inputs] -> the shift [batch, n, m], and maps [batch, n, m, 1 + rank]."""
+        ways = []
+        for down, deep in zip(self.down, self.deep, strict=True):
+            x = down(x)
+            x = x + deep(x)
+            ways.append(x)
+        maps = self.maps[0](x)
+        for i, up in enumerate(self.up):
+            details = ops.split(self.maps[i + 1](x), 3, axis=-1)
+            maps = assembled(maps, *details)
+            x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2) + ways[-2 - i]
+            x = x + up(x)
+        return self.shift(x)[..., 0], maps
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[:-1], (*input_shape[:-1], 1 + self.rank)
+
+    def get_config(self):
+        names = ("features", "levels", "rank")
+        return super().get_config() | {name: getattr(self, name) for name in names}
