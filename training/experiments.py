@@ -40,6 +40,8 @@ class TrainingConfig:
     seed: Seed = 1
     larger_frames: tuple[Annotated[int, Limits(least=8, most=4096)], ...] = ()
     """Pixels of further frames, which take turns with those of `mocks`, with fewer lenses to a batch."""
+    turns: Count = 1
+    """Steps that see the same batch, turned and mirrored, where the network takes what another has made of it."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
 
@@ -168,6 +170,7 @@ EXPERIMENTS = {
         n_steps=3000,
         seed=5,
         larger_frames=(96, 128),
+        turns=4,
     ),
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.

@@ -15,6 +15,8 @@ from training import runs
 
 # Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
 _POOL = 4
+# Batches that are turned together, before which none comes again.
+_TOGETHER = 5
 
 
 def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, n_shards=1, psfs=None):
@@ -100,6 +102,31 @@ def _prepared(dataset, prepare):
     return dataset.map(lambda inputs, target: (prepare(inputs), target), num_parallel_calls=1).prefetch(2)
 
 
+def _turned(dataset, turns):
+    """Each batch of square images `turns` times, other ones between, turned by quarters and mirrored.
+
+    What a frozen network makes of a batch takes longer than a step that learns from it; and no direction is special in
+    the draws of lenses. _TOGETHER batches are seen before the first comes again.
+    """
+
+    def turn(number, batch):
+        def of(x):
+            if x.shape.rank < 3:
+                return x
+            x = tf.cond(number % 2 == 1, lambda: tf.reverse(x, [1]), lambda: x)
+            axes = [0, 2, 1, *range(3, x.shape.rank)]
+            return tf.cond(number // 2 % 2 == 1, lambda: tf.transpose(x, axes), lambda: x)
+
+        return tf.nest.map_structure(of, batch)
+
+    def several(inputs, target):
+        batches = tf.data.Dataset.zip((inputs, target))
+        numbers = tf.data.Dataset.range(turns)
+        return numbers.flat_map(lambda number: batches.map(lambda *batch: turn(number, batch)))
+
+    return dataset.window(_TOGETHER, drop_remainder=True).flat_map(several)
+
+
 def _sets(name):
     """A module of `rim_tf.data.sets`, which needs tfds."""
     return imported(f"rim_tf.data.sets.{name}", "datasets", "Training on a prepared set")
@@ -157,7 +184,15 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
     step = int(model.optimizer.iterations)
 
     prepare = runs.preparation(config)
-    training = _prepared(training_stream(config, galaxies, lenses, first_batch=step, psfs=psfs), prepare)
+    training = training_stream(config, galaxies, lenses, first_batch=step // config.turns, psfs=psfs)
+    training = _prepared(training, prepare)
+    if config.steps_per_epoch % (config.turns * (_TOGETHER if config.turns > 1 else 1)):
+        raise InputError(
+            f"steps_per_epoch is {config.steps_per_epoch}; with {config.turns} turns it must be a multiple of "
+            f"{config.turns * _TOGETHER}, so that a run goes on where it was stopped."
+        )
+    if config.turns > 1:
+        training = _turned(training, config.turns)
     with _data_errors_are_input_errors(galaxies, lenses):
         model.fit(
             training,

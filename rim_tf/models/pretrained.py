@@ -85,16 +85,16 @@ def _source_errors_shapes(config):
     """Likewise of `source_errors.SourceErrors`."""
     n, levels, shapes = config.features, config.levels, {}
 
-    def convolution(name, inputs, outputs):
-        shapes.update({f"body/{name}/vars/0": (3, 3, inputs, outputs), f"body/{name}/vars/1": (outputs,)})
+    def convolution(name, inputs, outputs, kernel=3):
+        shapes.update({f"body/{name}/vars/0": (kernel, kernel, inputs, outputs), f"body/{name}/vars/1": (outputs,)})
 
-    for i in range(levels + 1):
-        convolution(f"down/{_numbered('conv2d', i)}", n if i else N_SEEN, n)
-        convolution(f"deep/{_numbered('conv2d', i)}", n, n)
-        convolution(f"maps/{_numbered('conv2d', i)}", n, (1 + config.rank) * (3 if i else 1))
     for i in range(levels):
-        convolution(f"up/{_numbered('conv2d', i)}", n, n)
-    convolution("shift", n, 1)
+        convolution(f"down/{_numbered('conv2d', i)}", n if i else 4 * N_SEEN, n)
+        convolution(f"deep/{_numbered('conv2d', i)}", n, n)
+        convolution(f"maps/{_numbered('conv2d', i)}", n, (1 + config.rank) * (3 if i else 4), 1)
+        if i:
+            convolution(f"up/{_numbered('conv2d', i - 1)}", n, n)
+    convolution("pixels", n, 4)
     return shapes
 
 

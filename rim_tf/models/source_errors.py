@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from rim_tf.config import SourceErrorsConfig
-from rim_tf.models.wavelets import analyse, assembled, synthesise
+from rim_tf.models.wavelets import analyse, assembled, interleaved, synthesise
 
 # What is fainter than this [noise] counts as nothing.
 _NOTHING = 0.05
@@ -169,7 +169,7 @@ class SourceErrors(keras.Model):
     def __init__(self, config: SourceErrorsConfig, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config = config
-        self.body = Pyramid(config.features, config.levels, config.rank, dtype=self.dtype_policy)
+        self.body = Pyramid(config.features, config.levels, 1 + config.rank, dtype=self.dtype_policy)
         self.body.build((None, None, None, N_SEEN))
         self.built = True
 
@@ -204,55 +204,56 @@ class SourceErrors(keras.Model):
 
 @keras.saving.register_keras_serializable("rim_tf")
 class Pyramid(keras.layers.Layer):
-    """Down to coarse pixels and up again: a mean for each pixel, and a number for each wavelet.
+    """Down to coarse pixels and up again: a number for each pixel, and numbers for each wavelet.
+
+    Of the pixels themselves, four become one with four times the channels, so that nothing is done at full size.
 
     Args:
       features: channels of each convolution.
-      levels: halvings of the sides.
-      rank: further maps, in the layout of the wavelets.
+      levels: halvings of the sides, at least 1.
+      n_maps: numbers for each wavelet.
     """
 
-    def __init__(self, features, levels, rank, **kwargs):
+    def __init__(self, features, levels, n_maps, **kwargs):
         super().__init__(**kwargs)
-        self.features, self.levels, self.rank = features, levels, rank
+        self.features, self.levels, self.n_maps = features, levels, n_maps
         same = {"padding": "same", "dtype": self.dtype_policy}
         active, small = {"activation": "relu", **same}, keras.initializers.RandomNormal(stddev=0.01)
-        sizes = range(levels + 1)
-        self.down = [keras.layers.Conv2D(features, 3, strides=2 if i else 1, **active) for i in sizes]
-        self.deep = [keras.layers.Conv2D(features, 3, **active) for _ in sizes]
-        self.up = [keras.layers.Conv2D(features, 3, **active) for _ in range(levels)]
-        self.shift = keras.layers.Conv2D(1, 3, kernel_initializer=small, **same)
-        # For what is left in the end, and at each level for wavelets of three orientations.
+        self.down = [keras.layers.Conv2D(features, 3, strides=2 if i else 1, **active) for i in range(levels)]
+        self.deep = [keras.layers.Conv2D(features, 3, **active) for _ in range(levels)]
+        self.up = [keras.layers.Conv2D(features, 3, **active) for _ in range(levels - 1)]
+        self.pixels = keras.layers.Conv2D(4, 3, kernel_initializer=small, **same)
+        # For wavelets of three orientations at each level, the first the coarsest, and before it for what is left.
         self.maps = [
-            keras.layers.Conv2D((1 + rank) * n, 3, kernel_initializer=small, **same) for n in (1, *([3] * levels))
+            keras.layers.Conv2D((3 if i else 4) * n_maps, 1, kernel_initializer=small, **same) for i in range(levels)
         ]
 
     def build(self, input_shape):
         inner = (None, None, None, self.features)
         for i, layer in enumerate(self.down):
-            layer.build(inner if i else input_shape)
-        for layer in (*self.deep, *self.up, *self.maps, self.shift):
+            layer.build(inner if i else (None, None, None, 4 * input_shape[-1]))
+        for layer in (*self.deep, *self.up, *self.maps, self.pixels):
             layer.build(inner)
         self.built = True
 
     def call(self, x):
-        """x [batch, n, m, inputs] -> the shift [batch, n, m], and maps [batch, n, m, 1 + rank]."""
+        """x [batch, n, m, inputs] -> pixels [batch, n, m], and maps [batch, n, m, n_maps] in the wavelets' layout."""
+        x = ops.concatenate([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)
         ways = []
         for down, deep in zip(self.down, self.deep, strict=True):
             x = down(x)
             x = x + deep(x)
             ways.append(x)
-        maps = self.maps[0](x)
+        maps = assembled(*ops.split(self.maps[0](x), 4, axis=-1))
         for i, up in enumerate(self.up):
-            details = ops.split(self.maps[i + 1](x), 3, axis=-1)
-            maps = assembled(maps, *details)
             x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2) + ways[-2 - i]
             x = x + up(x)
-        return self.shift(x)[..., 0], maps
+            maps = assembled(maps, *ops.split(self.maps[i + 1](x), 3, axis=-1))
+        return interleaved(*ops.split(self.pixels(x), 4, axis=-1))[..., 0], maps
 
     def compute_output_shape(self, input_shape):
-        return input_shape[:-1], (*input_shape[:-1], 1 + self.rank)
+        return input_shape[:-1], (*input_shape[:-1], self.n_maps)
 
     def get_config(self):
-        names = ("features", "levels", "rank")
+        names = ("features", "levels", "n_maps")
         return super().get_config() | {name: getattr(self, name) for name in names}

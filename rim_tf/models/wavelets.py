@@ -44,13 +44,17 @@ def assembled(coarse, along, across, both):
     return ops.concatenate([upper, lower], axis=1)
 
 
+def interleaved(*quarters):
+    """Pixels of four in turn, [batch, n, m, ...] each -> [batch, 2 n, 2 m, ...]; they come row by row."""
+    upper, lower = (_in_turn(*pair, axis=2) for pair in (quarters[:2], quarters[2:]))
+    return _in_turn(upper, lower, axis=1)
+
+
 def _halves(x, axis):
     """Low and high half of one level along an axis."""
     even, odd = (x[:, i::2] if axis == 1 else x[:, :, i::2] for i in (0, 1))
     even_after, odd_after = ops.roll(even, -1, axis), ops.roll(odd, -1, axis)
-    return [
-        taps[0] * even + taps[1] * odd + taps[2] * even_after + taps[3] * odd_after for taps in (_LOW, _HIGH)
-    ]
+    return [taps[0] * even + taps[1] * odd + taps[2] * even_after + taps[3] * odd_after for taps in (_LOW, _HIGH)]
 
 
 def _joined(low, high, axis):
@@ -59,6 +63,11 @@ def _joined(low, high, axis):
     even, odd = (
         _LOW[i] * low + _LOW[i + 2] * low_before + _HIGH[i] * high + _HIGH[i + 2] * high_before for i in (0, 1)
     )
-    rows, columns = ops.shape(even)[1:]
-    rows, columns = (2 * rows, columns) if axis == 1 else (rows, 2 * columns)
-    return ops.reshape(ops.stack([even, odd], axis=axis + 1), (-1, rows, columns))
+    return _in_turn(even, odd, axis)
+
+
+def _in_turn(even, odd, axis):
+    """Rows or columns of two in turn, [batch, n, m, ...]."""
+    shape = list(ops.shape(even))
+    shape[axis] = 2 * shape[axis]
+    return ops.reshape(ops.stack([even, odd], axis=axis + 1), shape)
