@@ -40,8 +40,10 @@ class TrainingConfig:
     seed: Seed = 1
     larger_frames: tuple[Annotated[int, Limits(least=8, most=4096)], ...] = ()
     """Pixels of further frames, which take turns with those of `mocks`, with fewer lenses to a batch."""
-    turns: Count = 1
-    """Steps that see the same batch, turned and mirrored, where the network takes what another has made of it."""
+    turns: Annotated[int, Limits(least=1, most=8)] = 1
+    """Steps that see the same batch, turned and mirrored: for networks that take what a slower one has made of it."""
+    together: Count = 1
+    """Batches that are seen before the first of them comes again."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
 
@@ -170,7 +172,8 @@ EXPERIMENTS = {
         n_steps=3000,
         seed=5,
         larger_frames=(96, 128),
-        turns=4,
+        turns=8,
+        together=50,
     ),
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.

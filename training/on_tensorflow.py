@@ -15,8 +15,6 @@ from training import runs
 
 # Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
 _POOL = 4
-# Batches that are turned together, before which none comes again.
-_TOGETHER = 5
 
 
 def training_stream(config, galaxies=None, lenses=None, first_batch=0, shard=0, n_shards=1, psfs=None):
@@ -102,20 +100,20 @@ def _prepared(dataset, prepare):
     return dataset.map(lambda inputs, target: (prepare(inputs), target), num_parallel_calls=1).prefetch(2)
 
 
-def _turned(dataset, turns):
-    """Each batch of square images `turns` times, other ones between, turned by quarters and mirrored.
+def _turned(dataset, turns, together):
+    """`together` batches of square images, then the same turned by quarters and mirrored, and so on, `turns` times.
 
     What a frozen network makes of a batch takes longer than a step that learns from it; and no direction is special in
-    the draws of lenses. _TOGETHER batches are seen before the first comes again.
+    the draws of lenses. There are eight ways to turn a square, of which the ninth turn is the first again.
     """
 
     def turn(number, batch):
         def of(x):
             if x.shape.rank < 3:
                 return x
-            x = tf.cond(number % 2 == 1, lambda: tf.reverse(x, [1]), lambda: x)
-            axes = [0, 2, 1, *range(3, x.shape.rank)]
-            return tf.cond(number // 2 % 2 == 1, lambda: tf.transpose(x, axes), lambda: x)
+            x = tf.cond(number & 1 > 0, lambda: tf.reverse(x, [1]), lambda: x)
+            x = tf.cond(number & 2 > 0, lambda: tf.reverse(x, [2]), lambda: x)
+            return tf.cond(number & 4 > 0, lambda: tf.transpose(x, [0, 2, 1, *range(3, x.shape.rank)]), lambda: x)
 
         return tf.nest.map_structure(of, batch)
 
@@ -124,7 +122,7 @@ def _turned(dataset, turns):
         numbers = tf.data.Dataset.range(turns)
         return numbers.flat_map(lambda number: batches.map(lambda *batch: turn(number, batch)))
 
-    return dataset.window(_TOGETHER, drop_remainder=True).flat_map(several)
+    return dataset.window(together, drop_remainder=True).flat_map(several)
 
 
 def _sets(name):
@@ -184,15 +182,12 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
     step = int(model.optimizer.iterations)
 
     prepare = runs.preparation(config)
-    training = training_stream(config, galaxies, lenses, first_batch=step // config.turns, psfs=psfs)
+    # Of batches that come again, a run that was stopped begins at the first that comes with those it stopped among.
+    begun, within = divmod(step, config.turns * config.together)
+    training = training_stream(config, galaxies, lenses, first_batch=begun * config.together, psfs=psfs)
     training = _prepared(training, prepare)
-    if config.steps_per_epoch % (config.turns * (_TOGETHER if config.turns > 1 else 1)):
-        raise InputError(
-            f"steps_per_epoch is {config.steps_per_epoch}; with {config.turns} turns it must be a multiple of "
-            f"{config.turns * _TOGETHER}, so that a run goes on where it was stopped."
-        )
     if config.turns > 1:
-        training = _turned(training, config.turns)
+        training = _turned(training, config.turns, config.together).skip(within)
     with _data_errors_are_input_errors(galaxies, lenses):
         model.fit(
             training,
