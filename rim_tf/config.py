@@ -316,11 +316,19 @@ def setting(default, help, **limits):
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
+# Draws that the errors of a source are made of, where no other number is given.
+ERROR_SAMPLES = 200
+
+
 @dataclasses.dataclass(frozen=True)
 class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
     weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
+    errors: bool = setting(False, "Draw sources from what is left uncertain: errors of pixels, flux and more.")
+    errors_weights: str = setting("source-errors-small", "Weights of the errors, which belong to those of the RIM.")
+    samples: int = setting(ERROR_SAMPLES, "Draws that the errors are made of.", least=2, most=100_000)
+    seed: int = setting(0, "Of the draws.", least=0, most=LARGEST_SEED)
 
     def __post_init__(self):
         check(self)
@@ -340,6 +348,9 @@ class InversionSettings:
     strength: float | None = setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
     non_negative: bool = setting(False, "Let no pixel be negative.")
     solver: str = setting("auto", "How the linear system is solved.", choices=SOLVERS)
+    errors: bool = setting(
+        False, f"Give flux and more an error too, from --samples draws, or {ERROR_SAMPLES} if that is 0."
+    )
     samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
     seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0, most=LARGEST_SEED)
 

@@ -46,7 +46,12 @@ class Task:
 def _views(model):
     """What the frozen RIM of a `SourceErrorsConfig` makes of inputs, as `source_errors.views` says."""
     rim = rim_of_errors(model)
-    return lambda inputs: views(rim, imaging_problem(inputs, rim.source_shape(ops.shape(inputs["image"])[1:])))
+
+    def seen(inputs):
+        problem = imaging_problem(inputs, rim.source_shape(ops.shape(inputs["image"])[1:]))
+        return views(problem, rim.solve(problem))
+
+    return seen
 
 
 # By the class of the network's settings, as in `rim_tf.config.MODELS`.

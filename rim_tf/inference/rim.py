@@ -9,8 +9,9 @@ from keras import ops
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.inference.source_errors import source_errors
 from rim_tf.lens import Lens
-from rim_tf.models.pretrained import fingerprint, load_pretrained
+from rim_tf.models.pretrained import fingerprint, load_pretrained, rim_of_errors
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_problem
@@ -108,4 +109,14 @@ class RIMSolver:
         return fingerprint(self.model)
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
-        return reconstruct(observations, lenses, self.model, source_pixel_scale, source_pixels)
+        grid = source_pixel_scale, source_pixels
+        if self.settings.errors:
+            return self.with_errors(observations, lenses, self.settings.samples, self.settings.seed, *grid)
+        return reconstruct(observations, lenses, self.model, *grid)
+
+    def with_errors(self, observations, lenses, samples, seed=0, source_pixel_scale=None, source_pixels=None):
+        """As `rim_tf.inference.methods.Solver` says."""
+        errors = load_pretrained(self.settings.errors_weights, "source-errors")
+        rim_of_errors(errors.config, self.model)
+        fits = reconstruct(observations, lenses, self.model, source_pixel_scale, source_pixels)
+        return source_errors(fits, samples, seed, self.model, errors)

@@ -47,21 +47,20 @@ def _per_system(unit, like):
 # ------------------------------------------------------------------------------------------- what the network sees
 
 
-def views(rim, problem, multiple=1):
+def views(problem, iterates):
     """What a RIM ends with, as `SourceErrors` takes it.
 
     Args:
-      rim: `RIM`.
       problem: `Problem`.
+      iterates: the sources that the RIM found on its way, [batch, steps, n, m], of which the last two are looked at.
 
     Returns:
       Dictionary of `seen` [batch, n, m, channels], `estimate` [batch, n, m], the RIM's source in the coordinates of
       `to_real`, and `unit` [batch], the noise of a typical datum in the data's units.
     """
-    iterates = rim.solve(problem)
-    unit, source, before = problem.noise_level, iterates[:, -1], iterates[:, -2:][:, 0]
+    unit = problem.noise_level
     inner = problem.in_units_of(unit)
-    source, before = (each / _per_system(unit, each) for each in (source, before))
+    source, before = (iterates[:, i] / _per_system(unit, iterates[:, i]) for i in (-1, -2))
     gradient, bound = inner.score(source), inner.curvature_bound
     peak = problem.peak() / unit
     seen = [

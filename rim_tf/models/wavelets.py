@@ -11,7 +11,7 @@ _HIGH = (_LOW[3], -_LOW[2], _LOW[1], -_LOW[0])
 
 
 def analyse(image, levels):
-    """Coefficients of an image, laid out as the image is: coarse ones in its corner, in a quarter of a quarter and so on.
+    """Coefficients of an image, laid out as the image is: coarse ones in its corner, a quarter of a quarter and so on.
 
     Args:
       image: [batch, n, m], sides multiples of 2^levels.
