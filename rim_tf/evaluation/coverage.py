@@ -28,6 +28,55 @@ def credibility_of_samples(truth, samples):
     return np.abs(2 * below - 1)
 
 
+def ranks(truth, samples, rng, nothing=None):
+    """Share of the samples below each truth, for each parameter alone: uniform between 0 and 1 of right posteriors.
+
+    Where samples equal the truth, as those of a dark pixel do, it is drawn by lot between the least and the largest
+    share that they allow, so that it is uniform then too. To judge some of the parameters alone, choose them by the
+    data or by the posterior, never by the truth: of bright true pixels, right posteriors too are often too faint.
+
+    Args:
+      truth: [..., parameters].
+      samples: [..., n, parameters].
+      rng: `numpy.random.Generator`.
+      nothing: what is below it counts as it, as brightness below what can be told from none; None for no such limit.
+    """
+    truth, samples = np.asarray(truth)[..., None, :], np.asarray(samples)
+    if nothing is not None:
+        truth, samples = np.maximum(truth, nothing), np.maximum(samples, nothing)
+    below, equal = np.sum(samples < truth, axis=-2), np.sum(samples == truth, axis=-2)
+    return (below + rng.uniform(size=below.shape) * (equal + 1)) / (samples.shape[-2] + 1)
+
+
+def credibility_of_ranks(rank):
+    """That of the central interval between quantiles, from `ranks` of any shape."""
+    return np.abs(2 * np.asarray(rank) - 1)
+
+
+def histogram(values, bins):
+    """Counts of numbers between 0 and 1 in bins of equal width, [bins]; of ranks or of credibilities."""
+    return np.histogram(values, bins, (0.0, 1.0))[0]
+
+
+def largest_deviation_of_histogram(counts):
+    """`largest_deviation` of numbers of which a `histogram` was kept, at the edges of its bins.
+
+    Args:
+      counts: [bins, ...].
+    """
+    counts = np.asarray(counts, float)
+    covered = np.cumsum(counts, axis=0) / np.sum(counts, axis=0)
+    levels = np.arange(1, len(counts) + 1) / len(counts)
+    return np.max(np.abs(covered - levels.reshape(-1, *(1,) * (counts.ndim - 1))), axis=0)
+
+
+def band(n, bins, share=0.99):
+    """Within which counts in a `histogram` of n independent ranks of right posteriors lie, in that share of the bins."""
+    from scipy.stats import binom
+
+    return binom.ppf([(1 - share) / 2, (1 + share) / 2], n, 1 / bins)
+
+
 def credibility_of_density(log_prob_of_truth, log_prob_of_samples):
     """That of the region of highest density, for all parameters together.
 
