@@ -71,7 +71,7 @@ def largest_deviation_of_histogram(counts):
 
 
 def band(n, bins, share=0.99):
-    """Within which counts in a `histogram` of n independent ranks of right posteriors lie, in that share of the bins."""
+    """Where counts in a `histogram` of n independent ranks of right posteriors lie, in that share of the bins."""
     from scipy.stats import binom
 
     return binom.ppf([(1 - share) / 2, (1 + share) / 2], n, 1 / bins)

@@ -7,11 +7,16 @@ from scipy.stats import chi2, kstest, norm
 
 from rim_tf.evaluation.coverage import (
     LEVELS,
+    band,
     coverage,
     credibility_of_density,
     credibility_of_gaussian,
+    credibility_of_ranks,
     credibility_of_samples,
+    histogram,
     largest_deviation,
+    largest_deviation_of_histogram,
+    ranks,
 )
 
 N, SAMPLES = 4000, 400
@@ -70,3 +75,50 @@ def test_largest_deviation_is_kolmogorovs_statistic(rng):
     credibility = rng.uniform(size=(300, 2)) ** 1.2
     expected = [kstest(column, "uniform").statistic for column in credibility.T]
     assert_allclose(largest_deviation(credibility), expected, rtol=1e-12)
+
+
+def ranked(truth, mean, width, shift, rng, **limits):
+    samples = mean[:, None] + shift + width * rng.normal(size=(N, SAMPLES, 2))
+    return ranks(truth, samples, rng, **limits)[:, 0]
+
+
+def test_ranks_of_right_posteriors_are_uniform(truth_and_mean, rng):
+    rank = ranked(*truth_and_mean, 1.0, 0.0, rng)
+    assert largest_deviation(rank) < LIMIT
+    assert largest_deviation(credibility_of_ranks(rank)) < LIMIT
+    low, high = band(N, 20, 0.9999)
+    counts = histogram(rank, 20)
+    assert counts.sum() == N and np.all((low <= counts) & (counts <= high))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_ranks_find_wrong_posteriors_out(name, truth_and_mean, rng):
+    width, shift = WRONG[name]
+    rank = ranked(*truth_and_mean, width, shift, rng)
+    assert max(largest_deviation(rank), largest_deviation(credibility_of_ranks(rank))) > 1.5 * LIMIT
+    low, high = band(N, 20, 0.9999)
+    outer = histogram(rank, 20)[[0, -1]]
+    if name == "too wide":
+        assert outer.max() < low
+    elif name == "too narrow":
+        assert outer.min() > high
+    else:
+        assert outer[0] > high and outer[1] < low
+
+
+def test_truths_that_equal_samples_are_ranked_by_lot(truth_and_mean, rng):
+    # Brightness that is cut off at 0, as that of a dark pixel: half of the truths and of the samples are the same.
+    truth, mean = truth_and_mean
+    samples = np.maximum(mean[:, None] + rng.normal(size=(N, SAMPLES, 2)), 0)
+    assert largest_deviation(ranks(np.maximum(truth, 0), samples, rng)[:, 0]) < LIMIT
+    assert largest_deviation(ranks(np.maximum(truth, 0), samples, rng, nothing=0.3)[:, 0]) < LIMIT
+    assert largest_deviation(np.mean(samples < np.maximum(truth, 0)[:, None], axis=1)[:, 0]) > 0.1
+    # A posterior that is too narrow shows all the same.
+    assert largest_deviation(ranked(truth, mean, 0.6, 0.0, rng, nothing=0.3)) > 1.5 * LIMIT
+
+
+def test_a_histogram_tells_the_largest_deviation(rng):
+    credibility = rng.uniform(size=3000) ** 1.3
+    counts = histogram(credibility, 200)
+    assert_allclose(largest_deviation_of_histogram(counts), largest_deviation(credibility), atol=1 / 200)
+    assert largest_deviation_of_histogram(counts) > 0.08
