@@ -143,10 +143,8 @@ class SourceErrorsConfig:
     """Their `rim_tf.models.pretrained.fingerprint`."""
     features: Annotated[int, Limits(least=1, most=4096)] = 32
     """Channels of each convolution."""
-    levels: Annotated[int, Limits(least=1, most=8)] = 4
+    levels: Annotated[int, Limits(least=1, most=8)] = 5
     """Sizes of structure in the source that have errors of their own, each twice the one before."""
-    rank: Annotated[int, Limits(least=0, most=64)] = 8
-    """Factors of low rank in the covariance, on top of those."""
     type: Literal["source-errors"] = "source-errors"
     """Its name in MODELS."""
 

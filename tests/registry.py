@@ -144,7 +144,7 @@ SMALL_ALEXNET = dataclasses.replace(
     ESTIMATOR_PAPER, pixels=32, features=(4, 6, 8, 8, 6), hidden=(12, 12), components=2, passes=5
 )
 
-SMALL_ERRORS = SourceErrorsConfig("none", features=5, levels=2, rank=2)
+SMALL_ERRORS = SourceErrorsConfig("none", features=5, levels=2)
 
 
 def _views():

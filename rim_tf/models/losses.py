@@ -91,7 +91,7 @@ def theta_E_error_percent(y_true, y_pred):
 class SourceLoss(keras.losses.Loss):
     """Minus the logarithm of the density that a distribution gives the true source, for each pixel.
 
-    Sources [batch, n, m] against heads [batch, n, m, 3 + rank] (`rim_tf.models.source_errors`) -> one number for each
+    Sources [batch, n, m] against heads [batch, n, m, columns] (`rim_tf.models.source_errors`) -> one number for each
     system.
 
     Args:
@@ -115,6 +115,6 @@ def error_over_noise(y_true, y_pred):
 
     The arguments are those of `SourceLoss`.
     """
-    unit = y_pred[:, 0, 0, 2]
+    unit = y_pred[:, 0, 0, 1]
     middle = from_real(y_pred[..., 0], unit)
     return ops.sqrt(ops.mean(((middle - y_true) / unit[:, None, None]) ** 2))

@@ -1,10 +1,14 @@
 """Errors of the source that a RIM finds: the distribution of the true source, given the lens and the data.
 
 Brightness is taken to coordinates without bounds, which are linear well above the noise and logarithmic below it, so
-that no source that is drawn is negative. There the source is a Gaussian: what the RIM found and a correction are its
-mean; its covariance is diagonal in wavelets, which is to say that structure of each size has a variance of its own at
-each place, with factors of low rank on top where the settings want them. A small network that sees what the RIM ends
-with puts all of this out. It has no scale of its own, as the RIM has none: brightness is a multiple of the noise.
+that no source that is drawn is negative. There, what the RIM found and a correction are the mean; and the wavelets of
+what is missing from it are independent, each with a width of its own, which is to say that structure of each size has
+its own error at each place. Errors of a network have long tails, so that behind each Gaussian is a wider one. A small
+network that sees what the RIM ends with puts all of this out. It has no scale of its own, as the RIM has none:
+brightness is a multiple of the noise.
+
+Factors of low rank, tried in place of wavelets, gave the truth a lower density; tried on top of them, they were wrong
+by factors, as the density hardly depends on the width of eight directions among thousands.
 """
 
 import dataclasses
@@ -17,11 +21,14 @@ from rim_tf.config import SourceErrorsConfig
 from rim_tf.models.wavelets import analyse, assembled, interleaved, synthesise
 
 # What is fainter than this [noise] counts as nothing.
-_NOTHING = 0.05
+NOTHING = 0.05
 # Sides of the blocks whose alternation shows how much the data know of structure of each size [source pixels].
 _BLOCKS = (1, 2, 4, 8)
-# Logarithms of standard deviations stay within this, and the deviations [noise] above that.
-_WIDEST, _NARROWEST = 8.0, 0.02
+# Logarithms of standard deviations stay within this, the deviations [noise] above that, the ratio of two below this.
+_WIDEST, _NARROWEST, _RATIO = 8.0, 0.02, 20.0
+# Before it has learned anything the wide Gaussian has a share of 1 in 20, and logits of that stay within these.
+_RARE, _LOGIT = -3.0, 8.0
+N_COLUMNS = 5
 
 
 def to_real(source, unit):
@@ -31,13 +38,13 @@ def to_real(source, unit):
       source: [batch, ..., n, m], what is below 0 counts as 0.
       unit: of brightness, the noise of a typical datum, [batch].
     """
-    x = ops.maximum(source / _per_system(unit, source), 0.0) + _NOTHING
+    x = ops.maximum(source / _per_system(unit, source), 0.0) + NOTHING
     return x + ops.log(-ops.expm1(-x))
 
 
 def from_real(y, unit):
     """The inverse of `to_real`, from 0 on."""
-    return _per_system(unit, y) * ops.maximum(ops.softplus(y) - _NOTHING, 0.0)
+    return _per_system(unit, y) * ops.maximum(ops.softplus(y) - NOTHING, 0.0)
 
 
 def _per_system(unit, like):
@@ -105,33 +112,22 @@ class SourceDistribution:
     """The distribution of true sources that the output of `SourceErrors` stands for.
 
     Args:
-      head: [batch, n, m, 3 + rank]: mean, logarithm of the standard deviation of each wavelet, unit, factors.
+      head: [batch, n, m, N_COLUMNS]: the mean of each pixel; the unit; and for each wavelet the logarithms of its
+        standard deviation, of how many times wider the second Gaussian is, and the logit of the share that it has.
       levels: of the wavelets.
     """
 
     def __init__(self, head, levels):
-        self.mean, self.log_sigma, self.unit = head[..., 0], head[..., 1], head[:, 0, 0, 2]
-        self.factors, self.levels = head[..., 3:], levels
-        self.rank = head.shape[-1] - 3
+        self.mean, self.unit, self.levels = head[..., 0], head[:, 0, 0, 1], levels
+        self.log_sigma, self.log_ratio, self.logit = (head[..., i] for i in (2, 3, 4))
 
     def log_prob(self, source):
-        """Logarithm of the density at the coordinates of a source [batch, n, m], -> [batch].
-
-        With C = W^T (S^2 + U U^T) W, W the wavelets, S diagonal and U the factors, C^-1 and det C follow from the
-        matrix 1 + U^T S^-2 U of as many rows as there are factors (Woodbury).
-        """
+        """Logarithm of the density at the coordinates of a source [batch, n, m], -> [batch]."""
         offset = analyse(to_real(source, self.unit) - self.mean, self.levels) * ops.exp(-self.log_sigma)
-        total = -0.5 * ops.sum(offset**2, axis=(1, 2)) - ops.sum(self.log_sigma, axis=(1, 2))
-        size = ops.cast(ops.prod(ops.shape(offset)[1:]), offset.dtype)
-        total = total - 0.5 * math.log(2 * math.pi) * size
-        if not self.rank:
-            return total
-        U = self.factors * ops.exp(-self.log_sigma)[..., None]
-        U = ops.reshape(U, (ops.shape(U)[0], -1, self.rank))
-        along = ops.einsum("bnk,bn->bk", U, ops.reshape(offset, (ops.shape(U)[0], -1)))
-        root = ops.cholesky(ops.einsum("bnk,bnl->bkl", U, U) + ops.eye(self.rank, dtype=U.dtype))
-        solved = ops.solve_triangular(root, along[..., None], lower=True)[..., 0]
-        return total + 0.5 * ops.sum(solved**2, axis=1) - ops.sum(ops.log(_diagonal(root)), axis=1)
+        narrow = -0.5 * offset**2 - ops.softplus(self.logit)
+        wide = -0.5 * (offset * ops.exp(-self.log_ratio)) ** 2 - self.log_ratio - ops.softplus(-self.logit)
+        each = ops.logaddexp(narrow, wide) - self.log_sigma - 0.5 * math.log(2 * math.pi)
+        return ops.sum(each, axis=(1, 2))
 
     def sample(self, n, seed):
         """Sources drawn from it, none below 0, [batch, n, rows, columns].
@@ -141,17 +137,13 @@ class SourceDistribution:
           seed: integer from 0 to 2^30.
         """
         batch, rows, columns = ops.shape(self.mean)
-        unit = keras.random.normal((batch, n, rows, columns), dtype=self.mean.dtype, seed=2 * seed)
-        drawn = unit * ops.exp(self.log_sigma)[:, None]
-        if self.rank:
-            along = keras.random.normal((batch, n, self.rank), dtype=self.mean.dtype, seed=2 * seed + 1)
-            drawn = drawn + ops.einsum("bnk,bxyk->bnxy", along, self.factors)
-        drawn = synthesise(ops.reshape(drawn, (-1, rows, columns)), self.levels)
-        return from_real(self.mean[:, None] + ops.reshape(drawn, (batch, n, rows, columns)), self.unit)
-
-
-def _diagonal(matrix):
-    return ops.diagonal(matrix, axis1=-2, axis2=-1)
+        shape = (batch, n, rows, columns)
+        unit = keras.random.normal(shape, dtype=self.mean.dtype, seed=2 * seed)
+        chance = keras.random.uniform(shape, dtype=self.mean.dtype, seed=2 * seed + 1)
+        is_wide = ops.cast(chance < ops.sigmoid(self.logit)[:, None], unit.dtype)
+        drawn = unit * ops.exp(self.log_sigma[:, None] + is_wide * self.log_ratio[:, None])
+        drawn = ops.reshape(synthesise(ops.reshape(drawn, (-1, rows, columns)), self.levels), shape)
+        return from_real(self.mean[:, None] + drawn, self.unit)
 
 
 # ------------------------------------------------------------------------------------------------------ the network
@@ -168,12 +160,12 @@ class SourceErrors(keras.Model):
     def __init__(self, config: SourceErrorsConfig, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config = config
-        self.body = Pyramid(config.features, config.levels, 1 + config.rank, dtype=self.dtype_policy)
+        self.body = Pyramid(config.features, config.levels, N_COLUMNS - 2, dtype=self.dtype_policy)
         self.body.build((None, None, None, N_SEEN))
         self.built = True
 
     def call(self, inputs):
-        """The head of `SourceDistribution`, [batch, n, m, 3 + rank], in float32.
+        """The head of `SourceDistribution`, [batch, n, m, N_COLUMNS], in float32.
 
         Args:
           inputs: as `views` makes them, sides multiples of 2^levels.
@@ -184,9 +176,11 @@ class SourceErrors(keras.Model):
         # Bounded on both sides, or a pixel that is known exactly, as dark ones are, would make the density infinite.
         log_sigma = _WIDEST * ops.tanh(maps[..., 0] / _WIDEST)
         log_sigma = 0.5 * ops.log(ops.exp(2 * log_sigma) + _NARROWEST**2)
+        log_ratio = math.log(_RATIO) * ops.sigmoid(maps[..., 1])
+        logit = _LOGIT * ops.tanh((maps[..., 2] + _RARE) / _LOGIT)
         mean = estimate + shift
         unit = _per_system(inputs["unit"], mean) * ops.ones_like(mean)
-        return ops.concatenate([ops.stack([mean, log_sigma, unit], axis=-1), maps[..., 1:]], axis=-1)
+        return ops.stack([mean, unit, log_sigma, log_ratio, logit], axis=-1)
 
     def distribution(self, inputs):
         """The `SourceDistribution`; the argument is that of `call`."""

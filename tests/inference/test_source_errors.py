@@ -35,7 +35,7 @@ def rim():
 @pytest.fixture(scope="module")
 def network(rim):
     """Errors of that RIM, untrained: the noise, about."""
-    return build_model(SourceErrorsConfig("tiny", fingerprint(rim), features=4, levels=3, rank=2))
+    return build_model(SourceErrorsConfig("tiny", fingerprint(rim), features=4, levels=3))
 
 
 @pytest.fixture(scope="module")
