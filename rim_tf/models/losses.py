@@ -5,6 +5,7 @@ from keras import ops
 
 from rim_tf.models import mixture
 from rim_tf.models.source_errors import SourceDistribution, from_real
+from rim_tf.models.wavelets import level_of
 from rim_tf.physics.mass.model import MassModel
 
 
@@ -89,10 +90,12 @@ def theta_E_error_percent(y_true, y_pred):
 
 @keras.saving.register_keras_serializable("rim_tf")
 class SourceLoss(keras.losses.Loss):
-    """Minus the logarithm of the density that a distribution gives the true source, for each pixel.
+    """Minus the logarithm of the density that a distribution gives the true source, a mean over its wavelets.
 
     Sources [batch, n, m] against heads [batch, n, m, columns] (`rim_tf.models.source_errors`) -> one number for each
-    system.
+    system. As the wavelets are independent, any weights have the same best distribution. Each level counts three times
+    as much for a wavelet as the next finer one, which has four times as many: or else the few coarse ones, of which
+    the flux is made, would be learned last.
 
     Args:
       levels: of the wavelets of the head.
@@ -103,8 +106,10 @@ class SourceLoss(keras.losses.Loss):
         self.levels = levels
 
     def call(self, y_true, y_pred):
-        n_pixels = ops.cast(ops.prod(ops.shape(y_true)[1:]), y_pred.dtype)
-        return -SourceDistribution(y_pred, self.levels).log_prob(y_true) / n_pixels
+        level = level_of(*ops.shape(y_true)[1:], self.levels)
+        weight = ops.power(3.0, ops.cast(level, y_pred.dtype))
+        each = SourceDistribution(y_pred, self.levels).log_prob_of_wavelets(y_true)
+        return -ops.sum(weight * each, axis=(1, 2)) / ops.sum(weight)
 
     def get_config(self):
         return super().get_config() | {"levels": self.levels}

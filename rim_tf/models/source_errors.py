@@ -123,11 +123,14 @@ class SourceDistribution:
 
     def log_prob(self, source):
         """Logarithm of the density at the coordinates of a source [batch, n, m], -> [batch]."""
+        return ops.sum(self.log_prob_of_wavelets(source), axis=(1, 2))
+
+    def log_prob_of_wavelets(self, source):
+        """Its summands, [batch, n, m]."""
         offset = analyse(to_real(source, self.unit) - self.mean, self.levels) * ops.exp(-self.log_sigma)
         narrow = -0.5 * offset**2 - ops.softplus(self.logit)
         wide = -0.5 * (offset * ops.exp(-self.log_ratio)) ** 2 - self.log_ratio - ops.softplus(-self.logit)
-        each = ops.logaddexp(narrow, wide) - self.log_sigma - 0.5 * math.log(2 * math.pi)
-        return ops.sum(each, axis=(1, 2))
+        return ops.logaddexp(narrow, wide) - self.log_sigma - 0.5 * math.log(2 * math.pi)
 
     def sample(self, n, seed):
         """Sources drawn from it, none below 0, [batch, n, rows, columns].

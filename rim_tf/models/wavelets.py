@@ -38,6 +38,19 @@ def synthesise(coefficients, levels):
     return _joined(low, high, 1)
 
 
+def level_of(rows, columns, levels):
+    """Of each coefficient, how often its sides were halved before it was split off, [rows, columns] integers.
+
+    0 for the finest; what is left in the end has `levels`, as many as nothing else.
+    """
+    found = ops.zeros((rows, columns), dtype="int32")
+    row, column = ops.arange(rows)[:, None], ops.arange(columns)[None, :]
+    for level in range(1, levels + 1):
+        within = (row < rows // 2**level) & (column < columns // 2**level)
+        found = found + ops.cast(within, "int32")
+    return found
+
+
 def assembled(coarse, along, across, both):
     """The layout of one level: four [batch, n, m] -> [batch, 2 n, 2 m]."""
     upper, lower = ops.concatenate([coarse, along], axis=2), ops.concatenate([across, both], axis=2)
