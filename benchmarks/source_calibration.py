@@ -46,28 +46,22 @@ _BINS = 200
 _BATCH = 8
 # What is fainter than this [noise] cannot be told from nothing.
 _DARK = 0.05
-# The set that errors are tested on, and one to correct them on; their galaxies are not the same.
-PARTS = {"test": ("test", 1), "fit": ("validation", 0)}
-
 
 # ------------------------------------------------------------------------------------------------------ the systems
 
 
 class Systems:
-    """Systems of one of PARTS by number.
+    """Systems of the stream of tests, by number.
 
     Args:
-      part: a name in PARTS.
       galaxies: as for `find_galaxies`.
       mocks: `MockConfig`.
     """
 
-    def __init__(self, part, galaxies, mocks=SMALL_MOCKS):
-        stream, first = PARTS[part]
-        found = find_galaxies(galaxies, "validation", stream)
-        stamps = GalaxyStamps(found.images[first::2], found.half_light_radius[first::2])
+    def __init__(self, galaxies, mocks=SMALL_MOCKS):
+        stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
         self.n_galaxies = len(stamps)
-        self.draw = Simulator(seed_pair(stream, 0), _BATCH, stamps, mocks)
+        self.draw = Simulator(seed_pair("test", 0), _BATCH, stamps, mocks)
 
     def batch(self, index):
         """(observation, lens, true source, its figures, noise over the peak) of each system of a batch."""
@@ -246,17 +240,16 @@ def main():
 @main.command()
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--n", default=400, show_default=True, help="Systems.")
-@click.option("--part", type=click.Choice(list(PARTS)), default="test", show_default=True)
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=["network"])
 @click.option("--samples", default=ERROR_SAMPLES, show_default=True, help="Draws of each source.")
 @click.option("--weights", default="small", show_default=True)
 @click.option("--errors", default="source-errors-small", show_default=True, help="Weights of the errors.")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
-def measure(galaxies, n, part, methods, samples, weights, errors, out):
+def measure(galaxies, n, methods, samples, weights, errors, out):
     """Reconstruct systems with their errors; any --method that a system lacks is added."""
     warnings.simplefilter("ignore")
     networks = load_pretrained(weights), load_pretrained(errors, "source-errors")
-    systems = Systems(part, galaxies)
+    systems = Systems(galaxies)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "rows.jsonl"
     rows = {row["index"]: row for row in _rows(path)}

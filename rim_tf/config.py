@@ -145,11 +145,16 @@ class SourceErrorsConfig:
     """Channels of each convolution."""
     levels: Annotated[int, Limits(least=1, most=8)] = 5
     """Sizes of structure in the source that have errors of their own, each twice the one before."""
+    widths: tuple[Positive, ...] = ()
+    """Factors on the errors, by which they were corrected on mocks: one for each of `source_errors.BRIGHTNESSES`, at the
+    first of `source_errors.NOISES` and then at the second; empty for none."""
     type: Literal["source-errors"] = "source-errors"
     """Its name in MODELS."""
 
     def __post_init__(self):
         check(self)
+        if len(self.widths) not in (0, 12):
+            raise InputError(f"widths has {len(self.widths)} numbers; it must have 12, or none.")
 
 
 # What networks there are: a file of settings names one of them as its "type".
@@ -223,7 +228,8 @@ ESTIMATOR_PRESETS = {"paper": ESTIMATOR_PAPER, "small": ESTIMATOR_SMALL}
 
 # Of the RIM "small".
 SOURCE_ERRORS_SMALL = _preset(
-    SourceErrorsConfig, rim_sha256="85fe87a7a062141cc85fb0ae6800b6c8e8e2503528606e6d1c9f9c21a8096f4d"
+    SourceErrorsConfig,
+    rim_sha256="85fe87a7a062141cc85fb0ae6800b6c8e8e2503528606e6d1c9f9c21a8096f4d",
 )
 
 

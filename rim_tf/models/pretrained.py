@@ -23,7 +23,7 @@ from rim_tf.models.flops import convolutions
 from rim_tf.models.mixture import n_columns
 from rim_tf.models.networks import AlexNet
 from rim_tf.models.rim import RIM
-from rim_tf.models.source_errors import N_COLUMNS, N_SEEN, SourceErrors
+from rim_tf.models.source_errors import N_OF_WAVELETS, N_SEEN, SourceErrors
 from rim_tf.physics.mass.model import MassModel
 from rim_tf.validation import to_json
 
@@ -91,7 +91,7 @@ def _source_errors_shapes(config):
     for i in range(levels):
         convolution(f"down/{_numbered('conv2d', i)}", n if i else 4 * N_SEEN, n)
         convolution(f"deep/{_numbered('conv2d', i)}", n, n)
-        convolution(f"maps/{_numbered('conv2d', i)}", n, (N_COLUMNS - 2) * (3 if i else 4), 1)
+        convolution(f"maps/{_numbered('conv2d', i)}", n, N_OF_WAVELETS * (3 if i else 4), 1)
         if i:
             convolution(f"up/{_numbered('conv2d', i - 1)}", n, n)
     convolution("pixels", n, 4)

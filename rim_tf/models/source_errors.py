@@ -15,6 +15,7 @@ import dataclasses
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from rim_tf.config import SourceErrorsConfig
@@ -28,7 +29,10 @@ _BLOCKS = (1, 2, 4, 8)
 _WIDEST, _NARROWEST, _RATIO = 8.0, 0.02, 20.0
 # Before it has learned anything the wide Gaussian has a share of 1 in 20, and logits of that stay within these.
 _RARE, _LOGIT = -3.0, 8.0
-N_COLUMNS = 5
+N_OF_WAVELETS, N_COLUMNS = 3, 6
+# Where `SourceErrorsConfig.widths` stand: brightness of what the RIM found [noise], for each noise [peak of the image].
+BRIGHTNESSES = (0.1, 0.5, 1.5, 5.0, 15.0, 50.0)
+NOISES = (0.003, 0.03)
 
 
 def to_real(source, unit):
@@ -45,6 +49,14 @@ def to_real(source, unit):
 def from_real(y, unit):
     """The inverse of `to_real`, from 0 on."""
     return _per_system(unit, y) * ops.maximum(ops.softplus(y) - NOTHING, 0.0)
+
+
+def _interpolated(x, places, values):
+    """Linear between `values` at rising `places`, constant beyond them."""
+    result = values[0] * ops.ones_like(x)
+    for a, b, start, end in zip(places, places[1:], values, values[1:], strict=False):
+        result = result + (end - start) * ops.clip((x - a) / (b - a), 0.0, 1.0)
+    return result
 
 
 def _per_system(unit, like):
@@ -84,6 +96,7 @@ def views(problem, iterates):
 
 
 N_SEEN = 7 + len(_BLOCKS)
+_LOG_PEAK = 5
 
 
 def _compressed(x):
@@ -112,22 +125,24 @@ class SourceDistribution:
     """The distribution of true sources that the output of `SourceErrors` stands for.
 
     Args:
-      head: [batch, n, m, N_COLUMNS]: the mean of each pixel; the unit; and for each wavelet the logarithms of its
-        standard deviation, of how many times wider the second Gaussian is, and the logit of the share that it has.
+      head: [batch, n, m, N_COLUMNS]: the mean of each pixel; the unit; for each wavelet the logarithms of its
+        standard deviation and of how many times wider the second Gaussian is, and the logit of the share that it has;
+        and for each pixel the logarithm of a factor on all that the wavelets come to there.
       levels: of the wavelets.
     """
 
     def __init__(self, head, levels):
         self.mean, self.unit, self.levels = head[..., 0], head[:, 0, 0, 1], levels
-        self.log_sigma, self.log_ratio, self.logit = (head[..., i] for i in (2, 3, 4))
+        self.log_sigma, self.log_ratio, self.logit, self.log_width = (head[..., i] for i in (2, 3, 4, 5))
 
     def log_prob(self, source):
         """Logarithm of the density at the coordinates of a source [batch, n, m], -> [batch]."""
-        return ops.sum(self.log_prob_of_wavelets(source), axis=(1, 2))
+        return ops.sum(self.log_prob_of_wavelets(source) - self.log_width, axis=(1, 2))
 
     def log_prob_of_wavelets(self, source):
-        """Its summands, [batch, n, m]."""
-        offset = analyse(to_real(source, self.unit) - self.mean, self.levels) * ops.exp(-self.log_sigma)
+        """The summands of that before the factors, in the layout of the wavelets, [batch, n, m]."""
+        offset = (to_real(source, self.unit) - self.mean) * ops.exp(-self.log_width)
+        offset = analyse(offset, self.levels) * ops.exp(-self.log_sigma)
         narrow = -0.5 * offset**2 - ops.softplus(self.logit)
         wide = -0.5 * (offset * ops.exp(-self.log_ratio)) ** 2 - self.log_ratio - ops.softplus(-self.logit)
         return ops.logaddexp(narrow, wide) - self.log_sigma - 0.5 * math.log(2 * math.pi)
@@ -146,6 +161,7 @@ class SourceDistribution:
         is_wide = ops.cast(chance < ops.sigmoid(self.logit)[:, None], unit.dtype)
         drawn = unit * ops.exp(self.log_sigma[:, None] + is_wide * self.log_ratio[:, None])
         drawn = ops.reshape(synthesise(ops.reshape(drawn, (-1, rows, columns)), self.levels), shape)
+        drawn = drawn * ops.exp(self.log_width)[:, None]
         return from_real(self.mean[:, None] + drawn, self.unit)
 
 
@@ -163,7 +179,7 @@ class SourceErrors(keras.Model):
     def __init__(self, config: SourceErrorsConfig, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config = config
-        self.body = Pyramid(config.features, config.levels, N_COLUMNS - 2, dtype=self.dtype_policy)
+        self.body = Pyramid(config.features, config.levels, N_OF_WAVELETS, dtype=self.dtype_policy)
         self.body.build((None, None, None, N_SEEN))
         self.built = True
 
@@ -183,7 +199,21 @@ class SourceErrors(keras.Model):
         logit = _LOGIT * ops.tanh((maps[..., 2] + _RARE) / _LOGIT)
         mean = estimate + shift
         unit = _per_system(inputs["unit"], mean) * ops.ones_like(mean)
-        return ops.stack([mean, unit, log_sigma, log_ratio, logit], axis=-1)
+        width = self._log_width(estimate, ops.convert_to_tensor(inputs["seen"]))
+        return ops.stack([mean, unit, log_sigma, log_ratio, logit, width], axis=-1)
+
+    def _log_width(self, estimate, seen):
+        """The logarithm of the factors that the settings name, for each pixel."""
+        if not self.config.widths:
+            return ops.zeros_like(estimate)
+        low, high = (
+            _interpolated(ops.log(ops.softplus(estimate)), np.log(BRIGHTNESSES), np.log(widths))
+            for widths in (self.config.widths[: len(BRIGHTNESSES)], self.config.widths[len(BRIGHTNESSES) :])
+        )
+        # The logarithm of noise over peak, of which `views` makes a channel.
+        log_noise = -2.0 * (ops.cast(seen[..., _LOG_PEAK], estimate.dtype) + 2.0)
+        start, end = np.log(NOISES)
+        return low + (high - low) * ops.clip((log_noise - start) / (end - start), 0.0, 1.0)
 
     def distribution(self, inputs):
         """The `SourceDistribution`; the argument is that of `call`."""
