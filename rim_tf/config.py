@@ -146,8 +146,8 @@ class SourceErrorsConfig:
     levels: Annotated[int, Limits(least=1, most=8)] = 5
     """Sizes of structure in the source that have errors of their own, each twice the one before."""
     widths: tuple[Positive, ...] = ()
-    """Factors on the errors, by which they were corrected on mocks: one for each of `source_errors.BRIGHTNESSES`, at the
-    first of `source_errors.NOISES` and then at the second; empty for none."""
+    """Factors on the errors, found on mocks: one for each of `source_errors.BRIGHTNESSES` at the first of
+    `source_errors.NOISES`, then as many at the second; empty for none."""
     type: Literal["source-errors"] = "source-errors"
     """Its name in MODELS."""
 

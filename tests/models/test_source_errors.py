@@ -1,5 +1,7 @@
 """Distributions of sources: the density is SciPy's, the draws have its covariance, and no unit matters."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from gradients import array, tensor
@@ -8,8 +10,18 @@ from numpy.testing import assert_allclose
 from registry import SMALL_ERRORS, SMALL_SMALL, doubled, observation, stirred
 from scipy.stats import multivariate_normal, norm
 
+from rim_tf.errors import InputError
 from rim_tf.models.rim import RIM
-from rim_tf.models.source_errors import N_SEEN, SourceDistribution, SourceErrors, from_real, to_real, views
+from rim_tf.models.source_errors import (
+    BRIGHTNESSES,
+    N_SEEN,
+    NOISES,
+    SourceDistribution,
+    SourceErrors,
+    from_real,
+    to_real,
+    views,
+)
 from rim_tf.models.wavelets import synthesise
 from rim_tf.physics.imaging import imaging_problem
 
@@ -22,7 +34,8 @@ def head(rng, ratio=None, n=8, unit=0.5, batch=2, bright=False):
     mean = rng.normal(size=(batch, n, n)) + (60.0 if bright else 0.0)
     log_sigma, logit = rng.normal(size=(batch, n, n)) * 0.3, rng.normal(size=(batch, n, n)) - 1
     log_ratio = np.full_like(mean, np.log(ratio)) if ratio else rng.uniform(0.1, 1.5, size=(batch, n, n))
-    return tensor(np.stack([mean, np.full_like(mean, unit), log_sigma, log_ratio, logit], -1))
+    log_width = rng.normal(size=mean.shape) * 0.3
+    return tensor(np.stack([mean, np.full_like(mean, unit), log_sigma, log_ratio, logit, log_width], -1))
 
 
 def wavelets(n, levels):
@@ -32,14 +45,14 @@ def wavelets(n, levels):
 
 def variance(head):
     """Of each wavelet, [batch, n, n]."""
-    _, _, log_sigma, log_ratio, logit = np.moveaxis(array(head), -1, 0)
+    _, _, log_sigma, log_ratio, logit, _ = np.moveaxis(array(head), -1, 0)
     share = 1 / (1 + np.exp(-logit))
     return np.exp(2 * log_sigma) * (1 - share + share * np.exp(2 * log_ratio))
 
 
 def covariance(head, levels, system):
     """The covariance in the coordinates of `to_real`, as a matrix."""
-    basis = wavelets(head.shape[1], levels)
+    basis = np.exp(array(head)[system, ..., 5]).reshape(-1, 1) * wavelets(head.shape[1], levels)
     return basis @ np.diag(variance(head)[system].ravel()) @ basis.T
 
 
@@ -58,14 +71,14 @@ def test_the_density_of_two_is_their_sum(rng):
     given = head(rng)
     source = rng.uniform(0, 2, (2, 8, 8))
     found = array(SourceDistribution(given, 2).log_prob(tensor(source)))
-    mean, unit, log_sigma, log_ratio, logit = np.moveaxis(array(given), -1, 0)
+    mean, unit, log_sigma, log_ratio, logit, log_width = np.moveaxis(array(given), -1, 0)
     y = array(to_real(tensor(source), tensor(unit[:, 0, 0])))
     for i in range(2):
-        offset = (wavelets(8, 2).T @ (y[i] - mean[i]).ravel()).reshape(8, 8)
+        offset = (wavelets(8, 2).T @ ((y[i] - mean[i]) / np.exp(log_width[i])).ravel()).reshape(8, 8)
         share, width = 1 / (1 + np.exp(-logit[i])), np.exp(log_sigma[i])
         density = (1 - share) * norm.pdf(offset, scale=width)
         density += share * norm.pdf(offset, scale=width * np.exp(log_ratio[i]))
-        assert_allclose(found[i], np.log(density).sum(), rtol=1e-9)
+        assert_allclose(found[i], np.log(density).sum() - log_width[i].sum(), rtol=1e-9)
 
 
 def test_draws_have_mean_and_covariance_of_the_law(rng):
@@ -114,7 +127,7 @@ def test_nothing_has_a_unit():
     assert_allclose(array(brighter["seen"]), array(views_["seen"]), atol=2e-3)
     assert_allclose(output_of_brighter[..., 1], 10 * output[..., 1], rtol=1e-5)
     # All else is in units of the noise.
-    others = [0, 2, 3, 4]
+    others = [0, 2, 3, 4, 5]
     assert_allclose(output_of_brighter[..., others], output[..., others], atol=5e-3)
     ten = SourceDistribution(tensor(output_of_brighter), 2).sample(5, 3)
     one = SourceDistribution(tensor(output), 2).sample(5, 3)
@@ -134,6 +147,25 @@ def test_views_know_how_sharp_the_data_are():
     assert fine[1] < 0.3 * fine[0] and coarse[1] / coarse[0] > 2 * fine[1] / fine[0]
 
 
+def test_widths_are_of_brightness_and_noise():
+    widths = tuple(np.linspace(0.5, 1.6, 12))
+    network = SourceErrors(dataclasses.replace(SMALL_ERRORS, widths=widths))
+    # A row for each brightness, and two beyond them; a system for each noise, and one between.
+    brightness = np.array([0.01, *BRIGHTNESSES, 1e4])[:, None] * np.ones(8)
+    seen = np.zeros((3, 8, 8, N_SEEN), "float32")
+    noise = [NOISES[0] / 5, NOISES[1], np.sqrt(NOISES[0] * NOISES[1])]
+    seen[..., 5] = -np.log(noise)[:, None, None] / 2 - 2
+    estimate = brightness + np.log(-np.expm1(-brightness))
+    inputs = {"seen": seen, "estimate": np.float32([estimate] * 3), "unit": np.ones(3, "float32")}
+    found = np.exp(array(network(inputs))[..., 5])
+    ends = [np.array([part[0], *part, part[-1]]) for part in (widths[:6], widths[6:])]
+    for i, expected in enumerate([*ends, np.sqrt(ends[0] * ends[1])]):
+        assert_allclose(found[i], np.broadcast_to(expected[:, None], (8, 8)), rtol=1e-3)
+    assert_allclose(array(SourceErrors(SMALL_ERRORS)(inputs))[..., 5], 0)
+    with pytest.raises(InputError, match="widths has 5 numbers; it must have 12, or none"):
+        dataclasses.replace(SMALL_ERRORS, widths=(1.0,) * 5)
+
+
 def test_no_weights_make_the_density_infinite(rng):
     network = SourceErrors(SMALL_ERRORS)
     network.set_weights([1e3 * rng.normal(size=w.shape) for w in network.get_weights()])
@@ -142,6 +174,6 @@ def test_no_weights_make_the_density_infinite(rng):
         "estimate": np.zeros((2, 8, 8), "float32"),
         "unit": np.ones(2, "float32"),
     }
-    _, _, log_sigma, log_ratio, logit = np.moveaxis(array(network(inputs)), -1, 0)
+    _, _, log_sigma, log_ratio, logit, _ = np.moveaxis(array(network(inputs)), -1, 0)
     assert np.isfinite(log_sigma).all() and log_sigma.min() >= np.log(0.0199) and log_sigma.max() < 8.01
     assert log_ratio.min() >= 0 and log_ratio.max() < 3.01 and np.abs(logit).max() < 8.01
