@@ -152,7 +152,7 @@ def sampled(name, row, seen, truth, rim, estimator):
 
 def counted(truth, samples):
     """{name: figures} of posteriors, truth [systems, columns] and samples [systems, n, columns]."""
-    ranks = coverage.rank(truth, samples)
+    ranks = coverage.ranks(truth, samples)
     credibility = np.abs(2 * ranks - 1)
     levels, found = coverage.tarp(truth, samples)
     return {
@@ -262,7 +262,7 @@ def posteriors(galaxies, n, method, weights, estimator, out):
         seen, truth, *_ = mock(row["index"], stamps, MockConfig(), STREAMS["test"])
         u, figures = sampled(method, row, seen, truth, rim, estimator)
         append(path, {"index": row["index"], "u": np.round(u, 7), **figures})
-        ranks = coverage.rank(np.array(row["u_true"]), u)
+        ranks = coverage.ranks(np.array(row["u_true"]), u)
         click.echo(f"{row['index']}: noise {row['noise']:.4f} ranks {np.round(ranks, 2)} {figures}")
 
 
@@ -308,9 +308,8 @@ def draw(found):
                 continue
             ranks, edges = np.array(by_method[name]["ranks"]), np.linspace(0, 1, 11)
             for i, parameter in enumerate(SIE_SHEAR.names):
-                counts, low, high = coverage.rank_histogram(ranks[:, i])
-                axis.stairs(counts, edges, label=parameter)
-            axis.axhspan(low, high, color="0.9", zorder=0)
+                axis.stairs(coverage.histogram(ranks[:, i], 10), edges, label=parameter)
+            axis.axhspan(*coverage.band(len(ranks), 10, 0.95), color="0.9", zorder=0)
             axis.set_title(f"{name}, noise {decade}", fontsize=9)
             axis.set_xlabel("rank of the truth")
     axes[0, 0].legend(fontsize=6)

@@ -133,8 +133,32 @@ class EstimatorConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceErrorsConfig:
+    """A network that knows the errors of the sources that a RIM finds (`rim_tf.models.source_errors`)."""
+
+    rim: str = "small"
+    """Weights of that RIM, and no other: a shipped name, or the path of its description."""
+    rim_sha256: str = ""
+    """Their `rim_tf.models.pretrained.fingerprint`."""
+    features: Annotated[int, Limits(least=1, most=4096)] = 32
+    """Channels of each convolution."""
+    levels: Annotated[int, Limits(least=1, most=8)] = 5
+    """Sizes of structure in the source that have errors of their own, each twice the one before."""
+    widths: tuple[Positive, ...] = ()
+    """Factors on the errors, found on mocks: one for each of `source_errors.BRIGHTNESSES` at the first of
+    `source_errors.NOISES`, then as many at the second; empty for none."""
+    type: Literal["source-errors"] = "source-errors"
+    """Its name in MODELS."""
+
+    def __post_init__(self):
+        check(self)
+        if len(self.widths) not in (0, 12):
+            raise InputError(f"widths has {len(self.widths)} numbers; it must have 12, or none.")
+
+
 # What networks there are: a file of settings names one of them as its "type".
-MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig}
+MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig, "source-errors": SourceErrorsConfig}
 
 
 class _AnyModel:
@@ -158,7 +182,7 @@ def model_from_json(values, where="The network"):
     return from_json(MODELS[kind], values, where)
 
 
-Model = Annotated[RIMConfig | EstimatorConfig, _AnyModel()]
+Model = Annotated[RIMConfig | EstimatorConfig | SourceErrorsConfig, _AnyModel()]
 
 
 def _preset(cls, **changes):
@@ -199,6 +223,12 @@ ESTIMATOR_SMALL = _preset(
     passes=1,
 )
 ESTIMATOR_PRESETS = {"paper": ESTIMATOR_PAPER, "small": ESTIMATOR_SMALL}
+
+# Of the RIM "small".
+SOURCE_ERRORS_SMALL = _preset(
+    SourceErrorsConfig,
+    rim_sha256="85fe87a7a062141cc85fb0ae6800b6c8e8e2503528606e6d1c9f9c21a8096f4d",
+)
 
 
 # -------------------------------------------------------------------------------------------- simulated lenses
@@ -288,11 +318,19 @@ def setting(default, help, **limits):
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
+# Draws that the errors of a source are made of, where no other number is given.
+ERROR_SAMPLES = 200
+
+
 @dataclasses.dataclass(frozen=True)
 class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
     weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
+    errors: bool = setting(False, "Draw sources from what is left uncertain: errors of pixels, flux and more.")
+    errors_weights: str = setting("source-errors-small", "Weights of the errors, which belong to those of the RIM.")
+    samples: int = setting(ERROR_SAMPLES, "Draws that the errors are made of.", least=2, most=100_000)
+    seed: int = setting(0, "Of the draws.", least=0, most=LARGEST_SEED)
 
     def __post_init__(self):
         check(self)
@@ -312,6 +350,9 @@ class InversionSettings:
     strength: float | None = setting(None, "lambda of the prior; by default that of the highest evidence.", above=0)
     non_negative: bool = setting(False, "Let no pixel be negative.")
     solver: str = setting("auto", "How the linear system is solved.", choices=SOLVERS)
+    errors: bool = setting(
+        False, f"Give flux and more an error too, from --samples draws, or {ERROR_SAMPLES} if that is 0."
+    )
     samples: int = setting(0, "Draws from the posterior; two or more give a matrix-free solution its errors.", least=0)
     seed: int = setting(0, "Of the samples, and of the matrix-free solver's probes.", least=0, most=LARGEST_SEED)
 

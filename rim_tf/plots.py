@@ -113,7 +113,8 @@ def plot_reconstruction(reconstruction, truth=None):
     """One reconstruction in the columns of the paper's Figure 3.
 
     Observed, model and residual with the critical curve; reconstruction, and `truth` where given, with the
-    caustic and the cut. Observed and model share one stretch, reconstruction and truth another.
+    caustic and the cut. Observed and model share one stretch, reconstruction and truth another. Where errors of the
+    source were asked for, its standard deviation comes last.
 
     Args:
       reconstruction: `rim_tf.results.SourceFit`.
@@ -136,14 +137,17 @@ def plot_reconstructions(reconstructions, truths=None, names=None):
     Returns:
       A matplotlib Figure; save it with `savefig`.
     """
-    n_rows, n_columns = len(reconstructions), 4 if truths is None else 5
+    with_errors = any(each.errors is not None for each in reconstructions)
+    n_rows, n_columns = len(reconstructions), 4 + (truths is not None) + with_errors
     width = _LEFT + n_columns * _PANEL + (n_columns - 1) * _BETWEEN + _RIGHT
     figure = Figure(figsize=(width, n_rows * _ROW), dpi=160)
     rows = figure.subfigures(n_rows, 1, squeeze=False)[:, 0]
     for i, (row, reconstruction) in enumerate(zip(rows, reconstructions, strict=True)):
         title = _title(reconstruction) if names is None else f"{names[i]}:  {_title(reconstruction)}"
         row.suptitle(title, fontsize=8.5)
-        _draw_row(row, reconstruction, None if truths is None else truths[i])
+        panels = _panels(row, n_columns)
+        _draw_columns(row, panels, reconstruction, None if truths is None else truths[i])
+        panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
     return figure
 
 
@@ -331,12 +335,6 @@ def _title(reconstruction):
     return text + f"PSF {observation.psf.shape[0]} x {observation.psf.shape[1]} pixels"
 
 
-def _draw_row(figure, reconstruction, truth):
-    panels = _panels(figure, 4 if truth is None else 5)
-    _draw_columns(figure, panels, reconstruction, truth)
-    panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
-
-
 def _draw_columns(figure, panels, reconstruction, truth):
     observation, scale = reconstruction.observation, reconstruction.observation.pixel_scale
     centre, lens = observation.centre, reconstruction.lens.moved(observation.centre)
@@ -364,7 +362,18 @@ def _draw_columns(figure, panels, reconstruction, truth):
     _colour_bar(figure, panels[:2], "surface brightness")
     bar = _colour_bar(figure, [panels[2]], r"(data $-$ model) / noise, fixed at $\pm$5", "both")
     bar.set_ticks([-5, 0, 5])
-    _colour_bar(figure, panels[3:], "surface brightness")
+    _colour_bar(figure, panels[3 : 3 + len(sources)], "surface brightness")
+    if reconstruction.errors is not None:
+        _draw_deviation(figure, panels[3 + len(sources)], reconstruction, centre_of_source)
+
+
+def _draw_deviation(figure, axes, reconstruction, centre):
+    """The standard deviation of the source, in a stretch of its own."""
+    deviation = reconstruction.standard_deviation
+    norm = Normalize(0, float(np.quantile(deviation, 0.999)) or 1.0)
+    draw_image(axes, deviation, reconstruction.source_pixel_scale, norm, centre=centre).set_title("standard deviation")
+    _finish([axes])
+    _colour_bar(figure, [axes], "of surface brightness")
 
 
 def _finish(panels):

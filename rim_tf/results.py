@@ -39,6 +39,78 @@ def correlation_of_neighbours(residual, mask):
         return products / n_pairs / (np.sum(residual**2, axes) / np.sum(mask, axes)), products, n_pairs
 
 
+def half_light_radius(image):
+    """Radius of the circle about the centre of light that holds half of the light [pixels]; light below 0 is left out.
+
+    Args:
+      image: [rows, columns].
+    """
+    image = np.maximum(image, 0)
+    row, column = np.indices(image.shape)
+    centre = centre_of_light(image)
+    radius = np.hypot(row - centre[0], column - centre[1]).ravel()
+    order = np.argsort(radius)
+    enclosed = np.cumsum(image.ravel()[order], dtype=float)
+    return float(np.interp(0.5 * enclosed[-1], enclosed, radius[order]))
+
+
+def centre_of_light(image):
+    """(row, column) of an image's mean, weighted by its light."""
+    total = np.sum(image, dtype=float)
+    rows, columns = np.sum(image, axis=1, dtype=float), np.sum(image, axis=0, dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.array([np.dot(rows, np.arange(rows.size)), np.dot(columns, np.arange(columns.size))]) / total
+
+
+def source_figures(sources, source_pixel_scale, seen):
+    """What each of some sources comes to.
+
+    Args:
+      sources: surface brightness, [k, n, m].
+      source_pixel_scale: [arcsec].
+      seen: of a source pixel of brightness one, the flux in the image [arcsec^2], [n, m].
+
+    Returns:
+      {name: [k]} of flux [image units arcsec^2], magnification, NaN for a source without flux, source_peak and
+      half_light_radius [arcsec], all as in `SourceFit`.
+    """
+    flux = np.sum(sources, axis=(1, 2), dtype=float) * source_pixel_scale**2
+    image_flux = np.einsum("kxy,xy->k", sources, seen, dtype=float)
+    return {
+        "flux": flux,
+        "magnification": np.where(flux > 0, image_flux / np.where(flux > 0, flux, 1.0), np.nan),
+        "source_peak": np.max(sources, axis=(1, 2)).astype(float),
+        "half_light_radius": source_pixel_scale * np.array([half_light_radius(source) for source in sources]),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceErrors:
+    """What the source of a lens may be, as draws.
+
+    Attributes:
+      samples: the draws, [k, n, m], in the units of the image.
+      figures: what each of them comes to, as of `source_figures`.
+    """
+
+    samples: np.ndarray
+    figures: dict
+
+    @classmethod
+    def together(cls, several):
+        """All draws of a list of `SourceErrors`, such as those of many lenses of one observation."""
+        figures = {name: np.concatenate([each.figures[name] for each in several]) for name in several[0].figures}
+        return cls(samples=np.concatenate([each.samples for each in several]), figures=figures)
+
+    def summary(self):
+        """Of each figure the median, the 16th and 84th percentile and half the distance of these, the error."""
+        found = {}
+        for name, values in self.figures.items():
+            low, median, high = np.quantile(values, (0.16, 0.5, 0.84)).tolist()
+            found[name] = {"error": (high - low) / 2, "p16": low, "median": median, "p84": high}
+        return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFit:
     """The source of one lens, by whatever method, and how well it explains the data.
@@ -53,6 +125,7 @@ class SourceFit:
       flux_outside: share of the observed flux whose rays miss the source grid.
       seconds: wall-clock time of the call, shared out over the systems of its batch.
       standard_deviation: of each pixel of the source, [n, m]; None where the method gives none.
+      errors: `SourceErrors`, where they were asked for.
     """
 
     source: np.ndarray
@@ -64,6 +137,7 @@ class SourceFit:
     flux_outside: float
     seconds: float
     standard_deviation: np.ndarray | None = None
+    errors: SourceErrors | None = None
 
     @property
     def residual(self):
@@ -82,16 +156,23 @@ class SourceFit:
         image_flux = self.model_image.sum(dtype=np.float64) * self.observation.pixel_scale**2
         return float(image_flux / self.flux) if self.flux > 0 else float("nan")
 
+    @property
+    def half_light_radius(self):
+        """Radius of the circle that holds half the source's light [arcsec]; NaN for a source without light."""
+        return half_light_radius(self.source) * self.source_pixel_scale
+
     def summary(self):
         """Every number that describes the result, as plain Python values for JSON or a table."""
         residual = self.residual
         used = self.observation.mask
+        errors = {} if self.errors is None else {"source_errors": self.errors.summary()}
         return {
             "chi2_per_pixel": self.chi2_per_pixel,
             "n_pixels": int(used.sum()),
             "flux": self.flux,
             "magnification": self.magnification,
             "source_peak": float(self.source.max()),
+            "half_light_radius": self.half_light_radius,
             "source_pixel_scale": self.source_pixel_scale,
             "source_shape": list(self.source.shape),
             "flux_outside_source_grid": self.flux_outside,
@@ -100,6 +181,7 @@ class SourceFit:
             "residual_beyond_3_sigma": float((np.abs(residual[used]) > 3).mean()),
             "residual_neighbour_correlation": float(correlation_of_neighbours(residual, used)[0]),
             "seconds": self.seconds,
+            **errors,
         }
 
     def doubts(self):

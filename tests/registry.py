@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from gradients import tensor
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, SMALL
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, SMALL, SourceErrorsConfig
 from rim_tf.grids import PixelGrid
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.layers import ConvGRUCell, RIMCell
 from rim_tf.models.networks import AlexNet, DenseHead, ResidualBlock, ResidualNetwork
 from rim_tf.models.rim import RIM
+from rim_tf.models.source_errors import N_SEEN, Pyramid, SourceErrors
 from rim_tf.physics.imaging import Imaging
 from rim_tf.physics.lensing import LensingOperator
 from rim_tf.physics.operators import Compose
@@ -143,6 +144,13 @@ SMALL_ALEXNET = dataclasses.replace(
     ESTIMATOR_PAPER, pixels=32, features=(4, 6, 8, 8, 6), hidden=(12, 12), components=2, passes=5
 )
 
+SMALL_ERRORS = SourceErrorsConfig("none", features=5, levels=2)
+
+
+def _views():
+    (seen,) = _images(N_SEEN)
+    return {"seen": seen, "estimate": seen[..., 0], "unit": np.float32([0.5, 2.0])}
+
 
 def _images(*channels, n=8):
     rng = np.random.default_rng(11)
@@ -160,6 +168,8 @@ LAYERS = {
     "RIMCell": Case(lambda **policy: built(RIMCell(2, 4, (5, 4), 3, 2, **policy), 3), _cell_arguments),
     "RIM, as in the paper": Case(lambda **policy: stirred(RIM(SMALL_PAPER, **policy)), lambda: (observation("stamp"),)),
     "RIM, as shipped": Case(lambda **policy: stirred(RIM(SMALL_SMALL, **policy)), lambda: (observation(),)),
+    "Pyramid": Case(lambda **policy: built(Pyramid(5, 2, 3, **policy), 4), lambda: tuple(_images(4))),
+    "Source errors, small": Case(lambda **policy: stirred(SourceErrors(SMALL_ERRORS, **policy)), lambda: (_views(),)),
     "DenseHead": Case(lambda **policy: built(DenseHead(3, (5,), **policy), 2, 4), lambda: tuple(_images(2, n=4))),
     "ResidualBlock": Case(lambda **policy: built(ResidualBlock(16, 2, **policy), 8), lambda: tuple(_images(8))),
     "ResidualNetwork": Case(

@@ -3,9 +3,18 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, PAPER_MOCKS, SMALL, MockConfig, Model
+from rim_tf.config import (
+    ESTIMATOR_PAPER,
+    ESTIMATOR_SMALL,
+    PAPER,
+    PAPER_MOCKS,
+    SMALL,
+    SOURCE_ERRORS_SMALL,
+    MockConfig,
+    Model,
+)
 from rim_tf.validation import Count, Limits, Positive, Seed, check
-from training.tasks import LENS_LOSS, LOSSES, check_task
+from training.tasks import ERRORS_LOSS, LENS_LOSS, LOSSES, check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +39,10 @@ class TrainingConfig:
     seed: Seed = 1
     larger_frames: tuple[Annotated[int, Limits(least=8, most=4096)], ...] = ()
     """Pixels of further frames, which take turns with those of `mocks`, with fewer lenses to a batch."""
+    turns: Annotated[int, Limits(least=1, most=8)] = 1
+    """Steps that see the same batch, turned and mirrored: for networks that take what a slower one has made of it."""
+    together: Count = 1
+    """Batches that are seen before the first of them comes again."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
 
@@ -149,6 +162,17 @@ EXPERIMENTS = {
         clip_norm=5.0,
         batch_size=5,
         n_steps=400_000,
+    ),
+    "source-errors": dataclasses.replace(
+        _SMALL,
+        model=SOURCE_ERRORS_SMALL,
+        loss=ERRORS_LOSS,
+        learning_rate=2e-3,
+        n_steps=3000,
+        seed=5,
+        larger_frames=(96, 128),
+        turns=8,
+        together=50,
     ),
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.

@@ -96,7 +96,7 @@ class _Run:
     def __init__(self, config, galaxies, psfs):
         self.model = model = runs.compiled_model(config, config.learning_rate)
         self.config, self.psfs = config, psfs
-        self.target = runs.target_of(config)
+        self.target, self.prepare = runs.target_of(config), runs.preparation(config)
         (self.rate,) = (i for i, v in enumerate(model.optimizer.variables) if v.path.endswith("learning_rate"))
         # Only a network with dropout is another one in training.
         self.in_training = {"training": True} if "training" in inspect.signature(model.call).parameters else {}
@@ -158,7 +158,7 @@ class _Run:
                 given = batch_size, mocks.GalaxyStamps(*stamps), frames, self.psfs, self.target
                 inputs, target, tally = mocks.simulated(seed, turn, *given)
                 now = jnp.where(jnp.isnan(rate), schedule(turn * len(self.frames) + part), rate)
-                state, log = self._step(state, inputs, target, now)
+                state, log = self._step(state, self.prepare(inputs), target, now)
                 logs.append(log)
                 tallies.append(tally)
             return state, (logs, tallies)
@@ -196,7 +196,7 @@ class _Run:
         def batch(index):
             given = runs.VALIDATION_BATCH_SIZE, mocks.GalaxyStamps(*stamps), config, self.psfs, self.target
             inputs, target, tally = mocks.simulated(seed, index, *given)
-            output, _ = self.model.stateless_call(trainable, others, inputs)
+            output, _ = self.model.stateless_call(trainable, others, self.prepare(inputs))
             log = {"val_loss": self.loss(target, output), f"val_{self.metric.__name__}": self.metric(target, output)}
             return log, tally
 

@@ -57,7 +57,7 @@ def held_out_stream(config, galaxies=None, psfs=None):
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "validation"))
     seed = seeds.seed_pair("validation", 0)
     lenses = stream(seed, runs.VALIDATION_BATCH_SIZE, stamps, config.mocks, psfs=psfs, target=runs.target_of(config))
-    return lenses.take(runs.VALIDATION_BATCHES).cache()
+    return lenses.take(runs.VALIDATION_BATCHES)
 
 
 def _sources(config, galaxies):
@@ -93,6 +93,36 @@ def _frames_in_turn(config, sources, step, **given):
 def _without_static_shape(*batch):
     """The batch with the sizes of its axes left open, so that one training step is traced for all frames."""
     return tf.nest.map_structure(lambda x: tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None] * x.ndim), batch)
+
+
+def _prepared(dataset, prepare):
+    """What the network takes, in place of simulated inputs."""
+    return dataset.map(lambda inputs, target: (prepare(inputs), target), num_parallel_calls=1).prefetch(2)
+
+
+def _turned(dataset, turns, together):
+    """`together` batches of square images, then the same turned by quarters and mirrored, and so on, `turns` times.
+
+    What a frozen network makes of a batch takes longer than a step that learns from it; and no direction is special in
+    the draws of lenses. There are eight ways to turn a square, of which the ninth turn is the first again.
+    """
+
+    def turn(number, batch):
+        def of(x):
+            if x.shape.rank < 3:
+                return x
+            x = tf.cond(number & 1 > 0, lambda: tf.reverse(x, [1]), lambda: x)
+            x = tf.cond(number & 2 > 0, lambda: tf.reverse(x, [2]), lambda: x)
+            return tf.cond(number & 4 > 0, lambda: tf.transpose(x, [0, 2, 1, *range(3, x.shape.rank)]), lambda: x)
+
+        return tf.nest.map_structure(of, batch)
+
+    def several(inputs, target):
+        batches = tf.data.Dataset.zip((inputs, target))
+        numbers = tf.data.Dataset.range(turns)
+        return numbers.flat_map(lambda number: batches.map(lambda *batch: turn(number, batch)))
+
+    return dataset.window(together, drop_remainder=True).flat_map(several)
 
 
 def _sets(name):
@@ -151,14 +181,20 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
         ) from error
     step = int(model.optimizer.iterations)
 
-    training = training_stream(config, galaxies, lenses, first_batch=step, psfs=psfs)
+    prepare = runs.preparation(config)
+    # Of batches that come again, a run that was stopped begins at the first that comes with those it stopped among.
+    begun, within = divmod(step, config.turns * config.together)
+    training = training_stream(config, galaxies, lenses, first_batch=begun * config.together, psfs=psfs)
+    training = _prepared(training, prepare)
+    if config.turns > 1:
+        training = _turned(training, config.turns, config.together).skip(within)
     with _data_errors_are_input_errors(galaxies, lenses):
         model.fit(
             training,
             initial_epoch=step // config.steps_per_epoch,
             epochs=config.n_steps // config.steps_per_epoch,
             steps_per_epoch=config.steps_per_epoch,
-            validation_data=held_out_stream(config, galaxies, psfs),
+            validation_data=_prepared(held_out_stream(config, galaxies, psfs), prepare).cache(),
             callbacks=[
                 keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
                 keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),

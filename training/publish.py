@@ -11,7 +11,7 @@ import click
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import EstimatorConfig, MockConfig
+from rim_tf.config import EstimatorConfig, MockConfig, RIMConfig, SourceErrorsConfig
 from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
@@ -22,7 +22,7 @@ from rim_tf.files import DAMAGED, finite, read_json
 from rim_tf.models.pretrained import WEIGHTS, load_pretrained, save_trained
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
-from training import lens_figures
+from training import error_figures, lens_figures
 from training.experiments import TrainingConfig
 from training.runs import compiled_model
 
@@ -128,13 +128,14 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
     model, steps, training = restored(run)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
     figures = {}
-    finds_lenses = isinstance(model.config, EstimatorConfig)
-    for name, mocks in (lens_figures.TEST_SETS if finds_lenses else TEST_SETS).items():
-        if finds_lenses:
-            measured = lens_figures.report(lens_figures.measure(model, stamps, mocks, n, stream=_STREAM))
-        else:
-            measured = report(measure(model, stamps, mocks, n))
-        figures[name] = finite(measured)
+    # By what a network finds: its test sets, how it is measured on one of them, and what is reported of that.
+    sets, measure_one, report_one = {
+        RIMConfig: (TEST_SETS, measure, report),
+        EstimatorConfig: (lens_figures.TEST_SETS, lens_figures.measure, lens_figures.report),
+        SourceErrorsConfig: (error_figures.TEST_SETS, error_figures.measure, error_figures.report),
+    }[type(model.config)]
+    for name, mocks in sets.items():
+        figures[name] = finite(report_one(measure_one(model, stamps, mocks, n, stream=_STREAM)))
         say(f"{name}: {json.dumps(figures[name], indent=1)}")
     test = {"galaxies": len(stamps), "lenses": n, "stream": _STREAM, "figures": figures}
     save_trained(model, out, {"command": made_by, "steps": steps, "training": training, "test": test})

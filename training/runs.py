@@ -26,6 +26,12 @@ def target_of(config):
     return TASKS[type(config.model)].target
 
 
+def preparation(config):
+    """The function that makes of simulated inputs what the network of a `TrainingConfig` takes."""
+    prepare = TASKS[type(config.model)].prepare
+    return (lambda inputs: inputs) if prepare is None else prepare(config.model)
+
+
 def frames_of(config):
     """(mocks, batch size) of frames of each size, which take turns; all batches have about as many pixels."""
     first = config.mocks
@@ -74,7 +80,7 @@ def compiled_model(config, rate=None):
     # XLA makes this training step nearly twice as slow on a CPU.
     model.compile(
         optimizer=keras.optimizers.Adam(rate or learning_rate(config), global_clipnorm=config.clip_norm),
-        loss=task.loss(config.loss),
+        loss=task.loss(config.loss, config.model),
         metrics=[task.metric],
         jit_compile=False,
     )

@@ -3,12 +3,24 @@
 import dataclasses
 from collections.abc import Callable
 
-from rim_tf.config import EstimatorConfig, RIMConfig
+from keras import ops
+
+from rim_tf.config import EstimatorConfig, RIMConfig, SourceErrorsConfig
 from rim_tf.errors import InputError
-from rim_tf.models.losses import IterateLoss, LensLoss, final_rms_percent, theta_E_error_percent
+from rim_tf.models.losses import (
+    IterateLoss,
+    LensLoss,
+    SourceLoss,
+    error_over_noise,
+    final_rms_percent,
+    theta_E_error_percent,
+)
+from rim_tf.models.pretrained import rim_of_errors
+from rim_tf.models.source_errors import views
+from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR
 
-LENS_LOSS = "lens"
+LENS_LOSS, ERRORS_LOSS = "lens", "source-errors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,20 +30,37 @@ class Task:
     Attributes:
       target: what is to be found, as in `rim_tf.data.streaming.simulate_batch`.
       losses: their names in a TrainingConfig.
-      loss: name -> `keras.losses.Loss`.
+      loss: name and settings of the network -> `keras.losses.Loss`.
       metric: for `compile`.
+      prepare: settings of the network -> the function that makes, of simulated inputs, what it takes; None where it
+        takes them as they are.
     """
 
     target: str
     losses: tuple[str, ...]
     loss: Callable
     metric: Callable
+    prepare: Callable | None = None
+
+
+def _views(model):
+    """What the frozen RIM of a `SourceErrorsConfig` makes of inputs, as `source_errors.views` says."""
+    rim = rim_of_errors(model)
+
+    def seen(inputs):
+        problem = imaging_problem(inputs, rim.source_shape(ops.shape(inputs["image"])[1:]))
+        return views(problem, rim.solve(problem))
+
+    return seen
 
 
 # By the class of the network's settings, as in `rim_tf.config.MODELS`.
 TASKS = {
-    RIMConfig: Task("source", IterateLoss.KINDS, IterateLoss, final_rms_percent),
-    EstimatorConfig: Task("lens", (LENS_LOSS,), lambda name: LensLoss(SIE_SHEAR.types), theta_E_error_percent),
+    RIMConfig: Task("source", IterateLoss.KINDS, lambda name, model: IterateLoss(name), final_rms_percent),
+    EstimatorConfig: Task("lens", (LENS_LOSS,), lambda name, model: LensLoss(SIE_SHEAR.types), theta_E_error_percent),
+    SourceErrorsConfig: Task(
+        "source", (ERRORS_LOSS,), lambda name, model: SourceLoss(model.levels), error_over_noise, _views
+    ),
 }
 LOSSES = tuple(name for task in TASKS.values() for name in task.losses)
 

@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from rim_tf.config import SOURCE_SCALE_RATIO, MockConfig
 from rim_tf.data import mocks, seeds
-from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
@@ -14,6 +13,7 @@ from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.light import elliptical_radius2, sersic
 from rim_tf.physics.psf import blur_operator
+from rim_tf.results import half_light_radius
 from rim_tf.systems import batch_of
 from rim_tf.validation import from_json
 

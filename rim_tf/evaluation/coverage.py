@@ -24,7 +24,62 @@ def credibility_of_samples(truth, samples):
       truth: [..., parameters].
       samples: [..., n, parameters].
     """
-    return np.abs(2 * rank(truth, samples) - 1)
+    return credibility_of_ranks(ranks(truth, samples))
+
+
+def ranks(truth, samples, rng=None, nothing=None, weights=None):
+    """Share of a posterior below each truth, for each parameter alone: uniform between 0 and 1 where it is right.
+
+    Where samples equal the truth, as those of a dark pixel do, half of them count, or, with a generator, as many as a
+    lot says, so that the ranks are uniform then too. To judge some of the parameters alone, choose them by the data or
+    by the posterior, never by the truth: of bright true pixels, right posteriors too are often too faint.
+
+    Args:
+      truth: [..., parameters].
+      samples: [..., n, parameters].
+      rng: `numpy.random.Generator` or None.
+      nothing: what is below it counts as it, as brightness below what can be told from none; None for no such limit.
+      weights: of the samples, which sum to 1, [..., n]; None where all weigh the same.
+    """
+    truth, samples = np.asarray(truth)[..., None, :], np.asarray(samples)
+    if nothing is not None:
+        truth, samples = np.maximum(truth, nothing), np.maximum(samples, nothing)
+    n = samples.shape[-2]
+    weights = np.full(n, 1 / n) if weights is None else np.asarray(weights)
+    below, equal = (np.sum(weights[..., None] * each, axis=-2) for each in (samples < truth, samples == truth))
+    if rng is None:
+        return below + 0.5 * equal
+    # The truth is one more of them, wherever it may stand.
+    return (n * below + rng.uniform(size=below.shape) * (n * equal + 1)) / (n + 1)
+
+
+def credibility_of_ranks(rank):
+    """That of the central interval between quantiles, from `ranks` of any shape."""
+    return np.abs(2 * np.asarray(rank) - 1)
+
+
+def histogram(values, bins):
+    """Counts of numbers between 0 and 1 in bins of equal width, [bins]; of ranks or of credibilities."""
+    return np.histogram(values, bins, (0.0, 1.0))[0]
+
+
+def largest_deviation_of_histogram(counts):
+    """`largest_deviation` of numbers of which a `histogram` was kept, at the edges of its bins.
+
+    Args:
+      counts: [bins, ...].
+    """
+    counts = np.asarray(counts, float)
+    covered = np.cumsum(counts, axis=0) / np.sum(counts, axis=0)
+    levels = np.arange(1, len(counts) + 1) / len(counts)
+    return np.max(np.abs(covered - levels.reshape(-1, *(1,) * (counts.ndim - 1))), axis=0)
+
+
+def band(n, bins, share=0.99):
+    """Where counts in a `histogram` of n independent ranks of right posteriors lie, in that share of the bins."""
+    from scipy.stats import binom
+
+    return binom.ppf([(1 - share) / 2, (1 + share) / 2], n, 1 / bins)
 
 
 def credibility_of_density(log_prob_of_truth, log_prob_of_samples):
@@ -52,38 +107,6 @@ def largest_deviation(credibility):
     n = len(ordered)
     steps = np.arange(n).reshape(-1, *(1,) * (ordered.ndim - 1)) / n
     return np.maximum(np.max(steps + 1 / n - ordered, axis=0), np.max(ordered - steps, axis=0))
-
-
-def rank(truth, samples, weights=None):
-    """Share of a posterior below the truth, for each parameter alone: uniform between 0 and 1 where it is right.
-
-    Args:
-      truth: [..., parameters].
-      samples: [..., n, parameters].
-      weights: of the samples, which sum to 1, [..., n]; None where all weigh the same.
-    """
-    samples, truth = np.asarray(samples), np.asarray(truth)[..., None, :]
-    # Half of what is equal, so that a rank has no preference for a side.
-    below = (samples < truth) + 0.5 * (samples == truth)
-    return below.mean(axis=-2) if weights is None else (np.asarray(weights)[..., None] * below).sum(axis=-2)
-
-
-def rank_histogram(ranks, bins=10, level=0.95):
-    """How many ranks fall into each of so many bins, and between what numbers a right posterior's would.
-
-    Args:
-      ranks: [n].
-      bins: how many.
-      level: of the band, for each bin alone.
-
-    Returns:
-      Counts [bins], and the band's lower and upper end.
-    """
-    from scipy.stats import binom
-
-    counts, _ = np.histogram(ranks, bins=bins, range=(0, 1))
-    n, share = len(ranks), 1 / bins
-    return counts, int(binom.ppf((1 - level) / 2, n, share)), int(binom.ppf((1 + level) / 2, n, share))
 
 
 def tarp(truth, samples, seed=0):

@@ -19,7 +19,6 @@ from rim_tf.data.seeds import seed_pair
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.data.sources.drawings import draw_digit, draw_text, read_digits
 from rim_tf.data.sources.find import find_galaxies
-from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.data.streaming import simulate_batch
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import measures, store
@@ -29,6 +28,7 @@ from rim_tf.inference.methods import find_method
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
+from rim_tf.results import half_light_radius
 
 _N_PROCEDURAL = 1000
 # What the sources of Figure 10 are shown with; `mocks` has the same on average.

@@ -36,7 +36,22 @@ class Solver(Protocol):
           source_pixels: pixels on a side of the source grid; likewise.
 
         Returns:
-          List of `rim_tf.results.SourceFit`, in the same order.
+          List of `rim_tf.results.SourceFit`, in the same order; with errors where the settings ask for them.
+        """
+
+    def with_errors(self, observations, lenses, samples, seed=0, source_pixel_scale=None, source_pixels=None):
+        """The same with errors, whatever the settings say.
+
+        Args:
+          observations: as above.
+          lenses: likewise.
+          samples: draws for each source.
+          seed: of the draws, which are others for each system.
+          source_pixel_scale: as above.
+          source_pixels: likewise.
+
+        Returns:
+          List of `rim_tf.results.SourceFit` with `errors`, in the same order.
         """
 
 

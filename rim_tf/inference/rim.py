@@ -1,24 +1,22 @@
 """From observations and their lenses to sources, by the RIM: the one call that most users make."""
 
 import functools
-import hashlib
 import time
 import warnings
 from collections.abc import Sequence
 
-import numpy as np
 from keras import ops
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.inference.source_errors import source_errors
 from rim_tf.lens import Lens
-from rim_tf.models.pretrained import load_pretrained
+from rim_tf.models.pretrained import fingerprint, load_pretrained, rim_of_errors
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import Reconstruction
 from rim_tf.systems import batch_of, batches, source_grid
-from rim_tf.validation import to_json
 
 
 def reconstruct(
@@ -108,10 +106,17 @@ class RIMSolver:
 
     @functools.cached_property
     def fingerprint(self):
-        digest = hashlib.sha256(to_json(self.model.config).encode())
-        for array in self.model.get_weights():
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.model)
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
-        return reconstruct(observations, lenses, self.model, source_pixel_scale, source_pixels)
+        grid = source_pixel_scale, source_pixels
+        if self.settings.errors:
+            return self.with_errors(observations, lenses, self.settings.samples, self.settings.seed, *grid)
+        return reconstruct(observations, lenses, self.model, *grid)
+
+    def with_errors(self, observations, lenses, samples, seed=0, source_pixel_scale=None, source_pixels=None):
+        """As `rim_tf.inference.methods.Solver` says."""
+        errors = load_pretrained(self.settings.errors_weights, "source-errors")
+        rim_of_errors(errors.config, self.model)
+        fits = reconstruct(observations, lenses, self.model, source_pixel_scale, source_pixels)
+        return source_errors(fits, samples, seed, self.model, errors)

@@ -27,10 +27,11 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     HDUs: an empty primary one, whose header holds the lens parameters, the figures of `SourceFit.summary` and the
     versions; SOURCE; MODEL; RESIDUAL (in sigma); DATA, NOISE (NaN where masked) and MASK (1 = used) as the network
     saw them; PSF where it is a stamp; LENSLIGHT where some was subtracted; STDDEV, the source's standard deviation,
-    where the method gives it. Each image has PIXSCALE and a linear WCS [arcsec] with (0, 0) at the centre of the
-    field, or of the frame that the field was cut from by `recentred`: lens and source are in the coordinates of that
-    frame, in which CENTRE_X, CENTRE_Y is the middle of the field. Where the observation has sky coordinates, they are
-    the WCS of the images in its pixels, and the linear one is its alternate A.
+    where the method gives it. Where errors were asked for, the header has FLUXERR, MAGNERR, PEAKERR and RHALFERR too,
+    half the distance of the 16th and the 84th percentile of draws. Each image has PIXSCALE and a linear WCS [arcsec]
+    with (0, 0) at the centre of the field, or of the frame that the field was cut from by `recentred`: lens and source
+    are in the coordinates of that frame, in which CENTRE_X, CENTRE_Y is the middle of the field. Where the observation
+    has sky coordinates, they are the WCS of the images in its pixels, and the linear one is its alternate A.
 
     Args:
       reconstruction: `rim_tf.results.SourceFit`, by whatever method.
@@ -72,12 +73,15 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
             "CHI2PIX": (reconstruction.chi2_per_pixel, "chi^2 per unmasked pixel"),
             "FLUX": (reconstruction.flux, "flux of SOURCE [unit of the image arcsec^2]"),
             "MAGNIF": (reconstruction.magnification, "flux of MODEL over flux of SOURCE"),
+            "PEAK": (float(reconstruction.source.max()), "of SOURCE [unit of the image]"),
+            "RHALF": (reconstruction.half_light_radius, "[arcsec] radius of half the flux of SOURCE"),
             "FLUXOUT": (reconstruction.flux_outside, "share of flux from beyond the source grid"),
             "SECONDS": (reconstruction.seconds, "time the reconstruction took"),
             "WEIGHTS": (weights, "weights of the network"),
             "DATE": (_now(), "when this was written"),
         }
         | {f"V_{name.upper()[:6]}": (version, f"version of {name}") for name, version in versions().items()}
+        | _error_cards(reconstruction.errors)
         | (provenance or {})
     )
     header.insert(0, ("PIXSCALE", scale, "[arcsec] pixel of MODEL, RESIDUAL, DATA"))
@@ -140,6 +144,17 @@ def _lens_cards(lens):
     cards = {_keyword(name): (value, units.get(name, "")) for name, value in lens.named().items()}
     values = lens.to_dict()
     return cards | ({"LENS": json.dumps(values)} if "components" in values else {})
+
+
+_ERRORS = {"flux": "FLUXERR", "magnification": "MAGNERR", "source_peak": "PEAKERR", "half_light_radius": "RHALFERR"}
+
+
+def _error_cards(errors):
+    if errors is None:
+        return {}
+    figures = errors.summary()
+    cards = {card: (figures[name]["error"], f"standard error of {name}") for name, card in _ERRORS.items()}
+    return cards | {"NDRAWS": (len(errors.samples), "draws that the errors are made of")}
 
 
 def _keyword(name):

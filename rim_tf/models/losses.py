@@ -4,6 +4,8 @@ import keras
 from keras import ops
 
 from rim_tf.models import mixture
+from rim_tf.models.source_errors import SourceDistribution, from_real
+from rim_tf.models.wavelets import level_of
 from rim_tf.physics.mass.model import MassModel
 
 
@@ -84,3 +86,40 @@ def theta_E_error_percent(y_true, y_pred):
     """
     log_theta_E = ops.sum(ops.exp(y_pred[..., 0]) * y_pred[..., 1], axis=1)
     return 100 * ops.mean(ops.abs(ops.exp(log_theta_E - ops.log(y_true[:, 0])) - 1))
+
+
+@keras.saving.register_keras_serializable("rim_tf")
+class SourceLoss(keras.losses.Loss):
+    """Minus the logarithm of the density that a distribution gives the true source, a mean over its wavelets.
+
+    Sources [batch, n, m] against heads [batch, n, m, columns] (`rim_tf.models.source_errors`) -> one number for each
+    system. As the wavelets are independent, any weights have the same best distribution. Each level counts three times
+    as much for a wavelet as the next finer one, which has four times as many: or else the few coarse ones, of which
+    the flux is made, would be learned last.
+
+    Args:
+      levels: of the wavelets of the head.
+    """
+
+    def __init__(self, levels, name="source_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.levels = levels
+
+    def call(self, y_true, y_pred):
+        level = level_of(*ops.shape(y_true)[1:], self.levels)
+        weight = ops.power(3.0, ops.cast(level, y_pred.dtype))
+        each = SourceDistribution(y_pred, self.levels).log_prob_of_wavelets(y_true)
+        return -ops.sum(weight * each, axis=(1, 2)) / ops.sum(weight)
+
+    def get_config(self):
+        return super().get_config() | {"levels": self.levels}
+
+
+def error_over_noise(y_true, y_pred):
+    """RMS error of the middle of a distribution in units of the noise; a metric for `compile`.
+
+    The arguments are those of `SourceLoss`.
+    """
+    unit = y_pred[:, 0, 0, 1]
+    middle = from_real(y_pred[..., 0], unit)
+    return ops.sqrt(ops.mean(((middle - y_true) / unit[:, None, None]) ** 2))

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import h5py
 import humanize
+import numpy as np
 
-from rim_tf.config import EstimatorConfig, RIMConfig, model_from_json
+from rim_tf.config import EstimatorConfig, RIMConfig, SourceErrorsConfig, model_from_json
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, written_whole
 from rim_tf.models.estimator import Estimator
@@ -22,7 +23,9 @@ from rim_tf.models.flops import convolutions
 from rim_tf.models.mixture import n_columns
 from rim_tf.models.networks import AlexNet
 from rim_tf.models.rim import RIM
+from rim_tf.models.source_errors import N_OF_WAVELETS, N_SEEN, SourceErrors
 from rim_tf.physics.mass.model import MassModel
+from rim_tf.validation import to_json
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
 # HDF5 puts its own tables around the numbers: some kilobytes for each array.
@@ -78,6 +81,23 @@ def _residual_layers(config):
     return shapes, channels * (-(-config.pixels // 2 ** len(config.features))) ** 2
 
 
+def _source_errors_shapes(config):
+    """Likewise of `source_errors.SourceErrors`."""
+    n, levels, shapes = config.features, config.levels, {}
+
+    def convolution(name, inputs, outputs, kernel=3):
+        shapes.update({f"body/{name}/vars/0": (kernel, kernel, inputs, outputs), f"body/{name}/vars/1": (outputs,)})
+
+    for i in range(levels):
+        convolution(f"down/{_numbered('conv2d', i)}", n if i else 4 * N_SEEN, n)
+        convolution(f"deep/{_numbered('conv2d', i)}", n, n)
+        convolution(f"maps/{_numbered('conv2d', i)}", n, N_OF_WAVELETS * (3 if i else 4), 1)
+        if i:
+            convolution(f"up/{_numbered('conv2d', i - 1)}", n, n)
+    convolution("pixels", n, 4)
+    return shapes
+
+
 def _numbered(name, i):
     """How Keras names the layers of a list in a file of weights."""
     return f"{name}_{i}" if i else name
@@ -100,6 +120,7 @@ class _Network:
 _NETWORKS = {
     RIMConfig: _Network(RIM, _rim_shapes),
     EstimatorConfig: _Network(Estimator, _estimator_shapes),
+    SourceErrorsConfig: _Network(SourceErrors, _source_errors_shapes),
 }
 
 
@@ -133,6 +154,35 @@ def load_pretrained(name="small", kind="rim"):
     model = build_model(config)
     model.load_weights(path)
     return model
+
+
+def rim_of_errors(config, rim=None):
+    """The RIM whose errors a network of the settings `config`, a `SourceErrorsConfig`, knows.
+
+    Args:
+      config: the settings.
+      rim: a `RIM` that is said to be it; None loads the one that the settings name.
+
+    Raises:
+      InputError: another RIM, or no such weights.
+    """
+    which = "the RIM that was given is" if rim is not None else f"the weights {config.rim} are"
+    rim = load_pretrained(config.rim) if rim is None else rim
+    if fingerprint(rim) != config.rim_sha256:
+        raise InputError(
+            f"The errors of a source are known for the RIM {config.rim!r} of the fingerprint "
+            f"{config.rim_sha256[:12] or 'none'}, and {which} another; use that RIM, or train errors for this one "
+            "(python -m training.train source-errors)."
+        )
+    return rim
+
+
+def fingerprint(model):
+    """Hexadecimal SHA-256 of a network's settings and weights, wherever it comes from."""
+    digest = hashlib.sha256(to_json(model.config).encode())
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def checksum_of(name="small", kind="rim"):

@@ -156,6 +156,23 @@ def test_matrix_free_inversion_has_errors_where_samples_are_asked_for(options_of
         assert np.all(hdus["STDDEV"].data > 0)
 
 
+def test_errors_of_an_inversion_are_in_table_and_files(options_of_inversion, tmp_path):
+    result = reconstruct(options_of_inversion | {"--samples": 20}, "--errors", command="invert")
+    assert result.exit_code == 0, result.output
+    assert "half-light radius" in result.stdout and result.stdout.count(" +- ") == 4
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["source_errors"]
+    assert set(summary) == {"flux", "magnification", "source_peak", "half_light_radius"}
+    header = fits.getheader(tmp_path / "out" / "reconstruction.fits")
+    np.testing.assert_allclose(header["FLUXERR"], summary["flux"]["error"], rtol=1e-6)
+    assert header["NDRAWS"] == 20
+
+
+def test_errors_of_another_rim_are_refused_before_anything_is_written(options):
+    refused = reconstruct(options, "--errors")
+    assert refused.exit_code == 2 and "and the RIM that was given is another" in refused.stderr
+    assert not options["--out"].exists()
+
+
 def test_a_method_has_its_own_options_and_no_others(options, options_of_inversion):
     refused = reconstruct(options | {"--strength": 10})
     assert refused.exit_code == 2 and "No such option '--strength'" in refused.stderr

@@ -26,7 +26,8 @@ from rim_tf.physics.psf import blur_operator
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 every_layer = pytest.mark.parametrize("name", sorted(LAYERS))
-MODELS = sorted(name for name in LAYERS if name.startswith(("RIM,", "Estimator,")))  # the rest are parts of these
+# The rest are parts of these.
+MODELS = sorted(name for name in LAYERS if name.startswith(("RIM,", "Estimator,", "Source errors,")))
 tensorflow_only = pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
 
 

@@ -12,11 +12,11 @@ from rim_tf.config import MockConfig
 from rim_tf.data import mocks, observing, seeds, single, streaming
 from rim_tf.data.distributions import draw_distributions
 from rim_tf.data.draws import Draws
-from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel
 from rim_tf.grids import PixelGrid
 from rim_tf.physics.imaging import imaging_operator
+from rim_tf.results import half_light_radius
 
 CONFIG = MockConfig(image_pixels=48, source_pixels=48, noise_map_fraction=0.5, mask_fraction=0.5)
 

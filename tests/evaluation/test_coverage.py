@@ -7,13 +7,16 @@ from scipy.stats import chi2, kstest, norm
 
 from rim_tf.evaluation.coverage import (
     LEVELS,
+    band,
     coverage,
     credibility_of_density,
     credibility_of_gaussian,
+    credibility_of_ranks,
     credibility_of_samples,
+    histogram,
     largest_deviation,
-    rank,
-    rank_histogram,
+    largest_deviation_of_histogram,
+    ranks,
     tarp,
 )
 
@@ -83,30 +86,14 @@ def drawn(truth_and_mean, width, shift, rng):
     return truth, (mean + shift)[:, None] + width * rng.normal(size=(N, SAMPLES, 2))
 
 
-def outside(ranks):
-    counts, low, high = rank_histogram(ranks, 10, 0.999)
-    return int(((counts < low) | (counts > high)).sum())
-
-
-def test_ranks_of_right_posteriors_are_uniform(truth_and_mean, rng):
-    ranks = rank(*drawn(truth_and_mean, 1.0, 0.0, rng))
-    assert kstest(ranks[:, 0], "uniform").pvalue > 1e-3 and outside(ranks[:, 0]) == 0
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_ranks_of_wrong_posteriors_are_not(name, truth_and_mean, rng):
-    ranks = rank(*drawn(truth_and_mean, *WRONG[name], rng))
-    assert kstest(ranks[:, 0], "uniform").pvalue < 1e-9 and outside(ranks[:, 0]) > 3
-
-
 def test_ranks_of_weighted_draws(truth_and_mean, rng):
     """Draws from a wider law, weighted, are the posterior again."""
     truth, mean = truth_and_mean
     samples = mean[:, None] + 1.5 * rng.normal(size=(N, SAMPLES, 2))
     log_weight = (norm.logpdf(samples, mean[:, None], 1.0) - norm.logpdf(samples, mean[:, None], 1.5)).sum(-1)
     weights = np.exp(log_weight) / np.exp(log_weight).sum(1, keepdims=True)
-    assert kstest(rank(truth, samples, weights)[:, 0], "uniform").pvalue > 1e-3
-    assert kstest(rank(truth, samples)[:, 0], "uniform").pvalue < 1e-9
+    assert kstest(ranks(truth, samples, weights=weights)[:, 0], "uniform").pvalue > 1e-3
+    assert kstest(ranks(truth, samples)[:, 0], "uniform").pvalue < 1e-9
 
 
 def test_tarp_passes_right_posteriors_and_no_others(truth_and_mean, rng):
@@ -120,3 +107,50 @@ def test_tarp_passes_right_posteriors_and_no_others(truth_and_mean, rng):
     assert right < LIMIT
     for width, shift in WRONG.values():
         assert deviation(width, shift) > max(1.5 * right, LIMIT)
+
+
+def ranked(truth, mean, width, shift, rng, **limits):
+    samples = mean[:, None] + shift + width * rng.normal(size=(N, SAMPLES, 2))
+    return ranks(truth, samples, rng, **limits)[:, 0]
+
+
+def test_ranks_of_right_posteriors_are_uniform(truth_and_mean, rng):
+    rank = ranked(*truth_and_mean, 1.0, 0.0, rng)
+    assert largest_deviation(rank) < LIMIT
+    assert largest_deviation(credibility_of_ranks(rank)) < LIMIT
+    low, high = band(N, 20, 0.9999)
+    counts = histogram(rank, 20)
+    assert counts.sum() == N and np.all((low <= counts) & (counts <= high))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_ranks_find_wrong_posteriors_out(name, truth_and_mean, rng):
+    width, shift = WRONG[name]
+    rank = ranked(*truth_and_mean, width, shift, rng)
+    assert max(largest_deviation(rank), largest_deviation(credibility_of_ranks(rank))) > 1.5 * LIMIT
+    low, high = band(N, 20, 0.9999)
+    outer = histogram(rank, 20)[[0, -1]]
+    if name == "too wide":
+        assert outer.max() < low
+    elif name == "too narrow":
+        assert outer.min() > high
+    else:
+        assert outer[0] > high and outer[1] < low
+
+
+def test_truths_that_equal_samples_are_ranked_by_lot(truth_and_mean, rng):
+    # Brightness that is cut off at 0, as that of a dark pixel: half of the truths and of the samples are the same.
+    truth, mean = truth_and_mean
+    samples = np.maximum(mean[:, None] + rng.normal(size=(N, SAMPLES, 2)), 0)
+    assert largest_deviation(ranks(np.maximum(truth, 0), samples, rng)[:, 0]) < LIMIT
+    assert largest_deviation(ranks(np.maximum(truth, 0), samples, rng, nothing=0.3)[:, 0]) < LIMIT
+    assert largest_deviation(np.mean(samples < np.maximum(truth, 0)[:, None], axis=1)[:, 0]) > 0.1
+    # A posterior that is too narrow shows all the same.
+    assert largest_deviation(ranked(truth, mean, 0.6, 0.0, rng, nothing=0.3)) > 1.5 * LIMIT
+
+
+def test_a_histogram_tells_the_largest_deviation(rng):
+    credibility = rng.uniform(size=3000) ** 1.3
+    counts = histogram(credibility, 200)
+    assert_allclose(largest_deviation_of_histogram(counts), largest_deviation(credibility), atol=1 / 200)
+    assert largest_deviation_of_histogram(counts) > 0.08

@@ -6,6 +6,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from registry import SMALL_ERRORS
 
 from rim_tf.config import PAPER, SMALL
 from rim_tf.errors import InputError
@@ -46,13 +47,15 @@ def test_what_was_saved_comes_back(trained):
     assert description["seed"] == 5 and description["model"]["type"] == "rim"
 
 
-@pytest.mark.parametrize("config", [TINY, dataclasses.replace(PAPER, kernel=5, features=3, hidden=(5, 2))])
+@pytest.mark.parametrize(
+    "config", [TINY, dataclasses.replace(PAPER, kernel=5, features=3, hidden=(5, 2)), SMALL_ERRORS]
+)
 def test_shapes_are_known_without_the_network(config, tmp_path):
     build_model(config).save_weights(tmp_path / "w.weights.h5")
     found = {}
     with h5py.File(tmp_path / "w.weights.h5") as file:
         file.visititems(lambda name, item: found.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
-    assert found == pretrained._rim_shapes(config)
+    assert found == pretrained._NETWORKS[type(config)].shapes(config)
 
 
 def test_the_checksum_is_of_settings_and_weights_and_of_nothing_else(trained, tmp_path):

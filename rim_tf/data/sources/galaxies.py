@@ -83,20 +83,3 @@ def split_of(galaxy_id: str, validation_fraction: float = 0.1) -> str:
     """
     digest = hashlib.sha256(galaxy_id.encode()).digest()
     return "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
-
-
-def half_light_radius(image) -> float:
-    """Radius of the circle about the centre of light that holds half of the light [pixels]."""
-    row, column = np.indices(image.shape)
-    centre = centre_of_light(image)
-    radius = np.hypot(row - centre[0], column - centre[1]).ravel()
-    order = np.argsort(radius)
-    enclosed = np.cumsum(image.ravel()[order], dtype=float)
-    return float(np.interp(0.5 * enclosed[-1], enclosed, radius[order]))
-
-
-def centre_of_light(image):
-    """(row, column) of an image's mean, weighted by its light."""
-    total = np.sum(image, dtype=float)
-    rows, columns = np.sum(image, axis=1, dtype=float), np.sum(image, axis=0, dtype=float)
-    return np.array([np.dot(rows, np.arange(rows.size)), np.dot(columns, np.arange(columns.size))]) / total

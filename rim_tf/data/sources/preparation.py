@@ -13,7 +13,8 @@ import numpy as np
 from astropy.stats import mad_std, sigma_clip
 from scipy import ndimage
 
-from rim_tf.data.sources.galaxies import STAMP_SIZE, centre_of_light, half_light_radius
+from rim_tf.data.sources.galaxies import STAMP_SIZE
+from rim_tf.results import centre_of_light, half_light_radius
 
 # A stamp whose peak is below this many times the noise of the slightly blurred image would show that noise.
 MIN_PEAK_SNR = 40.0

@@ -9,8 +9,9 @@ index, row 0 is the smallest y.
 import numpy as np
 
 from rim_tf.data import seeds
-from rim_tf.data.sources.galaxies import GalaxySet, half_light_radius
+from rim_tf.data.sources.galaxies import GalaxySet
 from rim_tf.physics.light import sersic
+from rim_tf.results import half_light_radius
 
 # The light falls by a cosine from this fraction of half the side to zero at its end, so that a stamp ends in
 # exact zeros and a ray that leaves the source plane meets no step.

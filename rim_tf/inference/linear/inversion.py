@@ -17,7 +17,7 @@ import warnings
 
 import numpy as np
 
-from rim_tf.config import SOURCE_MULTIPLE, InversionSettings
+from rim_tf.config import ERROR_SAMPLES, SOURCE_MULTIPLE, InversionSettings
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.linear.exact import EXACT_PIXELS, ExactSolver
 from rim_tf.inference.linear.matrix_free import MatrixFreeSolver
@@ -25,9 +25,9 @@ from rim_tf.inference.linear.non_negative import non_negative_source
 from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.linear.system import DENSE_IMAGE_PIXELS, LinearSystem
 from rim_tf.memory import check_memory
-from rim_tf.results import SourceFit
+from rim_tf.results import SourceErrors, SourceFit, source_figures
 from rim_tf.systems import source_grid
-from rim_tf.validation import from_json, to_json
+from rim_tf.validation import LARGEST_SEED, from_json, to_json
 
 # Up to so many source pixels "auto" is exact: above it, Cholesky factors take longer than Lanczos runs.
 _AUTO_PIXELS = 64 * 64
@@ -85,6 +85,7 @@ def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **set
         the square), "matrix-free" (conjugate gradients; log det by stochastic Lanczos quadrature, with a standard
         error), or "auto" (exact up to 64 x 64).
       non_negative: the most probable source without negative pixels, at the same strength.
+      errors: whether flux and more get an error too, from so many draws, or from ERROR_SAMPLES where that is 0.
       samples: how many draws from the posterior to return.
       seed: of the samples, and of the matrix-free solver's probes.
 
@@ -106,11 +107,15 @@ def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **set
     system = LinearSystem.from_observation(observation, lens, (pixels, pixels), pixel_scale).in_units_of(unit)
     solver = {"exact": ExactSolver, "matrix-free": MatrixFreeSolver}[name](system, prior, int(settings.seed))
     strength = None if settings.strength is None else settings.strength * unit**2
-    solution = solver.solve(strength, int(settings.samples))
+    n_samples = int(settings.samples) or (ERROR_SAMPLES if settings.errors else 0)
+    solution = solver.solve(strength, n_samples)
     source = solution.source
     if settings.non_negative:
         source = non_negative_source(system, prior, solution.strength, start=source)
-    deviation = solution.standard_deviation
+    deviation, samples, errors = solution.standard_deviation, unit * solution.samples, None
+    if settings.errors:
+        area = system.adjoint(np.ones_like(system.data)) * observation.pixel_scale**2
+        errors = SourceErrors(samples=samples, figures=source_figures(samples, pixel_scale, area))
     n_data = np.count_nonzero(system.weight)
     result = Inversion(
         source=unit * source,
@@ -121,7 +126,8 @@ def invert(observation, lens, source_pixel_scale=None, source_pixels=None, **set
         log_evidence_error=solution.log_evidence_error,
         evidence_terms=_terms_in_units(solution.evidence_terms, unit, prior.size, n_data),
         standard_deviation=None if deviation is None else unit * deviation,
-        samples=unit * solution.samples,
+        samples=samples,
+        errors=errors,
         solver=name,
         chi2_per_pixel=system.chi2(source) / n_data,
         flux_outside=system.flux_outside,
@@ -183,6 +189,21 @@ class InversionSolver:
         self.fingerprint = to_json(settings)
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
-        settings = dataclasses.asdict(self.settings)
-        pairs = zip(observations, lenses, strict=True)
-        return [invert(each, lens, source_pixel_scale, source_pixels, **settings) for each, lens in pairs]
+        if self.settings.errors:
+            samples, seed = self.settings.samples, self.settings.seed
+            return self.with_errors(observations, lenses, samples, seed, source_pixel_scale, source_pixels)
+        return self._inverted(observations, lenses, source_pixel_scale, source_pixels)
+
+    def with_errors(self, observations, lenses, samples, seed=0, source_pixel_scale=None, source_pixels=None):
+        """As `rim_tf.inference.methods.Solver` says."""
+        changes = {"errors": True, "samples": samples}
+        return self._inverted(observations, lenses, source_pixel_scale, source_pixels, seed, **changes)
+
+    def _inverted(self, observations, lenses, source_pixel_scale, source_pixels, seed=None, **changes):
+        """Each with a seed of its own, where one is given."""
+        settings, fits = dataclasses.asdict(self.settings) | changes, []
+        for i, (observation, lens) in enumerate(zip(observations, lenses, strict=True)):
+            if seed is not None:
+                settings["seed"] = (seed + i) % LARGEST_SEED
+            fits.append(invert(observation, lens, source_pixel_scale, source_pixels, **settings))
+        return fits

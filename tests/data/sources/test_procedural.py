@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rim_tf.data.sources.galaxies import half_light_radius
 from rim_tf.data.sources.procedural import clumpy_spiral, procedural_galaxies, sersic_galaxy
+from rim_tf.results import half_light_radius
 
 N_GALAXIES = 60
 

@@ -1,0 +1,285 @@
+"""Errors of sources, counted: how often the true source lies where they say, given the lens.
+
+    python benchmarks/source_calibration.py measure --galaxies FOLDER --n 400 --out OUT
+    python benchmarks/source_calibration.py report --out OUT
+
+`measure` draws systems with galaxies that no network was trained on, and asks three ways to a source for its errors:
+the network that ships beside the RIM (`rim_tf.inference.source_errors`), the RIM on the data with noise added once
+more, and the exact posterior of linear inversion. Each system is one line of OUT/rows.jsonl as soon as it is done, and
+a run that is killed goes on there. `report` counts, by decade of noise: of pixels and of flux, magnification, peak and
+half-light radius, how often the truth lies within the central interval of each level, and where among the draws.
+
+Pixels are told apart by what the RIM found, never by the truth: those above the noise of a typical image pixel, those
+below it, and those below a twentieth of it, which are called dark and where no brightness below that is told from none.
+"""
+
+import dataclasses
+import json
+import pathlib
+import warnings
+
+import click
+import numpy as np
+import tensorflow as tf
+from results import write_results
+
+from rim_tf.config import ERROR_SAMPLES, InversionSettings
+from rim_tf.data.mocks import GalaxyStamps
+from rim_tf.data.seeds import generator, seed_pair
+from rim_tf.data.sources.find import find_galaxies
+from rim_tf.data.streaming import Simulator
+from rim_tf.evaluation import coverage, measures
+from rim_tf.files import finite
+from rim_tf.inference.linear.inversion import InversionSolver
+from rim_tf.inference.rim import reconstruct
+from rim_tf.inference.source_errors import source_errors
+from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.observation import Observation
+from rim_tf.physics.imaging import imaging_operator
+from rim_tf.results import SourceErrors, source_figures
+from training.experiments import SMALL_MOCKS
+
+FIGURES = ("flux", "magnification", "source_peak", "half_light_radius")
+PIXELS = ("above the noise", "below the noise", "dark")
+_BINS = 200
+_BATCH = 8
+# What is fainter than this [noise] cannot be told from nothing.
+_DARK = 0.05
+
+# ------------------------------------------------------------------------------------------------------ the systems
+
+
+class Systems:
+    """Systems of the stream of tests, by number.
+
+    Args:
+      galaxies: as for `find_galaxies`.
+      mocks: `MockConfig`.
+    """
+
+    def __init__(self, galaxies, mocks=SMALL_MOCKS):
+        stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
+        self.n_galaxies = len(stamps)
+        self.draw = Simulator(seed_pair("test", 0), _BATCH, stamps, mocks)
+
+    def batch(self, index):
+        """(observation, lens, true source, its figures, noise over the peak) of each system of a batch."""
+        inputs, sources = self.draw(index)
+        operator = imaging_operator(inputs, sources.shape[1:])
+        images = operator.forward(sources).numpy()
+        seen = operator.adjoint(tf.ones_like(inputs["image"])).numpy()
+        noise = measures.noise_over_peak(inputs["noise_rms"].numpy(), images)
+        given = {name: value.numpy() for name, value in inputs.items()}
+        for i, source in enumerate(sources.numpy()):
+            psf, scale = given["psf"][i], float(given["pixel_scale"][i])
+            psf = float(psf) if psf.ndim == 0 else psf
+            observation = Observation(given["image"][i], given["noise_rms"][i], psf, given["mask"][i], scale)
+            lens = LensParameters(*map(float, given["lens"][i]))
+            figures = source_figures(source[None], float(given["source_pixel_scale"][i]), seen[i] * scale**2)
+            yield observation, lens, source, {name: float(v[0]) for name, v in figures.items()}, float(noise[i])
+
+
+# ----------------------------------------------------------------------------------------------------- the methods
+
+
+def by_network(systems, fits, networks, samples):
+    """Errors of the network that ships: [(values, SourceErrors)]."""
+    rim, errors = networks
+    return [(fit, fit.errors) for fit in source_errors(fits, samples, 0, rim, errors)]
+
+
+def by_noise(systems, fits, networks, samples):
+    """The RIM on the data with noise added once more; noise that was in them comes on top, as in all bootstraps."""
+    found = []
+    for number, ((observation, lens, *_), fit) in enumerate(zip(systems, fits, strict=True)):
+        rng = generator("study", number, round(1e6 * fit.flux_outside) % 1000)
+        noisy = [
+            dataclasses.replace(
+                observation, image=observation.image + observation.noise * rng.normal(size=fit.model_image.shape)
+            )
+            for _ in range(samples)
+        ]
+        again = reconstruct(noisy, [lens] * samples, networks[0])
+        drawn = np.stack([each.source for each in again])
+        found.append((fit, SourceErrors(samples=drawn, figures=_figures_of(again))))
+    return found
+
+
+def _figures_of(fits):
+    names = {"source_peak": lambda fit: fit.source.max()}
+    return {n: np.array([names.get(n, lambda fit, n=n: getattr(fit, n))(fit) for fit in fits]) for n in FIGURES}
+
+
+def by_inversion(systems, fits, networks, samples):
+    """Linear inversion at its best evidence, with its exact covariance."""
+    solver = InversionSolver(InversionSettings(solver="exact"))
+    observations, lenses = [each[0] for each in systems], [each[1] for each in systems]
+    return [(fit, fit.errors) for fit in solver.with_errors(observations, lenses, samples)]
+
+
+METHODS = {"network": by_network, "noise again": by_noise, "inversion": by_inversion}
+
+
+def judged(truth, figures, fit, found, noise_rms, rng):
+    """What is kept of one system and method: ranks of the figures, and counts of the pixels' ranks.
+
+    Args:
+      truth: the true source.
+      figures: its own.
+      fit: the RIM's `Reconstruction`, which tells pixels apart.
+      found: the method's `SourceFit` and `SourceErrors`.
+      noise_rms: of a typical image pixel.
+      rng: for ties.
+    """
+    point, errors = found
+    summary, row = errors.summary(), {"figures": {}, "pixels": {}}
+    for name in FIGURES:
+        rank = coverage.ranks(np.array([figures[name]]), errors.figures[name][:, None], rng)[0]
+        row["figures"][name] = {"truth": figures[name], "rank": float(rank), **summary[name]}
+    rank = coverage.ranks(truth.ravel(), errors.samples.reshape(len(errors.samples), -1), rng, _DARK * noise_rms)
+    bright = np.digitize(fit.source.ravel() / noise_rms, (_DARK, 1.0))
+    deviation = errors.samples.std(axis=0).ravel()
+    for i, name in enumerate(PIXELS):
+        chosen = bright == 2 - i
+        credible = coverage.credibility_of_ranks(rank[chosen])
+        row["pixels"][name] = {
+            "n": int(chosen.sum()),
+            "ranks": coverage.histogram(rank[chosen], 20).tolist(),
+            "credibility": coverage.histogram(credible, _BINS).tolist(),
+            "covered": [int(np.sum(credible <= level)) for level in coverage.LEVELS],
+            "deviation_over_noise": float(np.mean(deviation[chosen]) / noise_rms) if chosen.any() else None,
+        }
+    row["rms_percent_of_peak"] = 100 * float(np.sqrt(np.mean((point.source - truth) ** 2)) / truth.max())
+    return row
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+DECADES = {"0.1-1 %": (0.0, 0.01), "1-10 %": (0.01, np.inf)}
+
+
+def report(rows):
+    """Tables of what was counted, as text, and the same as plain numbers."""
+    lines, numbers = [], {}
+    for method in METHODS:
+        for decade, (low, high) in DECADES.items():
+            chosen = [row[method] for row in rows if method in row and low <= row["noise"] < high]
+            if not chosen:
+                continue
+            part = numbers.setdefault(method, {})[decade] = {"systems": len(chosen)}
+            lines.append(f"\n{method}, noise {decade} of the peak, {len(chosen)} systems:")
+            lines.append("| what | n | 68 % | 95 % | 99.7 % | largest deviation | of the ranks | chance, 95 % |")
+            lines.append("|---|---|---|---|---|---|---|---|")
+            for name in PIXELS:
+                part[name] = _pixels([row["pixels"][name] for row in chosen])
+                lines.append(_line(name, part[name]))
+            for name in FIGURES:
+                part[name] = _figure([row["figures"][name] for row in chosen])
+                lines.append(_line(name, part[name]))
+            lines.append(f"RMS {np.median([row['rms_percent_of_peak'] for row in chosen]):.2f} % of the peak (median)")
+    return "\n".join(lines), numbers
+
+
+def _pixels(rows):
+    """Of all pixels of a kind together; what chance does is found by drawing systems anew."""
+    rows = [row for row in rows if row["n"]]
+    credible, ranks = (np.array([row[name] for row in rows]) for name in ("credibility", "ranks"))
+    n, covered = np.array([row["n"] for row in rows]), np.array([row["covered"] for row in rows])
+    cumulative = np.cumsum(credible, axis=1)
+    share = cumulative.sum(axis=0) / n.sum()
+    rng, spread = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = rng.integers(len(rows), size=len(rows))
+        spread.append(np.max(np.abs(cumulative[drawn].sum(axis=0) / n[drawn].sum() - share)))
+    return {
+        "n": int(n.sum()),
+        "coverage": (covered.sum(axis=0) / n.sum()).tolist(),
+        "largest_deviation": float(coverage.largest_deviation_of_histogram(credible.sum(axis=0))),
+        "largest_deviation_of_ranks": float(coverage.largest_deviation_of_histogram(ranks.sum(axis=0))),
+        "chance": float(np.quantile(spread, 0.95)),
+        "ranks": (ranks.sum(axis=0) / n.sum()).tolist(),
+        "deviation_over_noise": float(np.median([row["deviation_over_noise"] for row in rows])),
+    }
+
+
+def _figure(rows):
+    rank = np.array([row["rank"] for row in rows])
+    credible = coverage.credibility_of_ranks(rank)
+    value, truth, error = (np.array([row[name] for row in rows]) for name in ("median", "truth", "error"))
+    return {
+        "n": len(rank),
+        "coverage": coverage.coverage(credible).tolist(),
+        "largest_deviation": float(coverage.largest_deviation(credible)),
+        "largest_deviation_of_ranks": float(coverage.largest_deviation(rank)),
+        "chance": 1.36 / np.sqrt(len(rank)),
+        "ranks": (coverage.histogram(rank, 10) / len(rank)).tolist(),
+        "median_error_percent": 100 * float(np.median(error / truth)),
+        "bias_percent": 100 * float(np.median(value / truth - 1)),
+    }
+
+
+def _line(name, part):
+    shares = " | ".join(f"{100 * share:.1f}" for share in part["coverage"])
+    deviations = (part["largest_deviation"], part["largest_deviation_of_ranks"], part["chance"])
+    return f"| {name} | {part['n']} | {shares} | " + " | ".join(f"{100 * each:.1f} %" for each in deviations) + " |"
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@click.group()
+def main():
+    """Errors of sources, counted; see the top of this file."""
+
+
+@main.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
+@click.option("--n", default=400, show_default=True, help="Systems.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=["network"])
+@click.option("--samples", default=ERROR_SAMPLES, show_default=True, help="Draws of each source.")
+@click.option("--weights", default="small", show_default=True)
+@click.option("--errors", default="source-errors-small", show_default=True, help="Weights of the errors.")
+@click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
+def measure(galaxies, n, methods, samples, weights, errors, out):
+    """Reconstruct systems with their errors; any --method that a system lacks is added."""
+    warnings.simplefilter("ignore")
+    networks = load_pretrained(weights), load_pretrained(errors, "source-errors")
+    systems = Systems(galaxies)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "rows.jsonl"
+    rows = {row["index"]: row for row in _rows(path)}
+    for index in range(-(-n // _BATCH)):
+        numbers = range(index * _BATCH, (index + 1) * _BATCH)
+        wanted = [method for method in methods if any(method not in rows.get(i, {}) for i in numbers)]
+        if not wanted:
+            continue
+        batch = list(systems.batch(index))
+        fits = reconstruct([each[0] for each in batch], [each[1] for each in batch], networks[0])
+        for method in wanted:
+            found = METHODS[method](batch, fits, networks, samples)
+            for i, system, fit, each in zip(numbers, batch, fits, found, strict=True):
+                observation, _, truth, figures, noise = system
+                noise_rms = float(1 / np.sqrt(np.mean(observation.noise[observation.mask] ** -2.0)))
+                row = rows.setdefault(i, {"index": i, "noise": noise})
+                row[method] = judged(truth, figures, fit, each, noise_rms, np.random.default_rng(i))
+        with open(path, "a") as file:  # a later line of a system stands for an earlier one
+            file.writelines(json.dumps(finite(rows[i])) + "\n" for i in numbers)
+        click.echo(f"{numbers[-1] + 1} systems of {systems.n_galaxies} galaxies")
+
+
+@main.command(name="report")
+@click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
+def report_(out):
+    """Count what `measure` has found, and write source_calibration.json and .md into OUT."""
+    rows = list({row["index"]: row for row in _rows(out / "rows.jsonl")}.values())
+    text, numbers = report(rows)
+    write_results(out, "source_calibration", numbers, text)
+
+
+if __name__ == "__main__":
+    main()
