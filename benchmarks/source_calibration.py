@@ -83,17 +83,17 @@ class Systems:
 # ----------------------------------------------------------------------------------------------------- the methods
 
 
-def by_network(systems, fits, networks, samples):
+def by_network(systems, fits, networks, samples, index):
     """Errors of the network that ships: [(values, SourceErrors)]."""
     rim, errors = networks
-    return [(fit, fit.errors) for fit in source_errors(fits, samples, 0, rim, errors)]
+    return [(fit, fit.errors) for fit in source_errors(fits, samples, index, rim, errors)]
 
 
-def by_noise(systems, fits, networks, samples):
+def by_noise(systems, fits, networks, samples, index):
     """The RIM on the data with noise added once more; noise that was in them comes on top, as in all bootstraps."""
     found = []
     for number, ((observation, lens, *_), fit) in enumerate(zip(systems, fits, strict=True)):
-        rng = generator("study", number, round(1e6 * fit.flux_outside) % 1000)
+        rng = generator("test", 0, index, number)
         noisy = [
             dataclasses.replace(
                 observation, image=observation.image + observation.noise * rng.normal(size=fit.model_image.shape)
@@ -111,11 +111,11 @@ def _figures_of(fits):
     return {n: np.array([names.get(n, lambda fit, n=n: getattr(fit, n))(fit) for fit in fits]) for n in FIGURES}
 
 
-def by_inversion(systems, fits, networks, samples):
+def by_inversion(systems, fits, networks, samples, index):
     """Linear inversion at its best evidence, with its exact covariance."""
     solver = InversionSolver(InversionSettings(solver="exact"))
     observations, lenses = [each[0] for each in systems], [each[1] for each in systems]
-    return [(fit, fit.errors) for fit in solver.with_errors(observations, lenses, samples)]
+    return [(fit, fit.errors) for fit in solver.with_errors(observations, lenses, samples, index)]
 
 
 METHODS = {"network": by_network, "noise again": by_noise, "inversion": by_inversion}
@@ -261,7 +261,7 @@ def measure(galaxies, n, methods, samples, weights, errors, out):
         batch = list(systems.batch(index))
         fits = reconstruct([each[0] for each in batch], [each[1] for each in batch], networks[0])
         for method in wanted:
-            found = METHODS[method](batch, fits, networks, samples)
+            found = METHODS[method](batch, fits, networks, samples, index)
             for i, system, fit, each in zip(numbers, batch, fits, found, strict=True):
                 observation, _, truth, figures, noise = system
                 noise_rms = float(1 / np.sqrt(np.mean(observation.noise[observation.mask] ** -2.0)))
