@@ -41,6 +41,8 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 
 # Decades of noise over the peak that are counted apart.
 DECADES = {"0.1-1 %": (1e-3, 1e-2), "1-10 %": (1e-2, 1e-1)}
+# Of fewer systems nothing is counted.
+LEAST = 10
 ANALYTIC, SAMPLED = ("differences", "linearised", "calibrated"), ("importance", "emcee", "estimator", "inversion")
 SETTINGS = {"importance": ImportanceSettings(draws=256), "emcee": EnsembleSettings(steps=600)}
 STREAMS = {"fit": "calibration", "test": "calibration: test"}
@@ -283,12 +285,14 @@ def report(out, seed):
         click.echo(f"noise {decade} of the peak")
         for name, of_method in draws.items():
             indices = [i for i in of_method if low <= rows[i]["noise"] < high]
-            if len(indices) < 10:
+            if len(indices) < LEAST:
                 continue
             truth = np.array([rows[i]["u_true"] for i in indices])
             figures = counted(truth, np.array([of_method[i] for i in indices]))
             found.setdefault(decade, {})[name] = figures
             click.echo(lines_of(name, figures))
+    if not found:
+        raise click.ClickException(f"No method has {LEAST} test systems in a decade of noise; run `fits` for more.")
     write_json(out / "calibration.json", found)
     draw(found).savefig(out / "calibration.png", dpi=80)
     click.echo(f"Wrote {out / 'calibration.json'}, {out / 'calibration.png'}")
