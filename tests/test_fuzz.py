@@ -169,6 +169,7 @@ BLOCKED = {
     "reconstruct": ["no.fits", "--noise", "1", "--psf", "0.1", "--lens", "no.json"],
     "invert": ["no.fits", "--noise", "1", "--psf", "0.1", "--lens", "no.json"],
     "model": ["no.fits", "--noise", "1", "--psf", "0.1"],
+    "posterior": ["no.fits", "--noise", "1", "--psf", "0.1"],
     "simulate": ["--lens", "no.json", "--out", "out"],
     "demo": ["--out", "file"],
     "dataset build": ["--n", "1", "--out", "out", "--config", "no.json"],

@@ -22,6 +22,7 @@ def watched():
         check()
     finally:
         signal.signal(signal.SIGINT, usual)
+        _asked = False  # or the next block, were signals another's business there, would take it for its own
 
 
 def asked():
