@@ -64,7 +64,7 @@ def test_the_density_of_one_gaussian_is_that_of_a_dense_covariance(levels, rng):
     y = array(to_real(tensor(source), tensor([0.5, 0.5])))
     for i in range(2):
         law = multivariate_normal(array(given)[i, ..., 0].ravel(), covariance(given, levels, i))
-        assert_allclose(found[i], law.logpdf(y[i].ravel()), rtol=1e-8)  # Keras on JAX rounds some constants
+        assert_allclose(found[i], law.logpdf(y[i].ravel()), rtol=1e-7)  # Keras on JAX rounds a constant to float32
 
 
 def test_the_density_of_two_is_their_sum(rng):
