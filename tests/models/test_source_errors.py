@@ -64,7 +64,7 @@ def test_the_density_of_one_gaussian_is_that_of_a_dense_covariance(levels, rng):
     y = array(to_real(tensor(source), tensor([0.5, 0.5])))
     for i in range(2):
         law = multivariate_normal(array(given)[i, ..., 0].ravel(), covariance(given, levels, i))
-        assert_allclose(found[i], law.logpdf(y[i].ravel()), rtol=1e-9)
+        assert_allclose(found[i], law.logpdf(y[i].ravel()), rtol=1e-7)  # Keras on JAX rounds a constant to float32
 
 
 def test_the_density_of_two_is_their_sum(rng):
@@ -78,7 +78,7 @@ def test_the_density_of_two_is_their_sum(rng):
         share, width = 1 / (1 + np.exp(-logit[i])), np.exp(log_sigma[i])
         density = (1 - share) * norm.pdf(offset, scale=width)
         density += share * norm.pdf(offset, scale=width * np.exp(log_ratio[i]))
-        assert_allclose(found[i], np.log(density).sum() - log_width[i].sum(), rtol=1e-9)
+        assert_allclose(found[i], np.log(density).sum() - log_width[i].sum(), rtol=1e-8)
 
 
 def test_draws_have_mean_and_covariance_of_the_law(rng):
