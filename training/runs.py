@@ -75,7 +75,8 @@ def compiled_model(config, rate=None):
     model.compile(
         optimizer=keras.optimizers.Adam(rate or learning_rate(config), global_clipnorm=config.clip_norm),
         loss=task.loss(config.loss),
-        metrics=[task.metric],
+        # As an object, which has its variables: else Keras makes them as it traces the step, and traces it again.
+        metrics=[keras.metrics.MeanMetricWrapper(task.metric, name=task.metric.__name__)],
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)

@@ -15,18 +15,13 @@ def watched():
     if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
         yield  # signals are another's business
         return
-    _asked = False
     signal.signal(signal.SIGINT, _remember)
     try:
         yield
         check()
     finally:
+        _asked = False
         signal.signal(signal.SIGINT, usual)
-
-
-def asked():
-    """Whether there was a Ctrl-C since `watched` began."""
-    return _asked
 
 
 def check():

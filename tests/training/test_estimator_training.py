@@ -78,7 +78,7 @@ def test_training_lowers_the_error_on_frames_of_two_sizes(tmp_path):
     rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()]
     column = rows[0].index("val_loss")
     assert float(rows[2][column]) < float(rows[1][column])
-    assert "val_theta_e_error_percent" in rows[0]
+    assert "val_theta_E_error_percent" in rows[0]
     assert load_pretrained(tmp_path / "weights.json", "estimator").config == SMALL_ESTIMATOR
 
 
