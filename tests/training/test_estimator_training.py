@@ -44,7 +44,8 @@ def few_galaxies():
     """Runs are validated on few lenses: what is tested here is no figure of merit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
-        patch.setattr("training.runs.VALIDATION_BATCHES", 1)
+        patch.setattr("training.runs.VALIDATION_BATCHES", 2)
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
         yield
 
 

@@ -26,7 +26,7 @@ from training.train import main
 
 TINY = dataclasses.replace(
     EXPERIMENTS["small"],
-    model=dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4)),
+    model=dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)),
     mocks=MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2),
     schedule="exponential",  # which does not depend on the length of the run
     batch_size=4,
@@ -56,7 +56,8 @@ def few_held_out():
     """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.runs.VALIDATION_BATCHES", 2)
+        patch.setattr("training.runs.VALIDATION_BATCHES", 4)
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
         yield
 
 
