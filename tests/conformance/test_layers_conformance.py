@@ -49,6 +49,7 @@ def classes_of(package):
                 yield value
 
 
+@pytest.mark.once
 def test_registry_is_complete():
     classes = [*classes_of(rim_tf.physics), *classes_of(rim_tf.models)]
     operators = {c for c in classes if hasattr(c, "forward") and hasattr(c, "adjoint")}
@@ -193,6 +194,7 @@ def run(script, *arguments, **environment):
     return done.stdout
 
 
+@pytest.mark.once
 def test_gradients_are_the_same_on_both_backends(tmp_path):
     other = "jax" if BACKEND == "tensorflow" else "tensorflow"
     pytest.importorskip(other)

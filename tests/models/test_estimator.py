@@ -191,12 +191,14 @@ def test_without_dropout_the_posterior_is_the_output():
 # ------------------------------------------------------------------------------------------------ settings, files
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("config", ESTIMATOR_PRESETS.values(), ids=ESTIMATOR_PRESETS)
 def test_presets_are_valid_and_survive_json(config):
     config.__post_init__()
     assert model_from_json(json.loads(to_json(config))) == config
 
 
+@pytest.mark.once
 def test_the_shipped_kind_is_small():
     assert 4 * Estimator(ESTIMATOR_SMALL).count_params() < 10e6
     assert ESTIMATOR_PAPER == EstimatorConfig()
