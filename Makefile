@@ -13,7 +13,7 @@ demo: .venv/installed
 
 test: .venv/installed-test lint
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/physics tests/models tests/conformance tests/training/test_on_jax.py -k "not both_backends"
+	KERAS_BACKEND=jax $(PYTEST) tests/physics tests/models tests/conformance tests/training/test_on_jax.py -m "not once"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

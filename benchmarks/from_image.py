@@ -21,7 +21,6 @@ import warnings
 
 import click
 import numpy as np
-from astropy.io import fits
 from scipy import ndimage
 
 from rim_tf.config import MockConfig, ModelConfig
@@ -31,7 +30,7 @@ from rim_tf.evaluation.metrics import aligned_rms, flux_error, rms_error
 from rim_tf.files import finite
 from rim_tf.inference import workflow
 from rim_tf.inference.rim import reconstruct
-from rim_tf.io import read_observation
+from rim_tf.io import open_fits, read_observation
 from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
@@ -299,11 +298,12 @@ def real_lenses(data):
         }
         yield f"SLACS{name}", lambda i=i: _slacs(slacs, i), published
     for path in sorted((data / "lenses_desi_f140w").glob("*.fits")):
-        headers = (fits.getheader(path, "IMAGE"), fits.getheader(path, 0))
+        with open_fits(path) as hdus:
+            headers = hdus["IMAGE"].header, hdus[0].header
         theta_E = next((header["THETAE"] for header in headers if "THETAE" in header), None)
         yield path.stem, lambda path=path: _files(path), {} if theta_E is None else {"origin": float(theta_E)}
     for path in sorted((data / "lenses_other").glob("*.fits")):
-        with fits.open(path) as hdus:
+        with open_fits(path) as hdus:
             images = [hdu.name for hdu in hdus if hdu.name.startswith("IMAGE")]
         for image in images:
             yield f"{path.stem}{image[5:]}", lambda path=path, image=image: _files(path, image[5:]), {}
@@ -315,7 +315,7 @@ def _slacs(catalogue, i):
 
 
 def _files(path, band=""):
-    with fits.open(path) as hdus:
+    with open_fits(path) as hdus:
         names = [hdu.name for hdu in hdus]
         noise = next(name for name in (f"NOISE{band}", f"RMS{band}", "NOISE", "RMS") if name in names)
         psf = next(name for name in (f"PSF{band}", "PSF") if name in names)

@@ -39,28 +39,30 @@ def export_saved_model(model: RIM, path: str | pathlib.Path, mass: MassModel = S
     path = pathlib.Path(path)
     if path.exists():
         raise InputError(f"{path} exists already; give a directory that does not, or remove it.")
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, tensors in SIGNATURES.items():
-        archive.add_endpoint(name, _signature(model, mass), [_specification(tensors, mass)])
+    # Not keras.export.ExportArchive, which traces every signature twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    for name in SIGNATURES:
+        setattr(module, name, _signature(name, model, mass))
+    signatures = {name: getattr(module, name) for name in SIGNATURES}
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            archive.write_out(folder + "/model", verbose=False)
+            tf.saved_model.save(module, folder + "/model", signatures, options)
             shutil.move(folder + "/model", path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
 
 
-def _specification(tensors, mass):
-    """Every axis is free but that of the lens's parameters."""
-    return {
+def _signature(name, model, mass):
+    """The tf.function of that name; every axis of its inputs is free but that of the lens's parameters."""
+    specification = {
         name: tf.TensorSpec([mass.size if axis == "parameters" else None for axis in each.axes], each.dtype, name=name)
-        for name, each in tensors.items()
+        for name, each in SIGNATURES[name].items()
     }
 
-
-def _signature(model, mass):
+    @tf.function(input_signature=[specification], autograph=False)
     def reconstruct(inputs):
         problem = imaging_problem(inputs, model.source_shape(ops.shape(inputs["image"])[1:]), mass)
         source = model.solve(problem)[:, -1]

@@ -6,6 +6,9 @@ import os
 import pathlib
 import tempfile
 
+import numpy as np
+import pytest
+
 
 def known_to_xla(flag):
     """Whether the XLA of JAX has this flag; one that it has not would end the process."""
@@ -28,9 +31,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-by-tests-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     os.environ |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

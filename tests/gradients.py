@@ -48,7 +48,7 @@ def traced(f):
         return jax.jit(f)
     import tensorflow as tf
 
-    return tf.function(f)
+    return tf.function(f, autograph=False)
 
 
 def whole(f, *static):
@@ -72,7 +72,7 @@ def slope(f, x, direction, step=1e-6):
 
 def slopes(f, x, step=1e-6):
     """Central differences of the scalar f in every element of x, shaped like x."""
-    result = np.zeros(x.size)
+    f, result = traced(f), np.zeros(x.size)
     for i in range(x.size):
         unit = np.zeros(x.size)
         unit[i] = 1.0
@@ -82,7 +82,7 @@ def slopes(f, x, step=1e-6):
 
 def dense(function, shape):
     """The matrix of a linear function of arrays of this shape, batch included, column by column."""
-    columns = []
+    function, columns = traced(function), []
     for i in range(int(np.prod(shape))):
         unit = np.zeros(int(np.prod(shape)))
         unit[i] = 1.0

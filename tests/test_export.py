@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -41,9 +42,9 @@ def batch(psfs, shape, rng):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network with the weights that ship, but of three steps, and the folder of its SavedModel."""
+    """A network with the weights that ship, but of two steps, and the folder of its SavedModel."""
     trained = rim_tf.load_pretrained("small")
-    model = RIM(dataclasses.replace(trained.config, n_steps=3))
+    model = RIM(dataclasses.replace(trained.config, n_steps=2))
     model.set_weights(trained.get_weights())
     path = tmp_path_factory.mktemp("export") / "model"
     export_saved_model(model, path)
@@ -97,11 +98,18 @@ def test_refuses_to_write_over_anything(exported):
         export_saved_model(model, path)
 
 
-def test_nothing_half_written(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
+@pytest.mark.parametrize("fails", ["tensorflow.saved_model.save", "shutil.move"])
+def test_nothing_half_written(fails, exported, tmp_path, monkeypatch):
+    def save(module, path, *more):
+        shutil.copytree(exported[1], path)
+
+    def fail(*arguments):
+        if fails != "shutil.move":
+            save(*arguments)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.move", fail)
+    monkeypatch.setattr("tensorflow.saved_model.save", save)
+    monkeypatch.setattr(fails, fail)
     with pytest.raises(InputError, match="No space left"):
-        export_saved_model(RIM(rim_tf.RIMConfig(n_steps=1, kernel=3, features=2, hidden=(2, 2))), tmp_path / "m")
+        export_saved_model(exported[0], tmp_path / "m")
     assert list(tmp_path.iterdir()) == []

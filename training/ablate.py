@@ -85,7 +85,8 @@ def seconds_per_lens(names, rounds=5):
     """Median seconds of a reconstruction, in batches of 8, the variants taking turns so that all meet the same load."""
     stamps = GalaxyStamps.of(find_galaxies(None, "validation", _STREAM, n_procedural=8))
     inputs, _ = next(iter(stream(seed_pair(_STREAM, 0), 8, stamps, EXACT)))
-    calls = {name: tf.function(build_model(dataclasses.replace(SMALL, **VARIANTS[name])).call) for name in names}
+    models = {name: build_model(dataclasses.replace(SMALL, **VARIANTS[name])) for name in names}
+    calls = {name: tf.function(model.call, autograph=False) for name, model in models.items()}
     times = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name, call in calls.items():

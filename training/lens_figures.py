@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.data.seeds import seed_pair
-from rim_tf.data.streaming import simulate_batch
+from rim_tf.data.streaming import Simulator
 from rim_tf.evaluation import measures
 from rim_tf.evaluation.coverage import (
     LEVELS,
@@ -38,10 +38,10 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
       {name: [n, ...]} of truth, mean and sigma [n, parameters]; credibility, of each parameter alone [n, parameters]
       and joint, of all together [n], as in `rim_tf.evaluation.coverage`; and noise, its rms over the image's peak [n].
     """
-    seed, parts = tf.constant(seed_pair(stream, 0)), []
-    simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
+    parts = []
+    simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
 
-    @tf.function
+    @tf.function(autograph=False)
     def find(inputs):
         posterior = model.posterior(inputs)
         samples = posterior.sample(_SAMPLES, 1)
@@ -52,7 +52,7 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
         return (*posterior.moments(), samples, log_prob_of_truth, tf.reshape(log_prob, [-1, _SAMPLES]))
 
     for index in range(-(-n // batch_size)):
-        inputs, source = simulate(tf.constant(index))
+        inputs, source = simulate(index)
         mean, covariance, samples, of_truth, of_samples = (x.numpy() for x in find(inputs))
         truth = inputs["lens"].numpy()
         image = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()

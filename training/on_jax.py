@@ -40,14 +40,15 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, se
     Raises:
       InputError: among others, `seconds` for a schedule that knows no end.
 
-    Leaves in `out`: config.json, checkpoint.npz, log.csv and, at the end, weights.json and weights.weights.h5.
+    Leaves in `out`: config.json, psfs.json, checkpoint.npz, log.csv and, at the end, weights.json and
+    weights.weights.h5.
     """
     started = time.monotonic()
     if lenses is not None or find_large_set(galaxies) is not None:
         raise InputError("Prepared sets are read by TensorFlow; train on JAX without --lenses, on galaxies in memory.")
     if seconds is not None and config.schedule != "cosine":
         raise InputError(f"schedule is {config.schedule!r}; --seconds needs 'cosine', which ends when the time does.")
-    out = runs.opened(out, config)
+    out = runs.opened(out, config, psfs)
     if (out / "checkpoints").exists():
         raise InputError(f"{out} holds a run of TensorFlow; choose another --out, or train without KERAS_BACKEND=jax.")
     run = _Run(config, galaxies, psfs)

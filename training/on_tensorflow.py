@@ -163,10 +163,10 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None):
       verbose: as in `keras.Model.fit`.
       psfs: as in `training_stream`.
 
-    Leaves in `out`: config.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.json and
+    Leaves in `out`: config.json, psfs.json, checkpoints/, log.csv, tensorboard/ and, at the end, weights.json and
     weights.weights.h5, which `load_pretrained` and `--initial` take.
     """
-    out = runs.opened(out, config)
+    out = runs.opened(out, config, psfs)
     if (out / "checkpoint.npz").exists():
         raise InputError(f"{out} holds a run of JAX; choose another --out, or train with KERAS_BACKEND=jax.")
     model = runs.compiled_model(config)

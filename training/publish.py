@@ -15,7 +15,7 @@ from rim_tf.config import EstimatorConfig, MockConfig, RIMConfig, SourceErrorsCo
 from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
-from rim_tf.data.streaming import simulate_batch
+from rim_tf.data.streaming import Simulator
 from rim_tf.errors import InputError
 from rim_tf.evaluation import measures
 from rim_tf.files import DAMAGED, finite, read_json
@@ -52,11 +52,11 @@ def measure(model, stamps, mocks, n, batch_size=10, stream=_STREAM):
     Returns:
       The columns of `rim_tf.evaluation.measures`, and noise, the noise's rms over the image's peak: {name: [n, ...]}.
     """
-    seed, parts = tf.constant(seed_pair(stream, 0)), []
-    simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
-    predict = tf.function(model.call)
+    parts = []
+    simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
+    predict = tf.function(model.call, autograph=False)
     for index in range(-(-n // batch_size)):
-        inputs, source = simulate(tf.constant(index))
+        inputs, source = simulate(index)
         estimate, operator = predict(inputs)[:, -1], imaging_operator(inputs, source.shape[1:])
         data, noise_rms, mask = (inputs[name].numpy() for name in ("image", "noise_rms", "mask"))
         parts.append(

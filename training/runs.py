@@ -1,17 +1,19 @@
 """What a training run is on either backend: its folder, its network as it begins, its learning rate."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
 import keras
+import numpy as np
 
 from rim_tf.data import seeds
 from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.sources.galaxies import joined
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
-from rim_tf.files import read_json, write_text
+from rim_tf.files import read_json, write_json, write_text
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
 from rim_tf.validation import to_json
 from training.tasks import TASKS
@@ -81,17 +83,23 @@ def compiled_model(config, rate=None):
     model.compile(
         optimizer=keras.optimizers.Adam(rate or learning_rate(config), global_clipnorm=config.clip_norm),
         loss=task.loss(config.loss, config.model),
-        metrics=[task.metric],
+        # As an object, which has its variables: else Keras makes them as it traces the step, and traces it again.
+        metrics=[keras.metrics.MeanMetricWrapper(task.metric, name=task.metric.__name__)],
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def opened(out, config):
+def opened(out, config, psfs=None):
     """The folder of a run, made where it is new; InputError where it cannot be one, or holds another run.
 
     The length of a run alone may change: the learning rate then follows the schedule of the new length from there on.
+
+    Args:
+      out: the folder.
+      config: `TrainingConfig`.
+      psfs: as in `rim_tf.data.observing.observe`; the folder keeps their checksum.
     """
     if config.n_steps % config.steps_per_epoch:
         raise InputError(
@@ -107,8 +115,21 @@ def opened(out, config):
         had, has = read_json(path), json.loads(to_json(config))
         if not isinstance(had, dict) or had | {"n_steps": None} != has | {"n_steps": None}:
             raise InputError(f"{path} holds another configuration than this one; choose another --out, or its options.")
+    _remember_psfs(out, psfs)
     write_text(path, to_json(config))
     return out
+
+
+def _remember_psfs(out, psfs):
+    """Keeps the checksum of the PSFs of a run in its folder; InputError where it began with others."""
+    path, now = out / "psfs.json", {"sha256": None}
+    if psfs is not None:
+        stamps = np.ascontiguousarray(psfs, np.float32)
+        now = {"sha256": hashlib.sha256(repr(stamps.shape).encode() + stamps.tobytes()).hexdigest()}
+    if path.exists() and (began := read_json(path)) != now:
+        how = "without PSFs" if began == {"sha256": None} else "with other PSFs than now"
+        raise InputError(f"{out} holds a run that began {how}; give --psfs as it was then, or choose another --out.")
+    write_json(path, now)
 
 
 def save_weights(model, config, step, out):

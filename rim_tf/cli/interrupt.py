@@ -15,7 +15,6 @@ def watched():
     if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
         yield  # signals are another's business
         return
-    _asked = False
     signal.signal(signal.SIGINT, _remember)
     try:
         yield
@@ -23,11 +22,6 @@ def watched():
     finally:
         signal.signal(signal.SIGINT, usual)
         _asked = False  # or the next block, were signals another's business there, would take it for its own
-
-
-def asked():
-    """Whether there was a Ctrl-C since `watched` began."""
-    return _asked
 
 
 def check():

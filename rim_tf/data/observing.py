@@ -107,8 +107,8 @@ def _draw_psfs(draws, sigma, pixel_scale, config, psfs):
         drawn = moffat_stamps(fwhm, beta, e1, e2, config.psf_pixels)
     if psfs is None:
         return drawn
-    psfs = ops.convert_to_tensor(np.asarray(psfs, np.float32))
-    given = ops.take(psfs, draws.integer([ops.shape(sigma)[0]], psfs.shape[0]), axis=0)
+    psfs = ops.convert_to_tensor(psfs, "float32")
+    given = ops.take(psfs, draws.integer([ops.shape(sigma)[0]], ops.shape(psfs)[0]), axis=0)
     if config.given_psf_fraction == 1:
         return given
     if given.shape[1:] != drawn.shape[1:]:

@@ -3,7 +3,8 @@
 The number of a stream goes into the seed first and the user's seed second; what else tells draws apart (a batch, a
 round) is folded in after that. So `train --seed 7`, its validation and `simulate --seed 7` have nothing in common, by
 construction and not by ranges that someone has to remember. TensorFlow's draws take a `seed_pair`, NumPy's a
-`generator`; neither can be made without the name of a stream.
+`generator`; neither can be made without the name of a stream. From the same name and seed TensorFlow and JAX draw other
+numbers, of the same distributions.
 """
 
 import numpy as np

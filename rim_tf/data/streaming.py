@@ -1,6 +1,7 @@
 """Simulated lenses as TensorFlow takes them: a tf.data stream that never shows the same image twice (Section 2.3)."""
 
 import contextlib
+import functools
 import re
 
 import tensorflow as tf
@@ -48,6 +49,28 @@ def simulate_batch(seed, index, batch_size, stamps, config, psfs=None, target="s
         return tf.nest.map_structure(tf.identity, tuple(batch))
 
 
+@functools.lru_cache(maxsize=16)
+def _traced(batch_size, config, target, psf_shape, stamp_pixels):
+    """`simulate_batch` as a tf.function of (seed, index, galaxies, PSFs), one for all streams of such batches.
+
+    Args:
+      batch_size: as in `simulate_batch`.
+      config: likewise.
+      target: likewise.
+      psf_shape: of the PSFs that are given, or None.
+      stamp_pixels: side of the stamps of galaxies.
+    """
+    galaxies = [tf.TensorSpec([None, stamp_pixels, stamp_pixels]), tf.TensorSpec([None])]
+    psfs = [] if psf_shape is None else [tf.TensorSpec([None, *psf_shape])]
+    return tf.function(
+        lambda seed, index, galaxies, psfs: simulate_batch(
+            seed, index, batch_size, GalaxyStamps(*galaxies), config, *psfs, target=target
+        ),
+        input_signature=[tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int32), galaxies, psfs],
+        autograph=False,
+    )
+
+
 class Simulator:
     """`simulate_batch` for one stream, compiled once, and called with the index of a batch.
 
@@ -57,25 +80,29 @@ class Simulator:
       stamps: `GalaxyStamps`.
       config: `MockConfig`.
       psfs: as in `observe`.
+      target: as in `simulate_batch`.
     """
 
-    def __init__(self, seed, batch_size, stamps, config, psfs=None):
-        seed = tf.constant(seed)
-        self._compiled = tf.function(
-            lambda index: simulate_batch(seed, index, batch_size, stamps, config, psfs),
-            input_signature=[tf.TensorSpec([], tf.int32)],
-            autograph=False,
-        )
+    def __init__(self, seed, batch_size, stamps, config, psfs=None, target="source"):
+        self._seed, self._stamps = tf.constant(seeds.check_pair(seed)), stamps
+        self._psfs = [] if psfs is None else [tf.constant(psfs, tf.float32)]
+        psf_shape = tuple(self._psfs[0].shape[1:]) if self._psfs else None
+        self._function_for = functools.partial(_traced, batch_size, config, target, psf_shape)
 
     @property
     def specification(self):
         """tf.TensorSpec of all that a call returns, in the same structure."""
-        return self._compiled.get_concrete_function().structured_outputs
+        return self._function_for(self._stamps.images.shape[1]).get_concrete_function().structured_outputs
 
     def __call__(self, index):
-        """The batch (inputs, sources) of that index; InputError where too few systems are accepted."""
+        """The batch (inputs, target) of that index; InputError where too few systems are accepted."""
         with refusals_are_input_errors():
-            return self._compiled(tf.constant(index))
+            return self.of(self._stamps, tf.constant(index))
+
+    def of(self, stamps, index):
+        """The same of other `GalaxyStamps`; also in a graph, where nothing is an InputError."""
+        function = self._function_for(stamps.images.shape[1])
+        return function(self._seed, index, [stamps.images, stamps.half_light_radius], self._psfs)
 
 
 def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1, target="source"):
@@ -96,11 +123,11 @@ def stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, 
       n_shards: how many workers there are.
       target: as in `simulate_batch`.
     """
-    seed = tf.constant(seeds.check_pair(seed))
+    simulator = Simulator(seed, batch_size, stamps, config, psfs, target)
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes seconds
     def simulate(index, stamps=stamps):
-        inputs, truth = simulate_batch(seed, tf.cast(index, tf.int32), batch_size, stamps, config, psfs, target)
+        inputs, truth = simulator.of(stamps, tf.cast(index, tf.int32))
         return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, truth
 
     numbers = tf.data.Dataset.counter(start=first_batch + shard, step=n_shards)

@@ -12,14 +12,13 @@ import json
 import warnings
 
 import numpy as np
-import tensorflow as tf
 
 from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.data.sources.drawings import draw_digit, draw_text, read_digits
 from rim_tf.data.sources.find import find_galaxies
-from rim_tf.data.streaming import simulate_batch
+from rim_tf.data.streaming import Simulator
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.evaluation import measures, store
 from rim_tf.evaluation.store import Store
@@ -99,10 +98,9 @@ class Study:
     def _chunk(self, index):
         """All systems of a chunk; the last one is kept, as methods ask for it in parts."""
         if self._drawn[0] != index:
-            seed = tf.constant(seed_pair("study", self.config.seed))
-            simulate = _simulation(self.config.mocks, store.CHUNK)
-            batch = simulate(seed, tf.constant(index), self._stamps.images, self._stamps.half_light_radius)
-            self._drawn = index, _systems(*batch)
+            seed = seed_pair("study", self.config.seed)
+            simulator = Simulator(seed, store.CHUNK, self._stamps, self.config.mocks)
+            self._drawn = index, _systems(*simulator(index))
         return self._drawn[1]
 
     def run(self, name, solver, n, progress=None):
@@ -172,14 +170,6 @@ def unseen_galaxies(where, seed=0):
 
 
 # ------------------------------------------------------------------------------------------- systems and results
-
-
-@functools.cache
-def _simulation(mocks, n):
-    """`simulate_batch` of n systems, traced once for all studies with these settings."""
-    return tf.function(
-        lambda seed, index, images, radii: simulate_batch(seed, index, n, GalaxyStamps(images, radii), mocks)
-    )
 
 
 def _systems(inputs, source):

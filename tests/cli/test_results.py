@@ -201,6 +201,10 @@ def test_an_interrupt_that_a_library_lost_is_not_lost(out):
             signal.raise_signal(signal.SIGINT)
     assert contents(out) == OLD
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # The next command hears nothing of it, also where it leaves signals to others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupt.watched():
+        interrupt.check()
 
 
 def test_an_interrupt_while_results_are_placed_comes_after_the_last(out, monkeypatch):

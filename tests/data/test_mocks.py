@@ -18,26 +18,33 @@ from rim_tf.grids import PixelGrid
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.results import half_light_radius
 
-CONFIG = MockConfig(image_pixels=48, source_pixels=48, noise_map_fraction=0.5, mask_fraction=0.5)
+PIXELS = 32
+CONFIG = MockConfig(image_pixels=PIXELS, source_pixels=PIXELS, noise_map_fraction=0.5, mask_fraction=0.5)
 
 
-@functools.lru_cache(maxsize=4)  # compiling takes longer than drawing
-def simulator(stamps, seed, config):
-    return streaming.Simulator(seeds.seed_pair("test", seed), 4, stamps, config)
+@functools.lru_cache(maxsize=4)
+def batch(stamps, seed, n, config):
+    """Inputs and sources of n systems, drawn at once and not traced, which takes longer than drawing."""
+    drawn = streaming.simulate_batch(seeds.seed_pair("test", seed), 0, n, stamps, config)
+    return tf.nest.map_structure(np.array, drawn)
 
 
-def batches(stamps, seed, n, config=CONFIG):
-    drawn = (simulator(stamps, seed, config)(index) for index in range(n))
-    return [(tf.nest.map_structure(np.array, inputs), np.array(source)) for inputs, source in drawn]
+def simulated(stamps, seed, n):
+    simulator = streaming.Simulator(seeds.seed_pair("test", seed), 4, stamps, CONFIG)
+    return [tf.nest.map_structure(np.array, simulator(index)) for index in range(n)]
 
 
 def streamed(stamps, n, **options):
     dataset = streaming.stream(seeds.seed_pair("test", 3), 4, stamps, CONFIG, **options).take(n)
-    return [(tf.nest.map_structure(np.array, inputs), np.array(source)) for inputs, source in dataset]
+    return [tf.nest.map_structure(np.array, each) for each in dataset]
+
+
+def noiseless(inputs, source):
+    return imaging_operator(inputs, source.shape[1:]).forward(tf.constant(source)).numpy()
 
 
 def test_stream_can_be_taken_up_at_any_batch_and_shared_out(stamps):
-    whole = batches(stamps, 3, 5)
+    whole = simulated(stamps, 3, 5)
     workers = [streamed(stamps, 2, first_batch=1, shard=worker, n_shards=2) for worker in range(2)]
     for (inputs, source), (inputs_again, source_again) in zip(
         whole[1:], (batch for pair in zip(*workers, strict=True) for batch in pair), strict=True
@@ -49,7 +56,9 @@ def test_stream_can_be_taken_up_at_any_batch_and_shared_out(stamps):
 
 
 def test_no_image_comes_twice_within_a_stream_or_between_seeds(stamps):
-    images = [image.tobytes() for seed in (3, 4) for inputs, _ in batches(stamps, seed, 4) for image in inputs["image"]]
+    images = [
+        image.tobytes() for seed in (3, 4) for inputs, _ in simulated(stamps, seed, 4) for image in inputs["image"]
+    ]
     assert len(set(images)) == len(images) == 32
 
 
@@ -68,36 +77,36 @@ def test_every_system_is_magnified_and_on_the_frame(stamps):
 
 def test_truth_fits_the_data_to_the_noise(stamps):
     # The draw's noise must be what its noise map says: this is what later makes chi^2 = 1 mean "as good as can be".
-    chi2 = []
-    for inputs, source in batches(stamps, 3, 10):
-        model = imaging_operator(inputs, source.shape[1:]).forward(tf.constant(source)).numpy()
-        chi2.append(chi2_per_pixel(inputs["image"], model, inputs["noise_rms"], inputs["mask"]))
+    inputs, source = batch(stamps, 3, 40, CONFIG)
+    chi2 = chi2_per_pixel(inputs["image"], noiseless(inputs, source), inputs["noise_rms"], inputs["mask"])
     n_pixels = 40 * CONFIG.image_pixels**2
     assert abs(np.mean(chi2) - 1) < 4 * np.sqrt(2 / (0.9 * n_pixels))
 
 
 def test_noise_over_peak_is_log_uniform_in_its_range(stamps):
     config = dataclasses.replace(CONFIG, noise_map_fraction=0.0, psf_sigma=(0.0, 0.0))
-    level = []
-    for inputs, source in batches(stamps, 5, 30, config):
-        peak = imaging_operator(inputs, source.shape[1:]).forward(tf.constant(source)).numpy().max((1, 2))
-        level.append(inputs["noise_rms"][:, 0, 0] / peak)
-    quantile = (np.log10(np.concatenate(level)) + 3) / 2
+    inputs, source = batch(stamps, 5, 120, config)
+    level = inputs["noise_rms"][:, 0, 0] / noiseless(inputs, source).max((1, 2))
+    quantile = (np.log10(level) + 3) / 2
     assert quantile.min() > -1e-3 and quantile.max() < 1 + 1e-3
     assert abs(quantile.mean() - 0.5) < 4 / np.sqrt(12 * quantile.size)
 
 
 def test_lens_error_reaches_the_network_and_not_the_sky(stamps):
-    exact, wrong = (batches(stamps, 3, 8, dataclasses.replace(CONFIG, lens_error=error)) for error in (0.0, 0.01))
-    errors = np.concatenate([b["lens"] - a["lens"] for (a, _), (b, _) in zip(exact, wrong, strict=True)])
-    assert_allclose(errors.std(), 0.01, rtol=0.2)
+    (exact, _), (wrong, _) = (
+        batch(stamps, 3, 40, dataclasses.replace(CONFIG, lens_error=error)) for error in (0.0, 0.01)
+    )
+    assert_array_equal(exact["image"], wrong["image"])
+    error = wrong["lens"] - exact["lens"]
+    error[:, [0, 3, 4]] /= exact["lens"][:, :1]  # of lengths, in theta_E
+    assert_allclose(error.std(), 0.01, rtol=0.2)
 
 
 def test_errors_of_the_lens_are_of_many_sizes_and_their_lengths_of_theta_E(stamps):
     config = dataclasses.replace(CONFIG, lens_error=0.03, lens_error_decades=2.0)
-    exact, wrong = (batches(stamps, 3, 40, each) for each in (CONFIG, config))
-    true = np.concatenate([inputs["lens"] for inputs, _ in exact])
-    error = np.concatenate([inputs["lens"] for inputs, _ in wrong]) - true
+    (exact, _), (wrong, _) = (batch(stamps, 3, 160, each) for each in (CONFIG, config))
+    true = exact["lens"]
+    error = wrong["lens"] - true
     error[:, [0, 3, 4]] /= true[:, :1]
     size = np.sqrt((error**2).mean(1))
     # log10 of the size is uniform over two decades, blurred by the scatter of the rms of seven numbers.
@@ -109,17 +118,15 @@ def test_errors_of_the_lens_are_of_many_sizes_and_their_lengths_of_theta_E(stamp
 def test_the_noise_of_a_drizzled_image_is_told_too_large_and_of_no_other(stamps):
     both = dataclasses.replace(CONFIG, correlated_noise_fraction=0.5, log_noise_overestimate=(1.5, 1.5))
     plain = dataclasses.replace(both, log_noise_overestimate=(1.0, 1.0))
-    ratios = []
-    for (told, _), (true, _) in zip(batches(stamps, 3, 20, both), batches(stamps, 3, 20, plain), strict=True):
-        assert_array_equal(told["image"], true["image"])
-        ratios.append((told["noise_rms"] / true["noise_rms"]).reshape(4, -1))
-    ratios = np.concatenate(ratios)
+    (told, _), (true, _) = (batch(stamps, 3, 80, each) for each in (both, plain))
+    assert_array_equal(told["image"], true["image"])
+    ratios = (told["noise_rms"] / true["noise_rms"]).reshape(80, -1)
     assert_allclose(ratios, np.where(ratios > 1.2, 1.5, 1.0), rtol=1e-5)
     assert 0.3 < (ratios[:, 0] > 1.2).mean() < 0.7
 
 
 def test_masks_have_holes_in_their_share_of_the_systems(stamps):
-    with_holes = np.concatenate([~inputs["mask"].all((1, 2)) for inputs, _ in batches(stamps, 6, 40)])
+    with_holes = ~batch(stamps, 3, 160, CONFIG)[0]["mask"].all((1, 2))
     assert 0.3 < with_holes.mean() < 0.6  # half of them, less those whose holes are too small or hit nothing
 
 
@@ -160,21 +167,18 @@ def test_psfs_of_a_list_may_be_a_share_of_all(stamps):
     psfs = np.zeros((1, 5, 5), np.float32)
     psfs[0, 2, 1] = 1
     config = dataclasses.replace(CONFIG, psf_pixels=5, given_psf_fraction=0.5)
-    simulate = streaming.Simulator(seeds.seed_pair("test", 3), 16, stamps, config, psfs)
-    is_given = np.concatenate([(simulate(i)[0]["psf"].numpy() == psfs).all((1, 2)) for i in range(4)])
+    seed = seeds.seed_pair("test", 3)
+    is_given = (streaming.simulate_batch(seed, 0, 64, stamps, config, psfs)[0]["psf"].numpy() == psfs).all((1, 2))
     assert 0.25 < is_given.mean() < 0.75
     with pytest.raises(InputError, match=r"have the shape \(5, 5\); .* must have that .* \(7, 7\)"):
-        streaming.Simulator(seeds.seed_pair("test", 3), 2, stamps, dataclasses.replace(config, psf_pixels=7), psfs)(0)
+        streaming.Simulator(seed, 2, stamps, dataclasses.replace(config, psf_pixels=7), psfs)(0)
 
 
 def test_truth_fits_the_data_with_pixelated_psfs_and_correlated_noise(stamps):
     config = dataclasses.replace(CONFIG, psf_pixels=15, correlated_noise_fraction=1.0, noise_correlation=(0.7, 0.7))
-    residuals = []
-    for inputs, source in batches(stamps, 3, 20, config):
-        assert inputs["psf"].shape == (4, 15, 15)
-        model = imaging_operator(inputs, source.shape[1:]).forward(tf.constant(source)).numpy()
-        residuals.append((inputs["image"] - model) / inputs["noise_rms"])
-    residuals = np.concatenate(residuals)
+    inputs, source = batch(stamps, 3, 80, config)
+    assert inputs["psf"].shape == (80, 15, 15)
+    residuals = (inputs["image"] - noiseless(inputs, source)) / inputs["noise_rms"]
     # Neighbours share noise as two Gaussians of sigma 0.7, one pixel apart, overlap: exp(-1 / (4 0.7^2)) = 0.600; the
     # number of independent pixels is less than that of pixels by the sum of the squared correlations, about 6.
     error = np.sqrt(6 / residuals.size)
@@ -186,40 +190,34 @@ def test_truth_fits_the_data_with_pixelated_psfs_and_correlated_noise(stamps):
 
 def test_lens_galaxies_are_in_their_share_of_the_images_and_nothing_else_changes(stamps):
     config = dataclasses.replace(CONFIG, noise_map_fraction=0.0, mask_fraction=0.0)
-    plain, lit, crowded = (
-        batches(stamps, 7, 8, dataclasses.replace(config, **change))
+    (bare, _), (with_light, _), (beside, _) = (
+        batch(stamps, 7, 32, dataclasses.replace(config, **change))
         for change in ({}, {"lens_galaxy_fraction": 0.5}, {"neighbour_fraction": 0.5})
     )
-    y, x = np.indices((48, 48)) - 23.5
-    with_galaxy, with_neighbours = [], []
-    for (bare, _), (with_light, _), (beside, _) in zip(plain, lit, crowded, strict=True):
-        assert_array_equal(bare["lens"], with_light["lens"])
-        scale = bare["pixel_scale"][:, None, None]
-        lens_x, lens_y, theta_E = (bare["lens"][:, i, None, None] / scale for i in (3, 4, 0))
-        radius = np.hypot(x - lens_x, y - lens_y)
-        galaxy = with_light["image"] - bare["image"]
-        neighbours = beside["image"] - bare["image"]
-        with_galaxy += list(np.abs(galaxy).max((1, 2)) > 1e-3)
-        with_neighbours += list(np.abs(neighbours).max((1, 2)) > 1e-3)
-        for light, r, ring, b in zip(galaxy, radius, theta_E[:, 0, 0], neighbours, strict=True):
-            # Light of galaxies is positive, the lens's brightest near the lens, a neighbour's outside of its ring.
-            assert light.min() > -1e-4 and b.min() > -1e-4
-            assert light.max() < 1e-3 or r.ravel()[light.argmax()] < 0.2 * ring + 2
-            assert b.max() < 1e-2 or r.ravel()[b.argmax()] > 1.3 * ring
-    assert 8 <= sum(with_galaxy) <= 24 and 3 <= sum(with_neighbours) <= 20
+    y, x = np.indices((PIXELS, PIXELS)) - (PIXELS - 1) / 2
+    assert_array_equal(bare["lens"], with_light["lens"])
+    scale = bare["pixel_scale"][:, None, None]
+    lens_x, lens_y, theta_E = (bare["lens"][:, i, None, None] / scale for i in (3, 4, 0))
+    radius = np.hypot(x - lens_x, y - lens_y)
+    galaxy = with_light["image"] - bare["image"]
+    neighbours = beside["image"] - bare["image"]
+    for light, r, ring, b in zip(galaxy, radius, theta_E[:, 0, 0], neighbours, strict=True):
+        # Light of galaxies is positive, the lens's brightest near the lens, a neighbour's outside of its ring.
+        assert light.min() > -1e-4 and b.min() > -1e-4
+        assert light.max() < 1e-3 or r.ravel()[light.argmax()] < 0.2 * ring + 2
+        assert b.max() < 1e-2 or r.ravel()[b.argmax()] > 1.3 * ring
+    with_galaxy, with_neighbours = (np.abs(light).max((1, 2)) > 1e-3 for light in (galaxy, neighbours))
+    assert 8 <= with_galaxy.sum() <= 24 and 3 <= with_neighbours.sum() <= 20
 
 
 def test_lens_light_leaves_residue_at_the_lens_in_its_share_of_the_systems(stamps):
     config = dataclasses.replace(CONFIG, psf_sigma=(0.0, 0.0), noise_map_fraction=0.0, log_noise=(1e-3, 1e-3))
     lit = dataclasses.replace(config, lens_light_fraction=0.5, lens_light_error=0.02)
-    clean, residue = (batches(stamps, 4, 30, each) for each in (config, lit))
-    added, distance = [], []
-    for (without, _), (with_light, _) in zip(clean, residue, strict=True):
-        assert_array_equal(without["noise_rms"], with_light["noise_rms"])  # the same draws otherwise
-        added.append((with_light["image"] - without["image"]) / (without["noise_rms"] * 1e3))
-        x, y = PixelGrid(48, 48, tf.constant(without["pixel_scale"])).coordinates()
-        distance.append(np.hypot(x - without["lens"][:, 3, None, None], y - without["lens"][:, 4, None, None]))
-    added, distance = np.abs(np.concatenate(added)), np.concatenate(distance)
+    (without, _), (with_light, _) = (batch(stamps, 4, 120, each) for each in (config, lit))
+    assert_array_equal(without["noise_rms"], with_light["noise_rms"])  # the same draws otherwise
+    added = np.abs((with_light["image"] - without["image"]) / (without["noise_rms"] * 1e3))
+    x, y = PixelGrid(PIXELS, PIXELS, tf.constant(without["pixel_scale"])).coordinates()
+    distance = np.hypot(x - without["lens"][:, 3, None, None], y - without["lens"][:, 4, None, None])
     has = added.max((1, 2)) > 1e-4
     assert 0.35 < has.mean() < 0.65
     inner = np.array([a[d < 0.4].mean() for a, d in zip(added[has], distance[has], strict=True)])
@@ -231,9 +229,7 @@ def test_lens_light_leaves_residue_at_the_lens_in_its_share_of_the_systems(stamp
 def test_photons_of_the_lens_are_in_the_noise_map(stamps):
     config = dataclasses.replace(CONFIG, noise_map_fraction=1.0, mask_fraction=0.0)
     lit = dataclasses.replace(config, lens_light_fraction=1.0)
-    dark, bright = (
-        np.concatenate([inputs["noise_rms"] for inputs, _ in batches(stamps, 4, 6, each)]) for each in (config, lit)
-    )
+    dark, bright = (batch(stamps, 4, 24, each)[0]["noise_rms"] for each in (config, lit))
     assert (bright >= dark * (1 - 1e-6)).all()
     assert np.mean(bright.max((1, 2)) > 1.1 * dark.max((1, 2))) > 0.9  # but for galaxies a tenth as bright as the arcs
 
@@ -267,7 +263,7 @@ def test_few_that_are_accepted_are_enough(stamps):
     rare = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=14.0)
     _, conditions = mocks.draw_systems(Draws(seeds.seed_pair("test", 1), 0), 256, stamps, rare)
     assert 0 < conditions.numpy().all(axis=1).mean() < 0.1
-    inputs, _ = streaming.Simulator(seeds.seed_pair("test", 0), 2, stamps, rare)(0)
+    inputs, _ = batch(stamps, 0, 2, rare)
     assert np.isfinite(inputs["image"]).all()
 
 

@@ -11,6 +11,7 @@ from rim_tf.models.flops import convolutions, count_flops
 from rim_tf.models.layers import RIMCell
 from rim_tf.models.rim import RIM
 
+pytestmark = pytest.mark.once
 CONFIGS = {"paper": PAPER, "small": SMALL, "stride 3": dataclasses.replace(SMALL, stride=3, hidden=(7, 5))}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 

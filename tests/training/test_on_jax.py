@@ -71,6 +71,10 @@ def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):
 def test_what_is_wrong_with_a_run_is_said(patched, tmp_path):
     with pytest.raises(InputError, match="schedule is 'exponential'; --seconds needs 'cosine'"):
         on_jax.train(dataclasses.replace(TINY, schedule="exponential"), tmp_path, seconds=1.0)
+    psfs = np.ones((1, 3, 3), np.float32) / 9
+    runs.opened(tmp_path / "with", TINY, psfs)
+    with pytest.raises(InputError, match="began with other PSFs than now; give --psfs as it was then"):
+        on_jax.train(TINY, tmp_path / "with")
     (tmp_path / "other" / "checkpoints").mkdir(parents=True)
     with pytest.raises(InputError, match="holds a run of TensorFlow"):
         on_jax.train(TINY, tmp_path / "other")

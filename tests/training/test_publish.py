@@ -40,7 +40,10 @@ TINY = dataclasses.replace(
 def run(tmp_path_factory):
     """The folder of a training run of two steps, and the network as it was then; to be read only."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, train(TINY, folder, verbose=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(find, "N_PROCEDURAL", {"train": 3, "validation": 3})
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
+        return folder, train(TINY, folder, verbose=0)
 
 
 def published(*arguments):

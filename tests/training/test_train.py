@@ -26,7 +26,7 @@ from training.train import main
 
 TINY = dataclasses.replace(
     EXPERIMENTS["small"],
-    model=dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4)),
+    model=dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)),
     mocks=MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2),
     schedule="exponential",  # which does not depend on the length of the run
     batch_size=4,
@@ -56,7 +56,8 @@ def few_held_out():
     """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.runs.VALIDATION_BATCHES", 2)
+        patch.setattr("training.runs.VALIDATION_BATCHES", 4)
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
         yield
 
 
@@ -110,6 +111,35 @@ def test_other_configuration_in_the_same_folder_is_refused(tmp_path, text, messa
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=message):
         train(TINY, tmp_path, verbose=0)
+
+
+def test_a_run_goes_on_with_the_psfs_that_it_began_with_or_not_at_all(tmp_path, monkeypatch):
+    class OpenedError(Exception):
+        pass
+
+    def compiled_model(config):
+        raise OpenedError
+
+    monkeypatch.setattr("training.runs.compiled_model", compiled_model)
+    psfs = np.random.default_rng(0).uniform(size=(2, 3, 3)).astype(np.float32)
+    for began, others, how in (
+        (psfs, (None, psfs[::-1], psfs[:1]), "with other PSFs than now"),
+        (None, (psfs,), "without PSFs"),
+    ):
+        out = tmp_path / how
+        for same in (began, None if began is None else began.astype(float)):
+            with pytest.raises(OpenedError):
+                train(TINY, out, psfs=same)
+        for other in others:
+            with pytest.raises(InputError, match=f"holds a run that began {how}; give --psfs as it was then"):
+                train(TINY, out, psfs=other)
+        assert set(read_json(out / "psfs.json")) == {"sha256"}  # and no path of this machine
+    # A run that began before this was kept goes on, and keeps it from then on.
+    (out / "psfs.json").unlink()
+    with pytest.raises(OpenedError):
+        train(TINY, out, psfs=psfs)
+    with pytest.raises(InputError, match="with other PSFs"):
+        train(TINY, out)
 
 
 def test_a_damaged_checkpoint_is_named(whole, tmp_path):
