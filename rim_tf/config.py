@@ -402,6 +402,9 @@ class ModelConfig:
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
+    source_width: float = setting(
+        1.5, "Width of the source grid, over half the width of what the lens is fitted to.", least=0.5, most=4
+    )
 
     def __post_init__(self):
         check(self)

@@ -228,6 +228,7 @@ def explore(
     model: RIM,
     left_over: np.ndarray | None = None,
     expected: tuple[float, float] | None = None,
+    source_pixels: int | None = None,
     prior: LensPrior | None = None,
 ) -> tuple[list[Lens], list]:
     """The first part of `optimise_lens`: all starts on a coarse frame, on which the noise is raised.
@@ -239,12 +240,13 @@ def explore(
       left_over: as there.
       expected: theta_E [arcsec] and its relative uncertainty, as an estimator has them. What is left of the lens galaxy
         is fitted well by a small ring of its own; so lenses of quite another size must fit better by far.
+      source_pixels: as there. A frame that was `cropped` has a smaller source grid, which may cut the source.
       prior: as there.
 
     Returns:
       The best lenses, the best first, no two the same; and the history, as of `LensFit`.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over, None, prior)
+    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels, prior)
     history = []
     found = problem.explored(starts, history, _Told(None, 0), expected)
     return [lens_of(problem.first.mass, each) for each in found], history
@@ -271,7 +273,7 @@ def refine(
       n_steps: as there.
       progress: as there.
       before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
-      source_pixels: as there. A frame that was `cropped` has a smaller source grid, which may cut the source.
+      source_pixels: as of `explore`.
       prior: as there.
 
     Returns:

@@ -19,7 +19,7 @@ _RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
 # Pixels of sky from which its noise can be told.
 _ENOUGH_SKY = 300
 
-# Name -> limit. A flag is raised above it; `axis_ratio` and `signal` below it.
+# Name -> limit. A flag is raised above it; of those in _BELOW below it.
 LIMITS = {
     "chi2": 1.25,
     "whiteness": 0.15,
@@ -31,6 +31,7 @@ LIMITS = {
     "shear": 0.25,
     "source_edge": 0.1,
     "core": 0.5,
+    "magnification": 4.0,
     "off_centre": 0.1,
     "noise_map": 3.0,
     "together": 0.7,
@@ -41,7 +42,7 @@ _LOOKED_AT, _WORST = ("chi2", "whiteness", "flux_outside", "starts", "estimator"
 _USUAL_CHI2 = 0.9
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
 _OWN_ERROR = 5e-4
-_BELOW = ("axis_ratio", "signal")
+_BELOW = ("axis_ratio", "signal", "magnification")
 # Light is what stands out so many times above the scatter of a smoothed frame.
 _STANDS_OUT = 8.0
 # Without these nothing is known.
@@ -62,6 +63,8 @@ _SENTENCES = {
     "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
+    "magnification": "the source is magnified {figure:.1f} times only, so little of it lies behind the lens, and a lens of "
+    "another size may fit as well",
     "off_centre": "{what} {figure:.0%} of the frame's width from its middle, at {place[0]:.2f}, {place[1]:.2f} arcsec, "
     "farther than the estimator was trained for; cut the frame about it with --centre {place[0]:.2f},{place[1]:.2f} "
     "(rim_tf.recentred)",
@@ -153,6 +156,7 @@ def judge(frame, lens_fit, estimate):
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
+        "magnification": fit.magnification,
         "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }

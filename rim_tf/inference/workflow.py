@@ -7,6 +7,7 @@ configuration.
 
 import dataclasses
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -226,6 +227,7 @@ class _Found:
       observation: the arcs.
       field_of: the lens whose field that is.
       rim: `RIM`.
+      source_pixels: on a side.
     """
 
     sought: object
@@ -233,6 +235,7 @@ class _Found:
     observation: object
     field_of: object
     rim: object
+    source_pixels: int
 
     @property
     def lens(self):
@@ -242,13 +245,13 @@ class _Found:
     def model_image(self):
         from rim_tf.inference.optimise import model_image
 
-        return model_image(self.observation, self.lens, self.rim)
+        return model_image(self.observation, self.lens, self.rim, self.source_pixels)
 
     @functools.cached_property
     def reconstruction(self):
         from rim_tf.inference.rim import reconstruct
 
-        return reconstruct(self.observation, self.lens, self.rim)
+        return reconstruct(self.observation, self.lens, self.rim, source_pixels=self.source_pixels)
 
     def fit(self):
         """`LensFit`."""
@@ -423,15 +426,20 @@ class _Search:
 
         arcs = self._arcs(frame, starts[0])
         factor = self._factor(arcs)
+        seen = coarsened(arcs, factor)
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
         left_over = _left_over(light, arcs, factor)
-        return explore(coarsened(arcs, factor), starts, self.rim, left_over, expected, _prior(light))
+        return explore(seen, starts, self.rim, left_over, expected, self._source_pixels(seen), _prior(light))
 
     def _model_image(self, arcs, lens):
         from rim_tf.inference.optimise import model_image
 
-        return model_image(arcs, lens, self.rim)
+        return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
+
+    def _source_pixels(self, arcs):
+        """On a side: by default the grid is half as wide as the arcs, and cuts off what lies beyond 1.15 theta_E."""
+        return math.ceil(self.config.source_width * max(arcs.shape))
 
     @staticmethod
     def _factor(arcs):
@@ -450,18 +458,20 @@ class _Search:
             field_of = before.field_of
         arcs = self._arcs(self.frame, field_of)
         factor = 1 if whole else self._factor(arcs)
+        seen = coarsened(arcs, factor)
         sought = refine(
-            coarsened(arcs, factor),
+            seen,
             starts,
             self.rim,
             _left_over(self.light, arcs, factor),
             n_steps=_LAST_STEPS if whole else _STEPS,
             progress=told,
             before=None if before is None else before.sought,
+            source_pixels=self._source_pixels(seen),
             prior=_prior(self.light),
         )
         self.path += sought.history
-        return _Found(sought, sought.ends, arcs, field_of, self.rim)
+        return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs))
 
     def _refit(self, starts, before=None, whole=False):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from gradients import array, grad, tensor
+from gradients import array, grad, tensor, traced
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import PROFILES
@@ -79,7 +79,7 @@ def test_gradients_are_finite_differences(name, rng):
     mass, lens = case(name)
     at, h = [tensor(a) for a in (*positions(rng, len(lens)), lens)], 1e-6
     for what, function in functions(mass).items():
-        weight = rng.normal(size=at[0].shape)
+        weight, function = rng.normal(size=at[0].shape), traced(function)
 
         def total(x, y, lens, function=function, weight=weight):
             return ops.sum(tensor(weight) * function(x, y, lens))
