@@ -400,6 +400,9 @@ class ModelConfig:
     rounds: int = setting(2, "How often lens light and lens are fitted again beside the source.", least=0, most=20)
     attempts: int = setting(1, "How often a fit that a flag speaks against begins anew.", least=0, most=20)
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
+    posterior: bool = setting(
+        False, "Draw from the lens's posterior, whose errors were counted on mocks; takes some ten seconds more."
+    )
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
     source_width: float = setting(
@@ -492,6 +495,8 @@ class PosteriorConfig:
     seed: int = setting(0, "Of all that is random.", least=0, most=2**30)
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
+    source_width: float = ModelConfig.source_width
+    """As of `ModelConfig`."""
 
     def __post_init__(self):
         check(self)

@@ -37,6 +37,8 @@ OPTIONAL = ("mask", "pixel_scale", "no_lens_light", "centre_psf", "centre_x", "c
 # The files of a lens, the last written last.
 PICTURES = ("model.png", "path.png")
 FILES = ("model.fits", *PICTURES, "lens.json", "summary.json")
+# Those of `write_posterior`.
+POSTERIOR = ("posterior.png", "posterior.fits", "posterior.ecsv")
 _PATHS = ("image", "noise", "psf", "mask")
 # Lenses on one page of the contact sheet.
 _PAGE = 40
@@ -277,7 +279,7 @@ def _truth(value, where):
 
 
 def write_model(folder, result, config, given, pictures=True, truth=None, more=None):
-    """The files of a lens that was found from its image: FILES.
+    """The files of a lens that was found from its image: FILES, and POSTERIOR where it has one.
 
     Args:
       folder: where to write, an existing folder.
@@ -301,6 +303,8 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     summary = result.summary()
     if light is not None:
         summary["lens_light_model"] = _moved_light(light.parameters, centre)
+    if result.posterior is not None:
+        summary["posterior"] = result.posterior.summary()
     history, ends = _moved_path(result, centre)
     summary |= {
         "pixel_scale": fit.observation.pixel_scale,
@@ -328,9 +332,42 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     io.write_reconstruction(fit, folder / "model.fits", config.weights, middle, provenance)
     if pictures:
         _draw(folder, result, light, history, summary, truth)
+    if result.posterior is not None:
+        write_posterior(folder, [result.posterior], truth, pictures)
     io.write_lens(result.lens, folder / "lens.json")
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def write_posterior(folder, found, truth=None, pictures=True):
+    """The draws as posterior.ecsv and posterior.fits, and all pairs of parameters as posterior.png.
+
+    Args:
+      folder: where to write, an existing folder.
+      found: list of `rim_tf.inference.lens_samples.LensSamples`, of one mass model.
+      truth: the true lens, or None.
+      pictures: whether to draw.
+    """
+    from astropy.table import Table, vstack
+
+    from rim_tf.inference.methods import find_method
+    from rim_tf.plots import plot_posterior
+
+    tables, panels, names = [], {}, found[0].lens.mass.names
+    for each in found:
+        table = Table(each.samples, names=names)
+        table["method"] = each.method
+        tables.append(table)
+        method = find_method(each.method)
+        panels[f"{method.label}, {each.sampler}"] = (each.samples, method.colour, names)
+    samples = vstack(tables)
+    for name, mean, std in zip(names, found[0].mean, found[0].standard_deviation, strict=True):
+        samples.meta[name] = f"{mean:.6g} +- {std:.3g}"
+    samples.write(folder / "posterior.ecsv", format="ascii.ecsv", overwrite=True)
+    samples.meta = {name[:8]: value for name, value in samples.meta.items()}
+    samples.write(folder / "posterior.fits", overwrite=True)
+    if pictures:
+        plot_posterior(panels, truth).savefig(folder / "posterior.png", dpi=100)
 
 
 def _moved_path(result, centre):
@@ -576,7 +613,9 @@ def model_row(job: Job) -> dict:
             result = workflow.model(observation, config, None, rim, estimator)
             folder.mkdir(exist_ok=True)
             with locked(folder):
-                for name in reversed(FILES):  # summary.json first: half of the new files are no finished lens
+                for name in reversed(
+                    (*POSTERIOR, *FILES)
+                ):  # summary.json first: half of the new files are no finished lens
                     (folder / name).unlink(missing_ok=True)
                 more = {"warnings": said, "fingerprint": job.fingerprint}
                 summary = write_model(folder, result, config, row.given(), job.pictures, more=more)

@@ -18,6 +18,7 @@ STEPS = {
     "estimate": "Looking for the lens ...",
     "lens light": "Fitting the light of the lens galaxy ...",
     "lens": "Fitting the lens ...",
+    "rim": "Drawing lenses ...",
 }
 _WORKERS = max(1, (os.cpu_count() or 1) // 2)
 
@@ -54,7 +55,8 @@ def model(image, noise, psf, mask, truth_lens, no_figures, workers, shard, out, 
     """Find the lens, its galaxy's light and the source from IMAGE alone, a FITS file, and say whether to believe it.
 
     A path may end in [HDU], as in lens.fits[NOISE]; without it the first image of the file is taken. Writes model.fits,
-    model.png, path.png, lens.json and summary.json into the folder --out.
+    model.png, path.png, lens.json and summary.json into the folder --out, and with --posterior posterior.png,
+    posterior.fits and posterior.ecsv.
 
     A CATALOGUE (.csv, .ecsv, or FITS with tables alone) has a lens in each row, in the columns name, image, noise,
     psf and, where wanted, mask, pixel_scale, no_lens_light, centre_psf, centre_x and centre_y; paths begin at the
@@ -116,7 +118,8 @@ def _model_image(given, config, truth_lens, out, pictures, overwrite):
     from rim_tf import io, survey
 
     given = given | {"centre": _place(given["centre"])}
-    with results(out, survey.FILES, overwrite) as folder, survey.heard() as said:
+    names = (*survey.FILES, *survey.POSTERIOR)
+    with results(out, names, overwrite) as folder, survey.heard() as said:
         numbers = {name: io.number_or_path(given[name]) for name in ("noise", "psf")}
         observation = io.read_observation(**given | numbers)
         if truth_lens is not None:
@@ -130,7 +133,7 @@ def _model_image(given, config, truth_lens, out, pictures, overwrite):
         result = workflow.model(observation, config, teller(STEPS))
         summary = survey.write_model(folder, result, config, given, pictures, truth, {"warnings": said})
     print_table(summary, result.lens, truth)
-    click.echo(f"\nWrote {written(out, survey.FILES)}")
+    click.echo(f"\nWrote {written(out, names)}")
 
 
 def print_table(summary, lens, truth):

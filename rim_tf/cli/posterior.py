@@ -12,8 +12,8 @@ from rim_tf.cli.results import results
 from rim_tf.config import ModelConfig, PosteriorConfig
 from rim_tf.errors import InputError
 
-RESULTS = ("posterior.png", "posterior.fits", "posterior.ecsv", "posterior.json")
-RESULTS += ("posterior-rim.nc", "posterior-inversion.nc")
+# Beside `rim_tf.survey.POSTERIOR`.
+_MORE = ("posterior.json", "posterior-rim.nc", "posterior-inversion.nc")
 _SLOW = STEPS | {
     "rim": "Drawing lenses, their sources by the RIM ...",
     "inversion": "Drawing lenses, their sources by linear inversion, which takes minutes ...",
@@ -41,7 +41,10 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
     """
     config = options.settings_from(PosteriorConfig, arguments)
     given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
-    with results(out, RESULTS, overwrite) as folder:
+    from rim_tf import survey
+
+    names = (*survey.POSTERIOR, *_MORE)
+    with results(out, names, overwrite) as folder:
         from rim_tf import io
         from rim_tf.files import read_json
 
@@ -57,7 +60,7 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
         found, verdict = _found(observation, known, config, arguments, out, tell)
         summary = _write(folder, found, truth, config, given, verdict)
     _print(summary, truth)
-    click.echo(f"\nWrote {written(out, RESULTS)}")
+    click.echo(f"\nWrote {written(out, names)}")
 
 
 def _found(observation, lens, config, arguments, out, tell):
@@ -77,34 +80,20 @@ def _found(observation, lens, config, arguments, out, tell):
         seed=config.seed,
     )
     result = workflow.model(observation, settings, tell, rim=rim)
-    light = None if result.lens_light is None else result.lens_light.left_over
-    # Where the sky's noise is another than the map says; a map that is too large is left as it is.
-    factor = max(1.0, result.verdict.sky_noise)
-    samples = sample_lens(result.frame, result.lens_fit.lens, rim, config, light, factor, out, tell)
-    return [each.moved(observation.centre) for each in samples], result.verdict
+    return workflow.sample(result, rim, config, out, tell), result.verdict
 
 
 def _write(folder, found, truth, config, given, verdict):
-    from astropy.table import Table, vstack
-
-    from rim_tf import io
+    from rim_tf import io, survey
     from rim_tf.files import finite, write_json
-    from rim_tf.inference.methods import find_method
-    from rim_tf.plots import plot_posterior
 
     names = found[0].lens.mass.names
     if truth is not None and truth.mass.names != names:
         raise InputError(
             f"The true lens has {', '.join(truth.mass.names)}, and the one that is fitted {', '.join(names)}."
         )
-    tables, panels, summary = [], {}, {"methods": {}}
+    summary = {"methods": {each.method: each.summary() for each in found}}
     for each in found:
-        table = Table(each.samples, names=names)
-        table["method"] = each.method
-        tables.append(table)
-        method = find_method(each.method)
-        panels[f"{method.label}, {each.sampler}"] = (each.samples, method.colour, names)
-        summary["methods"][each.method] = each.summary()
         if each.chain is not None:
             each.chain.write(folder / f"posterior-{each.method}.nc", names, each.chain_lenses())
     summary |= {
@@ -115,14 +104,7 @@ def _write(folder, found, truth, config, given, verdict):
         "input": given,
         "versions": io.versions(),
     }
-    samples = vstack(tables)
-    first = found[0]
-    for name, mean, std in zip(names, first.mean, first.standard_deviation, strict=True):
-        samples.meta[name] = f"{mean:.6g} +- {std:.3g}"
-    samples.write(folder / "posterior.ecsv", format="ascii.ecsv")
-    samples.meta = {name[:8]: value for name, value in samples.meta.items()}
-    samples.write(folder / "posterior.fits")
-    plot_posterior(panels, truth).savefig(folder / "posterior.png", dpi=100)
+    survey.write_posterior(folder, found, truth)
     write_json(folder / "posterior.json", summary)
     return finite(summary)
 

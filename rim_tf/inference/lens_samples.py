@@ -6,6 +6,7 @@ instead; it takes the likelihood at the calibrated temperature.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -138,7 +139,8 @@ def sample_lens(
     config, progress = config or PosteriorConfig(), progress or (lambda step, done, total: None)
     if noise_factor != 1:
         observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
-    arcs, pixels = cropped(observation, config.fit_radius * lens.theta_E), max(observation.shape)
+    arcs = cropped(observation, config.fit_radius * lens.theta_E)
+    pixels = min(max(observation.shape), math.ceil(config.source_width * max(arcs.shape)))
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     progress("lens", 0, None)
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)

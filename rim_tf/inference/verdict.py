@@ -63,8 +63,8 @@ _SENTENCES = {
     "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
-    "magnification": "the source is magnified {figure:.1f} times only, so little of it lies behind the lens, and a lens of "
-    "another size may fit as well",
+    "magnification": "the source is magnified {figure:.1f} times only, so little of it lies behind the lens, and one "
+    "of another size may fit as well",
     "off_centre": "{what} {figure:.0%} of the frame's width from its middle, at {place[0]:.2f}, {place[1]:.2f} arcsec, "
     "farther than the estimator was trained for; cut the frame about it with --centre {place[0]:.2f},{place[1]:.2f} "
     "(rim_tf.recentred)",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rim_tf.config import ModelConfig, RIMSettings, WorkflowConfig
+from rim_tf.config import ModelConfig, PosteriorConfig, RIMSettings, WorkflowConfig
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.methods import Method, find_method
 from rim_tf.memory import check_memory
@@ -100,6 +100,7 @@ class ModelResult:
       verdict: `rim_tf.inference.verdict.Verdict`.
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
+      posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
 
     Of a frame that was `recentred`, `lens` and `summary` are in the coordinates of the whole, all else in its own.
     """
@@ -112,6 +113,7 @@ class ModelResult:
     verdict: object
     seconds: float
     path: list
+    posterior: object | None = None
 
     @property
     def lens(self):
@@ -125,12 +127,16 @@ class ModelResult:
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
         names = self.lens.mass.names
-        # What the noise map says of the noise is wrong where the sky says so.
-        fitted = self.verdict.sky_noise * np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+        if self.posterior is None:
+            # What the noise map says of the noise is wrong where the sky says so.
+            fitted = self.verdict.sky_noise * np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+        else:
+            fitted = self.posterior.standard_deviation
         estimated = np.sqrt(np.diag(self.estimate.covariance))
         return self.source_fit.summary() | {
             "lens": self.lens.to_dict(),
             "lens_error": dict(zip(names, fitted.tolist(), strict=True)),
+            "counted_errors": self.posterior is not None,
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
@@ -192,7 +198,47 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    return ModelResult(observation, search.frame, search.light, search.estimate, found, judged, seconds, search.path)
+    result = ModelResult(observation, search.frame, search.light, search.estimate, found, judged, seconds, search.path)
+    if not config.posterior:
+        return result
+    posterior = _counted(result, rim, config, progress)
+    return dataclasses.replace(result, posterior=posterior, seconds=time.perf_counter() - started)
+
+
+def sample(result, rim, config=None, folder=None, progress=None):
+    """The posterior of a lens that `model` has found.
+
+    Args:
+      result: `ModelResult`.
+      rim: the `RIM` that it was found with.
+      config: `rim_tf.config.PosteriorConfig`; None takes its defaults.
+      folder: as of `rim_tf.inference.lens_samples.sample_lens`.
+      progress: a `Progress`, or None.
+
+    Returns:
+      `LensSamples` of each method, in the coordinates of the whole frame.
+
+    Raises:
+      InputError: as of `sample_lens`.
+    """
+    from rim_tf.inference.lens_samples import sample_lens
+
+    light = None if result.lens_light is None else result.lens_light.left_over
+    # Where the sky's noise is another than the map says; a map that is too large is left as it is.
+    factor = max(1.0, result.verdict.sky_noise)
+    found = sample_lens(result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress)
+    return [each.moved(result.observation.centre) for each in found]
+
+
+def _counted(result, rim, config, progress):
+    """`LensSamples` of the calibrated distribution; None, with a warning, where the prior excludes the lens."""
+    settings = PosteriorConfig(seed=config.seed, fit_radius=config.fit_radius, source_width=config.source_width)
+    try:
+        (found,) = sample(result, rim, settings, progress=progress)
+    except InputError as error:
+        warnings.warn(f"The lens has no counted errors: {error}", InputWarning, stacklevel=3)
+        return None
+    return found
 
 
 # Pixels on a side of a frame in which a ring of the smallest size that the estimator knows has a shape.

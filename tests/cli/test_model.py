@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from commands import names_in, reconstruct, run
 
 from rim_tf import io, survey
-from rim_tf.inference import workflow
+from rim_tf.inference import lens_samples, workflow
 
 SKY = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 3.0, "CRPIX2": 4.0}
 SKY |= {"CDELT1": -modelled.SCALE / 3600, "CDELT2": modelled.SCALE / 3600}
@@ -59,6 +59,21 @@ def test_from_an_image_to_its_lens_its_source_and_a_verdict(options, tmp_path):
     again = {name: options[name] for name in ("image", "--noise", "--psf", "--weights")}
     again |= {"--lens": options["--out"] / "lens.json", "--out": tmp_path / "again"}
     assert reconstruct(again).exit_code == 0
+
+
+def test_with_a_posterior_the_errors_are_those_of_its_draws(options, monkeypatch):
+    monkeypatch.setattr(lens_samples, "_STEPS", 1)
+    result = model(options, "--starts", 1, "--rounds", 0, "--attempts", 0, "--posterior")
+    assert result.exit_code == 0, result.output
+    assert names_in(options["--out"]) == sorted([*survey.FILES, *survey.POSTERIOR])
+    summary = json.loads((options["--out"] / "summary.json").read_text(), parse_constant=pytest.fail)
+    draws = Table.read(options["--out"] / "posterior.ecsv")
+    assert summary["counted_errors"] and len(draws) == summary["posterior"]["n_samples"]
+    for name, error in summary["lens_error"].items():
+        assert error == pytest.approx(np.std(draws[name], ddof=1)) == summary["posterior"]["parameters"][name]["std"]
+    # Without one, none of an earlier run is left beside the new model.
+    assert model(options, "--starts", 1, "--rounds", 0, "--attempts", 0, "--overwrite").exit_code == 0
+    assert names_in(options["--out"]) == sorted(survey.FILES)
 
 
 def test_what_is_written_has_the_sky_of_the_image(options, at_once):

@@ -93,6 +93,20 @@ def test_a_lens_that_hardly_exists_is_flagged(result, change, flag):
     assert flag in judge(frame, odd, result.estimate).flags
 
 
+def test_a_source_as_large_as_its_image_is_doubted(result):
+    """As behind a lens far too small, which shows the arcs as they are: it fits as well as the right one does."""
+    frame, fit = perfect(result)
+    image_flux = fit.reconstruction.model_image.sum()
+    for magnification, flagged in ((1.5, True), (9.0, False)):
+        source = np.zeros_like(fit.reconstruction.source)
+        ratio = fit.reconstruction.observation.pixel_scale / fit.reconstruction.source_pixel_scale
+        source[6:-6, 6:-6] = image_flux * ratio**2 / magnification / (len(source) - 12) ** 2
+        seen = dataclasses.replace(fit, reconstruction=dataclasses.replace(fit.reconstruction, source=source))
+        judged = judge(frame, seen, result.estimate)
+        assert judged.figures["magnification"] == pytest.approx(magnification, rel=1e-5)
+        assert ("magnification" in judged.flags) == flagged
+
+
 def test_each_flag_has_a_sentence_with_its_figure():
     beyond = {name: limit / 2 if name in verdict._BELOW else 2 * limit for name, limit in LIMITS.items()}
     judged = Verdict(beyond, 1.0, (0.5, -0.25))
