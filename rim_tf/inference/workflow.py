@@ -484,7 +484,7 @@ class _Search:
         return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
 
     def _source_pixels(self, arcs):
-        """On a side: by default the grid is half as wide as the arcs, and cuts off what lies beyond 1.15 theta_E."""
+        """On a side: as wide as by default, the grid of arcs that were cut cuts off what lies beyond 0.9 theta_E."""
         return math.ceil(self.config.source_width * max(arcs.shape))
 
     @staticmethod
