@@ -406,7 +406,7 @@ class ModelConfig:
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
     source_width: float = setting(
-        1.5, "How many times as wide the source grid is as by default for what the lens is fitted to.", least=0.5, most=4
+        1.5, "How many times its usual width the source grid has, while the lens is fitted.", least=0.5, most=4
     )
 
     def __post_init__(self):
