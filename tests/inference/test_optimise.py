@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 from numpy.testing import assert_allclose
 
-from rim_tf.config import SOURCE_SCALE_RATIO
+from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
@@ -267,3 +267,22 @@ def test_starts_of_ones_own_are_all_followed():
 def test_fixing_what_there_is_not_or_everything_is_refused(fixed, complaint):
     with pytest.raises(InputError, match=complaint):
         optimise_lens(observed(), TRUTH, short(), fixed=fixed)
+
+
+def test_a_source_beyond_the_usual_grid_is_explained_by_a_wider_one(rng):
+    """Behind arcs that were cut out, the grid of the usual width ends at 0.9 theta_E."""
+    scale, pixels = 0.09, 64
+    lens = dataclasses.replace(TRUTH, theta_E=0.8)
+    x, y = (ops.convert_to_numpy(each)[0] for each in PixelGrid(96, 96, np.float64(0.5 * scale)).coordinates())
+    source = np.exp(-((x - 0.85) ** 2 + (y - 0.2) ** 2) / (2 * 0.12**2)).astype(np.float32)
+    empty = Observation(np.zeros((pixels, pixels)), 0.01, 0.05, pixel_scale=scale)
+    operator = imaging_operator(batch_of([empty], [lens], [0.5 * scale]), source.shape)
+    image = ops.convert_to_numpy(operator.forward(ops.convert_to_tensor(source[None])))[0]
+    seen = dataclasses.replace(empty, image=image + 0.01 * rng.normal(size=image.shape))
+    arcs = cropped(seen, ModelConfig.fit_radius * lens.theta_E)
+
+    def chi2(width):
+        wide = math.ceil(width * max(arcs.shape))
+        return refine(arcs, [lens], small(), None, 1, source_pixels=wide).ends["chi2_per_pixel"][0]
+
+    assert chi2(1.0) > 2 > 1.2 > chi2(ModelConfig.source_width)
