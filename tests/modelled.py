@@ -22,6 +22,7 @@ BELIEVED = {
     "shear": 0.05,
     "source_edge": 0.0,
     "core": float("nan"),
+    "source_size": 0.3,
     "magnification": 8.0,
     "off_centre": 0.01,
     "noise_map": 1.0,

@@ -31,13 +31,15 @@ LIMITS = {
     "shear": 0.25,
     "source_edge": 0.1,
     "core": 0.5,
+    "source_size": 0.7,
     "magnification": 4.0,
     "off_centre": 0.1,
     "noise_map": 3.0,
     "together": 0.7,
 }
 # Of these, which are high for a bad model, so many worst ones are looked at together.
-_LOOKED_AT, _WORST = ("chi2", "whiteness", "flux_outside", "starts", "estimator", "shear", "source_edge", "core"), 3
+_LOOKED_AT = ("chi2", "whiteness", "flux_outside", "starts", "estimator", "shear", "source_edge", "core", "source_size")
+_WORST = 3
 # What a good model's chi^2 is after what is taken off it; all else is about 0.
 _USUAL_CHI2 = 0.9
 # A residual of this share of the peak is the RIM's own error, with the true lens too.
@@ -63,6 +65,8 @@ _SENTENCES = {
     "source_edge": "{figure:.0%} of the source lies at the edge of its grid",
     "core": "the model's light at the lens's centre is {figure:.2f} of that in the ring, so what is left of the lens "
     "galaxy was probably taken for source",
+    "source_size": "only a circle of {figure:.2f} theta_E holds half of the source's light, so what is left of the "
+    "lens galaxy or of neighbours was probably taken for source",
     "magnification": "the source is magnified {figure:.1f} times only, so little of it lies behind the lens, and one "
     "of another size may fit as well",
     "off_centre": "{what} {figure:.0%} of the frame's width from its middle, at {place[0]:.2f}, {place[1]:.2f} arcsec, "
@@ -156,6 +160,7 @@ def judge(frame, lens_fit, estimate):
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
         "source_edge": _edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
+        "source_size": fit.half_light_radius / lens.theta_E,
         "magnification": fit.magnification,
         "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),

@@ -104,6 +104,9 @@ def test_a_source_as_large_as_its_image_is_doubted(result):
         seen = dataclasses.replace(fit, reconstruction=dataclasses.replace(fit.reconstruction, source=source))
         judged = judge(frame, seen, result.estimate)
         assert judged.figures["magnification"] == pytest.approx(magnification, rel=1e-5)
+        assert judged.figures["source_size"] == pytest.approx(
+            seen.reconstruction.half_light_radius / fit.lens.theta_E
+        ) and ("source_size" in judged.flags) == (judged.figures["source_size"] > LIMITS["source_size"])
         assert ("magnification" in judged.flags) == flagged
 
 
