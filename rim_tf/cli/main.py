@@ -13,6 +13,7 @@ from rim_tf.cli import interrupt
 from rim_tf.cli.dataset import dataset
 from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
+from rim_tf.cli.export import export
 from rim_tf.cli.heavy import collection_later
 from rim_tf.cli.model import model
 from rim_tf.cli.posterior import posterior
@@ -94,5 +95,5 @@ def main():
     os.environ["MPLBACKEND"] = "agg"
 
 
-for _command in (model, posterior, simulate, demo, dataset, evaluate):
+for _command in (model, posterior, simulate, demo, dataset, evaluate, export):
     main.add_command(_command)
