@@ -9,9 +9,6 @@ def test_a_version_is_written_with_what_it_was_made_of(tmp_path, monkeypatch):
         written.update(networks=(rim.config.type, estimator.config.type), path=path, provenance=provenance)
 
     monkeypatch.setattr("rim_tf.export.export_saved_model", export_saved_model)
-    monkeypatch.setattr(
-        "rim_tf.models.pretrained.load_pretrained", lambda name, kind="rim": exported.networks()[kind != "rim"]
-    )
     result = run("export", "--out", tmp_path / "rim" / "1")
     assert result.exit_code == 0 and f"rim-tf serve {tmp_path / 'rim'}" in result.output
     assert written["networks"] == ("rim", "estimator") and written["path"] == tmp_path / "rim" / "1"
