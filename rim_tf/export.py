@@ -22,6 +22,7 @@ from rim_tf.files import write_text
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.looks import judge, see, surest
 from rim_tf.models.rim import RIM
+from rim_tf.physics.derivatives import plain
 from rim_tf.physics.imaging import imaging_operator, imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, SEED, SOURCE
@@ -46,15 +47,14 @@ class _Networks:
 
 
 def _reconstruct(networks, inputs):
-    # Every step by itself: the gradient of a loop is lost when a SavedModel is loaded.
-    return _reconstruction(networks, inputs, networks.mass, lambda problem: networks.rim.solve(problem)[:, -1])
+    return _reconstruction(networks.rim, inputs, networks.mass)
 
 
-def _reconstruction(networks, inputs, mass, solve):
+def _reconstruction(rim, inputs, mass):
     # A square of the image's longer side, as `systems.source_grid` has it.
-    (side,) = networks.rim.source_shape([ops.max(ops.stack(ops.shape(inputs["image"])[1:]))])
+    (side,) = rim.source_shape([ops.max(ops.stack(ops.shape(inputs["image"])[1:]))])
     problem = imaging_problem(inputs, (side, side), mass)
-    source = solve(problem)
+    source = rim.solve_last(problem)
     model_image = problem.model_image(source)
     flux = ops.sum(source, axis=(1, 2)) * inputs["source_pixel_scale"] ** 2
     image_flux = ops.sum(model_image, axis=(1, 2)) * inputs["pixel_scale"] ** 2
@@ -73,7 +73,7 @@ def _model(networks, inputs):
     found = surest(judge(*see(networks.estimator, inputs), networks.estimator.mass))
     outputs = {"lens": found["lens"], "lens_covariance": found["covariance"], "field": found["field"]}
     inputs = {**inputs, "lens": found["lens"]}
-    return outputs | _reconstruction(networks, inputs, networks.estimator.mass, networks.rim.solve_last)
+    return outputs | _reconstruction(networks.rim, inputs, networks.estimator.mass)
 
 
 def _log_likelihood(networks, inputs):
@@ -232,9 +232,24 @@ def _traced(signature, networks):
 
     @tf.function(input_signature=[specification], autograph=False)
     def traced(inputs):
-        return signature.function(networks, inputs)
+        _check_axes(signature, inputs)
+        with plain():
+            return signature.function(networks, inputs)
 
     return traced
+
+
+def _check_axes(signature, inputs):
+    """Refuse inputs whose axes do not belong together: what broadcasts would pass, and be wrong without a word."""
+    sizes = {}
+    for name, each in signature.inputs.items():
+        for i, axis in enumerate(each.axes):
+            sizes.setdefault(axis, []).append((name, tf.shape(inputs[name])[i]))
+    for axis, ((first, size), *others) in sizes.items():
+        for name, other in others:
+            tf.debugging.assert_equal(size, other, f"{first} and {name} must have the same number of {axis}")
+        if axis.startswith("stamp"):
+            tf.debugging.assert_equal(size % 2, 1, f"psf must have an odd number of {axis}")
 
 
 # ------------------------------------------------------------------------------------------------- what lies beside it
