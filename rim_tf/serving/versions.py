@@ -4,6 +4,7 @@ The newest is served, and loaded before the one that it replaces goes.
 """
 
 import pathlib
+import re
 import threading
 
 import absl.logging
@@ -94,16 +95,12 @@ def _loaded(path):
         absl.logging.set_verbosity(before)
 
 
-_TRACES = ("File ", "Detected at", "Stack trace", "[[", "Defined at", "Original stack trace")
-
-
 def _sentence(error):
     """What an error of TensorFlow says, without the traces that it carries."""
-    lines = (line.strip() for line in str(error.message).splitlines())
-    plain = [
-        line for line in lines if line and not line.startswith(("File ", "Detected at", "Stack trace", "[[", "Defined"))
-    ]
-    return " ".join(plain[:2])[:300] or "The inputs do not belong together."
+    said = re.search(r"assertion failed: \[([^]]*)\]", error.message)
+    if said is None:  # else the first line that is no trace
+        said = re.search(r"^(?!Detected|Graph exec|Stack|<stack|\s|$)(.+)$", error.message, re.MULTILINE)
+    return f"{said[1][:300]}." if said else "The inputs do not belong together."
 
 
 def _definitions(path, names):
