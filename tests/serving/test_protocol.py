@@ -206,9 +206,7 @@ def test_what_is_no_request_is_refused(server, channel):
         call(bytes(5 * 2**20), timeout=60)  # the server takes 4
     assert refused.value.code().name == "RESOURCE_EXHAUSTED"
     with pytest.raises(grpc.RpcError) as refused:
-        prediction_service_pb2_grpc.PredictionServiceStub(channel).Classify(
-            classification_pb2.ClassificationRequest()
-        )
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Classify(classification_pb2.ClassificationRequest())
     assert refused.value.code().name == "UNIMPLEMENTED"
 
 
