@@ -41,9 +41,7 @@ def log_likelihood_of_power_law(system, source, lens, slope):
     mapping = Image2SourceMapping(LensModel(["EPL", "SHEAR"]), LightModel(["INTERPOL"]))
     theta_y, theta_x = (np.mgrid[:n, :n] - (n - 1) / 2) * scale
     sky = mapping.image_flux_joint(theta_x.ravel(), theta_y.ravel(), [power_law, shear], [light])
-    # lenstronomy's INTERPOL gives the flux of a pixel per square arcsecond.
-    sky = sky.reshape(n, n) * (RATIO * scale) ** 2
-    model = gaussian_filter(sky, float(system["psf"]) / scale, mode="constant")
+    model = gaussian_filter(sky.reshape(n, n), float(system["psf"]) / scale, mode="constant")
     return -0.5 * (((system["image"] - model) / system["noise_rms"]) ** 2).sum()
 
 
