@@ -67,10 +67,10 @@ def _serve(model, host, port, rest_port, settings):
     # A batch on one core each is faster than batches that share all of them.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(settings.workers)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     server = Server(model, host, port, rest_port, settings, lambda line: click.echo(line, err=True))
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # from here on there is something to bring to an end
+        signal.signal(number, lambda *_: ended.set())
     name = server.service.model.name
     click.echo(
         f"TensorFlow Serving's protocol, hosted by rim_tf: gRPC {host}:{server.port}, REST "

@@ -9,7 +9,10 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
+from rim_tf.config import ServingSettings
+from rim_tf.errors import InputError
 from rim_tf.export import example
+from rim_tf.serving.server import Server
 from rim_tf_client import Client, ServerError
 from rim_tf_client.messages import MESSAGES
 
@@ -246,3 +249,22 @@ def test_lost_pixels_stay_with_their_lens(server):
         outputs = client.predict(SIGNATURE, lost)
     assert np.isfinite(outputs["source"][0]).all() and np.isnan(outputs["chi2"][1])
     assert_array_equal(np.isfinite(outputs["chi2"]), [True, False])
+
+
+class Nothing:
+    """In the place of a `Model`, which takes seconds to load."""
+
+    name, states = "rim", {}
+
+    def __init__(self, *arguments):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_a_port_that_is_taken_is_refused(server, monkeypatch):
+    monkeypatch.setattr("rim_tf.serving.server.Model", Nothing)
+    for ports in ((server.port, 0), (0, server.rest_port)):
+        with pytest.raises(InputError, match="cannot be listened on"):
+            Server("rim", "127.0.0.1", *ports, ServingSettings(workers=1))
