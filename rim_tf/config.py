@@ -430,6 +430,19 @@ class SimulationSettings:
         check(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class ServingSettings:
+    """How a model is served."""
+
+    workers: int = setting(2, "Batches that are run at a time, each on one core.", least=1, most=1024)
+    largest_batch: int = setting(16, "Lenses in one batch.", least=1, most=1024)
+    largest_request: int = setting(64, "Largest request [MiB].", least=1, most=2047)
+    keep: int = setting(1, "How many of the newest versions are served.", least=1, most=100)
+
+    def __post_init__(self):
+        check(self)
+
+
 # ------------------------------------------------------------------------------------------------ the posterior
 
 

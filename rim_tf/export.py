@@ -1,37 +1,189 @@
-"""A trained RIM as a SavedModel that TensorFlow alone can run, without rim_tf."""
+"""Trained networks as a SavedModel that TensorFlow alone can run: for TensorFlow Serving, and for other pipelines.
 
+Every signature takes named tensors whose first axis is the batch, as a model server batches no other, and leaves every
+axis free but that of the lens's parameters.
+"""
+
+import dataclasses
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 
+import jinja2
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
+from rim_tf.files import write_text
+from rim_tf.models.estimator import Estimator
+from rim_tf.models.looks import judge, see, surest
 from rim_tf.models.rim import RIM
-from rim_tf.physics.imaging import imaging_problem
+from rim_tf.physics.derivatives import plain
+from rim_tf.physics.imaging import imaging_operator, imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
-from rim_tf.systems import GAUSSIAN_PSF, IMAGING
+from rim_tf.systems import GAUSSIAN_PSF, IMAGING, SEED, SOURCE
+from rim_tf_client.messages import PredictionLog, to_proto
 
-# Signature -> its inputs: the PSF is a stamp for each system, or a Gaussian sigma.
-SIGNATURES = {"serving_default": IMAGING, "gaussian_psf": IMAGING | {"psf": GAUSSIAN_PSF}}
+# ---------------------------------------------------------------------------------------------- what a signature does
 
 
-def export_saved_model(model: RIM, path: str | pathlib.Path, mass: MassModel = SIE_SHEAR) -> None:
-    """Write `model` as a SavedModel directory with the signatures SIGNATURES.
+@dataclasses.dataclass(frozen=True)
+class _Networks:
+    """What the signatures are made of.
 
-    Their inputs are those of `rim_tf.systems.IMAGING`, with batch and image size free. Their outputs: source
-    [batch, n, m], with n and m the image's sides rounded up to the network's stride; model_image
-    [batch, rows, columns] (Eq. 5); chi2_per_pixel [batch].
+    Attributes:
+      rim: a built `RIM`.
+      estimator: a built `Estimator`, or None.
+      mass: `MassModel`, to which the columns of an input `lens` belong.
+    """
+
+    rim: RIM
+    estimator: Estimator | None
+    mass: MassModel
+
+
+def _reconstruct(networks, inputs):
+    return _reconstruction(networks.rim, inputs, networks.mass)
+
+
+def _reconstruction(rim, inputs, mass):
+    # A square of the image's longer side, as `systems.source_grid` has it.
+    (side,) = rim.source_shape([ops.max(ops.stack(ops.shape(inputs["image"])[1:]))])
+    problem = imaging_problem(inputs, (side, side), mass)
+    source = rim.solve_last(problem)
+    model_image = problem.model_image(source)
+    flux = ops.sum(source, axis=(1, 2)) * inputs["source_pixel_scale"] ** 2
+    image_flux = ops.sum(model_image, axis=(1, 2)) * inputs["pixel_scale"] ** 2
+    return {
+        "source": source,
+        "model_image": model_image,
+        "chi2": problem.chi2(model_image),
+        "chi2_per_pixel": problem.chi2_per_pixel(model_image),
+        "flux": flux,
+        "magnification": ops.where(flux > 0, image_flux / ops.where(flux > 0, flux, 1.0), float("nan")),
+        "flux_outside": problem.flux_outside(),
+    }
+
+
+def _model(networks, inputs):
+    found = surest(judge(*see(networks.estimator, inputs), networks.estimator.mass))
+    outputs = {"lens": found["lens"], "lens_covariance": found["covariance"], "field": found["field"]}
+    inputs = {**inputs, "lens": found["lens"]}
+    return outputs | _reconstruction(networks.rim, inputs, networks.estimator.mass)
+
+
+def _log_likelihood(networks, inputs):
+    with tf.GradientTape() as tape:
+        tape.watch((inputs["source"], inputs["lens"]))
+        problem = imaging_problem(inputs, ops.shape(inputs["source"])[1:], networks.mass)
+        model_image = problem.model_image(inputs["source"])
+        # Of many systems at once: the slope of the sum, in the numbers of one, is that of its own.
+        log_likelihood = problem.log_likelihood(model_image)
+    in_source, in_lens = tape.gradient(log_likelihood, (inputs["source"], inputs["lens"]))
+    return {
+        "log_likelihood": log_likelihood,
+        "gradient_source": in_source,
+        "gradient_lens": in_lens,
+        "model_image": model_image,
+    }
+
+
+def _simulate(networks, inputs):
+    inputs = {**inputs, "image": inputs["noise_rms"]}
+    model_image = imaging_operator(inputs, ops.shape(inputs["source"])[1:], networks.mass).forward(inputs["source"])
+    shape = tf.shape(model_image)[1:]
+
+    def unit_noise(seed):
+        return tf.random.stateless_normal(shape, [seed, 0], alg="philox")
+
+    # Each system's own seed, so that it gets the same noise in whatever batch it is.
+    noise = tf.map_fn(unit_noise, inputs["seed"], fn_output_signature=tf.TensorSpec([None, None]))
+    return {"model_image": model_image, "image": model_image + inputs["noise_rms"] * noise}
+
+
+# ---------------------------------------------------------------------------------------------- and what it is called
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One of the functions of an exported model.
+
+    Attributes:
+      function: (`_Networks`, inputs) -> outputs.
+      inputs: name -> `rim_tf.systems.Tensor`.
+      about: what it does, a sentence.
+    """
+
+    function: Callable
+    inputs: dict
+    about: str
+
+
+def _without(*names):
+    return {name: tensor for name, tensor in IMAGING.items() if name not in names}
+
+
+_ABOUT = {
+    "serving_default": "The source behind a known lens, by the RIM.",
+    "model": "Lens and source from the image alone: the estimator's lens, its covariance and the width of the field "
+    "that it was found in [arcsec], then the RIM with that lens. Nothing is fitted; take a lens galaxy off before.",
+    "log_likelihood": "The log-likelihood (Eq. 6) of a source and a lens, and its gradients in both.",
+    "simulate": "What a source looks like through a lens, without noise (model_image) and with (image).",
+}
+_STAMPS = {
+    "serving_default": Signature(_reconstruct, IMAGING, _ABOUT["serving_default"]),
+    "model": Signature(_model, _without("lens"), _ABOUT["model"]),
+    "log_likelihood": Signature(_log_likelihood, IMAGING | {"source": SOURCE}, _ABOUT["log_likelihood"]),
+    "simulate": Signature(_simulate, _without("image", "mask") | {"source": SOURCE, "seed": SEED}, _ABOUT["simulate"]),
+}
+
+
+def gaussian(name):
+    """The signature that does the same as `name` for a PSF that is the sigma of a Gaussian, not a stamp."""
+    return "gaussian_psf" if name == "serving_default" else f"{name}_gaussian_psf"
+
+
+def _of_gaussian(each):
+    return dataclasses.replace(
+        each, inputs=each.inputs | {"psf": GAUSSIAN_PSF}, about=f"{each.about} The PSF is a Gaussian."
+    )
+
+
+# Name -> `Signature`.
+SIGNATURES = _STAMPS | {gaussian(name): _of_gaussian(each) for name, each in _STAMPS.items()}
+# Those that need an estimator.
+_OF_ESTIMATOR = ("model", gaussian("model"))
+
+
+def export_saved_model(
+    model: RIM,
+    path: str | pathlib.Path,
+    mass: MassModel = SIE_SHEAR,
+    estimator: Estimator | None = None,
+    provenance: dict | None = None,
+    signatures: Sequence[str] | None = None,
+) -> None:
+    """Write networks as a SavedModel directory with the signatures SIGNATURES, a model card and warm-up requests.
+
+    Their inputs are those of `rim_tf.systems`, with batch and image size free. Those that reconstruct put out source
+    [batch, n, n], n the image's longer side rounded up to the network's stride; model_image [batch, rows, columns]
+    (Eq. 5); chi2, chi2_per_pixel, flux [image units arcsec^2], magnification and flux_outside, each [batch], as
+    `rim_tf.results.SourceFit` has them. The model card in assets.extra lists all of it.
 
     Args:
       model: a built `RIM`.
       path: a directory that does not exist yet; it appears complete or not at all.
       mass: `MassModel`, to which the columns of the input `lens` belong.
+      estimator: a built `Estimator`; without one there are no signatures `model`.
+      provenance: what the weights are and where they come from, by name, for the model card.
+      signatures: names of SIGNATURES; by default all that the networks allow.
 
     Raises:
-      InputError: `path` exists, or cannot be written.
+      InputError: `path` exists, or cannot be written; or a name that is none of SIGNATURES.
       RuntimeError: the Keras backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
@@ -39,38 +191,174 @@ def export_saved_model(model: RIM, path: str | pathlib.Path, mass: MassModel = S
     path = pathlib.Path(path)
     if path.exists():
         raise InputError(f"{path} exists already; give a directory that does not, or remove it.")
+    if signatures is None:
+        signatures = [name for name in SIGNATURES if estimator is not None or name not in _OF_ESTIMATOR]
+    for name in signatures:
+        if name not in SIGNATURES:
+            raise InputError(f"There is no signature {name!r}; known are {', '.join(SIGNATURES)}.")
+        if estimator is None and name in _OF_ESTIMATOR:
+            raise InputError(f"The signature {name!r} needs an estimator; give one.")
+    networks = _Networks(model, estimator, mass)
     # Not keras.export.ExportArchive, which traces every signature twice.
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    for name in SIGNATURES:
-        setattr(module, name, _signature(name, model, mass))
-    signatures = {name: getattr(module, name) for name in SIGNATURES}
+    module.weights = [variable.value for each in (model, estimator) if each is not None for variable in each.variables]
+    traced = {name: _traced(SIGNATURES[name], networks) for name in signatures}
+    for name, each in traced.items():
+        setattr(module, name, each)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A name that is no number, and so none of a version that a server looks for.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            tf.saved_model.save(module, folder + "/model", signatures, options)
-            shutil.move(folder + "/model", path)
+            unfinished = pathlib.Path(folder) / "model"
+            tf.saved_model.save(module, str(unfinished), traced, options)
+            extra = unfinished / "assets.extra"
+            extra.mkdir()
+            write_warm_up(extra / WARM_UP, traced, mass)
+            write_text(extra / "MODEL_CARD.md", _card(traced, networks, provenance or {}))
+            shutil.move(unfinished, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
 
 
-def _signature(name, model, mass):
-    """The tf.function of that name; every axis of its inputs is free but that of the lens's parameters."""
+def _traced(signature, networks):
+    """The tf.function of a `Signature`."""
     specification = {
-        name: tf.TensorSpec([mass.size if axis == "parameters" else None for axis in each.axes], each.dtype, name=name)
-        for name, each in SIGNATURES[name].items()
+        name: tf.TensorSpec(
+            [networks.mass.size if axis == "parameters" else None for axis in each.axes], each.dtype, name=name
+        )
+        for name, each in signature.inputs.items()
     }
 
     @tf.function(input_signature=[specification], autograph=False)
-    def reconstruct(inputs):
-        problem = imaging_problem(inputs, model.source_shape(ops.shape(inputs["image"])[1:]), mass)
-        source = model.solve(problem)[:, -1]
-        model_image = problem.model_image(source)
-        return {
-            "source": source,
-            "model_image": model_image,
-            "chi2_per_pixel": problem.chi2_per_pixel(model_image),
-        }
+    def traced(inputs):
+        _check_axes(signature, inputs)
+        with plain():
+            return signature.function(networks, inputs)
 
-    return reconstruct
+    return traced
+
+
+def _check_axes(signature, inputs):
+    """Refuse inputs whose axes do not belong together: what broadcasts would pass, and be wrong without a word."""
+    sizes = {}
+    for name, each in signature.inputs.items():
+        for i, axis in enumerate(each.axes):
+            sizes.setdefault(axis, []).append((name, tf.shape(inputs[name])[i]))
+    for axis, ((first, size), *others) in sizes.items():
+        for name, other in others:
+            tf.debugging.assert_equal(size, other, f"{first} and {name} must have the same number of {axis}")
+        if axis.startswith("stamp"):
+            tf.debugging.assert_equal(size % 2, 1, f"psf must have an odd number of {axis}")
+
+
+# ------------------------------------------------------------------------------------------------- what lies beside it
+
+# Where TensorFlow Serving looks for requests that it answers before a version is there for others.
+WARM_UP = "tf_serving_warmup_requests"
+# Pixels on a side of the image and of the source in them.
+_WARM_UP_PIXELS = 64
+
+
+def write_warm_up(path, signatures, mass=SIE_SHEAR):
+    """A request to each of the signatures, of one lens, as a TFRecord file.
+
+    Args:
+      path: of the file.
+      signatures: names of SIGNATURES.
+      mass: `MassModel` of the exported model.
+    """
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for name in signatures:
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.signature_name = name
+            for key, array in example(name, mass).items():
+                request.inputs[key].CopyFrom(to_proto(array))
+            file.write(log.SerializeToString())
+
+
+def example(name, mass=SIE_SHEAR, pixels=_WARM_UP_PIXELS):
+    """Inputs of one of SIGNATURES, of a ring around a lens without ellipticity, as NumPy arrays with a batch of one.
+
+    Args:
+      name: of the signature.
+      mass: `MassModel` of the exported model.
+      pixels: on a side of the image.
+    """
+    scale = 0.08
+    y, x = (np.mgrid[:pixels, :pixels] - (pixels - 1) / 2) * scale
+    theta_E = pixels * scale / 4
+    psf = np.exp(-((np.arange(-2, 3)[:, None] ** 2 + np.arange(-2, 3) ** 2) / 2.0))
+    # Numbers that are within the bounds of every column.
+    lens = mass.from_real(np.zeros((1, mass.size), np.float32))
+    arrays = {
+        "image": np.exp(-(((np.hypot(x, y) - theta_E) / 0.2) ** 2)),
+        "noise_rms": np.full((pixels, pixels), 0.02),
+        "mask": np.ones((pixels, pixels)),
+        "psf": psf / psf.sum() if SIGNATURES[name].inputs["psf"] is not GAUSSIAN_PSF else np.float64(0.05),
+        "lens": ops.convert_to_numpy(lens)[0],
+        "pixel_scale": np.float64(scale),
+        "source_pixel_scale": np.float64(SOURCE_SCALE_RATIO * scale),
+        "source": np.exp(-((x / 2) ** 2 + (y / 2) ** 2) / 0.1),
+        "seed": np.int32(0),
+    }
+    return {key: arrays[key][None].astype(each.dtype) for key, each in SIGNATURES[name].inputs.items()}
+
+
+_UNITS = {
+    "image": "surface brightness in any unit; what is masked may be anything",
+    "noise_rms": "standard deviation of each pixel, unit of the image, above 0 where the mask is true",
+    "mask": "true where a pixel is to be used",
+    "psf": "stamps of odd sides and unit sum, or sigma of a Gaussian [arcsec]",
+    "lens": "parameters of the lens, in the order above",
+    "pixel_scale": "of the image [arcsec]",
+    "source_pixel_scale": f"of the source [arcsec]; trained at {SOURCE_SCALE_RATIO:.4g} of the image's",
+    "source": "surface brightness, centred on (0, 0)",
+    "seed": "of the noise",
+}
+_CARD = """# Lens and source by a Recurrent Inference Machine
+
+A SavedModel for TensorFlow Serving or `tf.saved_model.load`, by rim_tf {{ version }}, which it does not need.
+
+Row 0 of an image is the smallest y, the centre of the field is (0, 0), angles run anticlockwise from +x, lengths are in
+arcsec. The columns of `lens`: {{ names | join(", ") }}.
+Every axis but that one is free; the batch is the first of each.
+There is no linear inversion here: its evidence needs more than a graph.
+
+## Signatures
+{% for name, each in signatures.items() %}
+### `{{ name }}`
+
+{{ each.about }}
+
+| | type | axes |
+|---|---|---|
+{% for key, tensor in each.inputs.items() -%}
+| in: `{{ key }}` | {{ tensor.dtype }} | {{ tensor.axes | join(", ") }} |
+{% endfor %}{% for key, tensor in outputs[name].items() -%}
+| out: `{{ key }}` | {{ tensor.dtype.name }} | {{ tensor.shape.rank }} axes |
+{% endfor %}{% endfor %}
+| input | what it is |
+|---|---|
+{% for key, text in units.items() %}| `{{ key }}` | {{ text }} |
+{% endfor %}
+## What it was made of
+
+{% for name, text in provenance.items() %}- {{ name }}: {{ text }}
+{% else %}- not stated
+{% endfor %}"""
+
+
+def _card(traced, networks, provenance):
+    from rim_tf import __version__
+
+    outputs = {name: each.get_concrete_function().structured_outputs for name, each in traced.items()}
+    return jinja2.Template(_CARD, keep_trailing_newline=True).render(
+        version=__version__,
+        names=networks.mass.names,
+        signatures={name: SIGNATURES[name] for name in traced},
+        outputs=outputs,
+        units=_UNITS,
+        provenance=provenance,
+    )

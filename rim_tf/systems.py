@@ -41,6 +41,10 @@ IMAGING = {
 }
 # In place of a stamp: sigma of a Gaussian PSF [arcsec].
 GAUSSIAN_PSF = Tensor(("batch",))
+# A source where one is given: surface brightness, centred on (0, 0).
+SOURCE = Tensor(("batch", "source rows", "source columns"))
+# Of what is random, one for each system.
+SEED = Tensor(("batch",), "int32")
 
 
 def source_grid(observation, stride, pixel_scale=None, pixels=None):

@@ -13,10 +13,13 @@ from rim_tf.cli import interrupt
 from rim_tf.cli.dataset import dataset
 from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
+from rim_tf.cli.export import export
 from rim_tf.cli.heavy import collection_later
 from rim_tf.cli.model import model
 from rim_tf.cli.posterior import posterior
 from rim_tf.cli.reconstruct import command_of
+from rim_tf.cli.remote import remote
+from rim_tf.cli.serve import serve
 from rim_tf.cli.simulate import simulate
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import methods
@@ -94,5 +97,5 @@ def main():
     os.environ["MPLBACKEND"] = "agg"
 
 
-for _command in (model, posterior, simulate, demo, dataset, evaluate):
+for _command in (model, posterior, simulate, demo, dataset, evaluate, export, serve, remote):
     main.add_command(_command)

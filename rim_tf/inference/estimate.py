@@ -14,20 +14,13 @@ from keras import ops
 from rim_tf.config import ModelConfig
 from rim_tf.lens import Lens, LensParameters, lens_of
 from rim_tf.models.estimator import Estimator
-from rim_tf.models.mixture import LensPosterior
+from rim_tf.models.looks import SEEN, judge, see
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
 
-# Widths of the fields that are looked at, as shares of the frame's shorter side, and by what the uncertainty of each
-# is multiplied before they are compared: of a field in which there is no ring, the core of the lens galaxy seems one.
-_LOOKS = ((1.0, 1.0), (0.75, 1.0), (0.55, 1.2), (0.4, 2.0), (0.3, 3.0))
-# Fewer pixels of the frame than this show no ring.
-_LEAST_FIELD = 24
 # Looks whose Einstein radii differ by a smaller share say the same.
 _SAME_RADIUS = 0.05
-# Samples that moments are taken of: the bijection is not linear.
-_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,47 +77,39 @@ def estimate_lens(
       `LensEstimate`.
     """
     model = load_pretrained(model, "estimator") if isinstance(model, str) else model
-    side = min(observation.shape)
-    looks = [(share, factor) for share, factor in _LOOKS if share == 1 or share * side >= _LEAST_FIELD]
-    fields = [share * side * observation.pixel_scale for share, _ in looks]
-    found = _looks(observation, model, fields, seed)
-    order = np.argsort([each.uncertainty * factor for each, (_, factor) in zip(found, looks, strict=True)])
-    best, others = found[order[0]], []
-    for each in (found[i] for i in order[1:]):
+    found = _looks(observation, model, seed)
+    best, others = found[0], []
+    for each in found[1:]:
         if all(abs(each.lens.theta_E / other.lens.theta_E - 1) > _SAME_RADIUS for other in (best, *others)):
             others.append(each)
     return dataclasses.replace(best, others=tuple(others))
 
 
-def _looks(observation, model, fields, seed):
-    """A `LensEstimate` from each of the fields."""
-    mass, n = model.mass, len(fields)
+def _looks(observation, model, seed):
+    """A `LensEstimate` from each field that is large enough, the surest first."""
     # A batch has lenses, which the estimator does not read.
-    inputs = batch_of([observation] * n, [LensParameters(1.0)] * n, [observation.pixel_scale] * n)
-    inputs = {name: tf.constant(inputs[name]) for name in _SEEN}
-    head = _head(model, not isinstance(observation.psf, float))(inputs, tf.constant(fields, tf.float32))
-    found = ops.convert_to_numpy(LensPosterior(head, mass).sample(_SAMPLES, seed)).astype(np.float64)
+    inputs = batch_of([observation], [LensParameters(1.0)], [observation.pixel_scale])
+    seen = _see(model, not isinstance(observation.psf, float))({name: tf.constant(inputs[name]) for name in SEEN})
+    looks = judge(*seen, model.mass, seed)
+    looks = {name: ops.convert_to_numpy(each)[0].astype(np.float64) for name, each in looks.items()}
     estimates = []
-    for samples, field in zip(found, fields, strict=True):
-        mean = samples.mean(0)
-        mean[0] = np.median(samples[:, 0])
-        estimates.append(LensEstimate(lens_of(mass, mean), np.cov(samples.T), samples, field))
+    for i in np.argsort(looks["doubt"]):
+        if np.isfinite(looks["doubt"][i]):
+            lens, covariance, samples, field = (looks[name][i] for name in ("lens", "covariance", "samples", "field"))
+            estimates.append(LensEstimate(lens_of(model.mass, lens), covariance, samples, float(field)))
     return estimates
 
 
-_SEEN = ("image", "noise_rms", "mask", "psf", "pixel_scale")
-
-
 @functools.lru_cache(maxsize=4)
-def _head(model, stamps):
-    """The head of the posterior for the inputs of a batch and the fields that are looked at; traced once."""
-    axes = {name: IMAGING[name].axes for name in _SEEN}
+def _see(model, stamps):
+    """`rim_tf.models.looks.see` for the inputs of a batch; traced once."""
+    axes = {name: IMAGING[name].axes for name in SEEN}
     if not stamps:
         axes["psf"] = GAUSSIAN_PSF.axes
-    specification = {name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype) for name in _SEEN}
+    specification = {name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype) for name in SEEN}
 
-    @tf.function(input_signature=[specification, tf.TensorSpec([None], tf.float32)], autograph=False)
-    def head(inputs, field):
-        return model.posterior(inputs, field).head
+    @tf.function(input_signature=[specification], autograph=False)
+    def traced(inputs):
+        return see(model, inputs)
 
-    return head
+    return traced

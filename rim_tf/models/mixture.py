@@ -92,18 +92,21 @@ def _roots(head):
     return ops.linalg.solve_triangular(upper, unit, lower=False)
 
 
-def draw(head, n_samples, seed):
+def draw(head, n_samples, seed, shared=False):
     """Samples of u, [batch, n_samples, n].
 
     Args:
       head: [batch, components, columns].
       n_samples: for each system.
       seed: integer from 0 to 2^30.
+      shared: every system gets the same random numbers, so that its samples are the same in whatever batch it is.
     """
     log_weight, mean, _, _ = _split(head)
-    shape = (ops.shape(head)[0], n_samples, mean.shape[-1])
-    which = keras.random.categorical(log_weight, n_samples, dtype="int32", seed=2 * seed)
-    unit = keras.random.normal(shape, dtype=head.dtype, seed=2 * seed + 1)
+    rows, n = 1 if shared else ops.shape(head)[0], mean.shape[-1]
+    uniform = keras.random.uniform((rows, n_samples, 1), dtype=head.dtype, seed=2 * seed)
+    unit = keras.random.normal((rows, n_samples, n), dtype=head.dtype, seed=2 * seed + 1)
+    edges = ops.cumsum(ops.exp(log_weight), axis=1)[:, None, :-1]  # of the components' shares of 0 to 1
+    which = ops.sum(ops.cast(uniform > edges, "int32"), axis=-1)
     roots = ops.take_along_axis(_roots(head), which[..., None, None], axis=1)
     return ops.take_along_axis(mean, which[..., None], axis=1) + ops.sum(roots * unit[:, :, None], axis=-1)
 
@@ -144,9 +147,9 @@ class LensPosterior:
         u = self.mass.to_real(lens)
         return log_density(self.head, u[:, None])[:, 0] - self.mass.log_slope(u)
 
-    def sample(self, n, seed):
-        """Lenses drawn from it, all within their bounds, [batch, n, parameters]; `seed` as in `draw`."""
-        return self._lenses(draw(self.head, n, seed))
+    def sample(self, n, seed, shared=False):
+        """Lenses drawn from it, all within their bounds, [batch, n, parameters]; the arguments are those of `draw`."""
+        return self._lenses(draw(self.head, n, seed, shared))
 
     def moments(self):
         """Mean [batch, parameters] and covariance [batch, parameters, parameters] of the lens.

@@ -199,6 +199,18 @@ def checksum_of(name="small", kind="rim"):
     return hashlib.sha256(f"{_settings_sha256(dataclasses.asdict(config))} {checksum}".encode()).hexdigest()
 
 
+def provenance_of(name="small", kind="rim"):
+    """Where a trained network comes from, as a line of text: its name, how it was trained, and its checksum.
+
+    Args:
+      name: as in `load_pretrained`.
+      kind: likewise.
+    """
+    path, _, checksum = _described(name, kind)
+    command = read_json(path).get("command", "not stated")
+    return f"{path.stem}, SHA-256 {checksum}, trained by: {command}"
+
+
 def _described(name, kind):
     """The path of a description, and the settings and the checksum of the weights that stand there."""
     path = pathlib.Path(name) if str(name).endswith(".json") else WEIGHTS / f"{name}.json"

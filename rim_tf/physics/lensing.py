@@ -6,6 +6,7 @@ They are worked out once for each system and used at every step of the RIM.
 
 from keras import ops
 
+from rim_tf.physics.derivatives import by_hand
 from rim_tf.physics.mass.model import SIE_SHEAR
 
 
@@ -38,7 +39,7 @@ def _gather(source, cell, weight):
     shape = ops.shape(source)
 
     # The cell is an argument, though it has no gradient: JAX can close over no variable of its compiler here.
-    @ops.custom_gradient
+    @by_hand
     def gather(source, cell, weight):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
@@ -57,7 +58,7 @@ def _scatter(image, cell, weight, shape):
     """The transpose of `_gather`: [batch, rows, columns] -> `shape`, which is (batch, n_rows, n_columns)."""
     batch, n_rows, n_columns = shape
 
-    @ops.custom_gradient
+    @by_hand
     def scatter(image, cell, weight):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream

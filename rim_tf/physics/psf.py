@@ -7,6 +7,8 @@ import math
 
 from keras import ops
 
+from rim_tf.physics.derivatives import by_hand
+
 # Narrower than this [pixels], a Gaussian sampled at pixel centres is a delta function in double precision.
 _NARROWEST = 0.05
 
@@ -158,7 +160,7 @@ def _convolve(image, real, imag, halves):
     derive by themselves is as right, but takes 1.5 times as long in a graph of TensorFlow.
     """
 
-    @ops.custom_gradient
+    @by_hand
     def convolve(image, real, imag):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
@@ -172,7 +174,7 @@ def _convolve(image, real, imag, halves):
 def _correlate(image, real, imag, halves):
     """The transpose of `_convolve`."""
 
-    @ops.custom_gradient
+    @by_hand
     def correlate(image, real, imag):
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream

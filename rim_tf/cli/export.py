@@ -1,0 +1,35 @@
+"""`rim-tf export`: trained networks as a SavedModel for TensorFlow Serving."""
+
+import click
+
+from rim_tf.cli import options
+from rim_tf.cli.heavy import import_quietly
+from rim_tf.cli.results import refuse_address
+from rim_tf.config import ModelConfig
+from rim_tf.errors import InputError
+
+
+@click.command(short_help="Write the networks as a SavedModel, for a model server.")
+@click.option("--weights", default=ModelConfig.weights, show_default=True, help="Of the RIM: a name, or NAME.json.")
+@click.option(
+    "--estimator", default=ModelConfig.estimator, show_default=True, help="Weights of the estimator; likewise."
+)
+@options.out(required=True, help="A version of a model, as models/rim/1: its name is a whole number.")
+def export(weights, estimator, out):
+    """Write the networks as version OUT of a model, which TensorFlow Serving or `rim-tf serve` take up.
+
+    What it can do, with what inputs, is in OUT/assets.extra/MODEL_CARD.md. It takes up to a minute.
+    """
+    refuse_address(out)
+    if not (out.name.isascii() and out.name.isdigit()):
+        raise InputError(f"--out is {out}; its last part must be a version, a whole number as in models/rim/1.")
+    if out.exists():
+        raise InputError(f"{out} exists already; a version is never replaced, give the next number.")
+    import_quietly()
+    from rim_tf.export import export_saved_model
+    from rim_tf.models.pretrained import load_pretrained, provenance_of
+
+    networks = load_pretrained(weights), load_pretrained(estimator, "estimator")
+    known = {"RIM": provenance_of(weights), "estimator": provenance_of(estimator, "estimator")}
+    export_saved_model(networks[0], out, estimator=networks[1], provenance=known)
+    click.echo(f"Wrote {out}; start a server with: rim-tf serve {out.parent}")
