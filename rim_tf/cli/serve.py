@@ -1,5 +1,6 @@
 """`rim-tf serve`: a model behind TensorFlow Serving's protocol."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -65,8 +66,9 @@ def _serve(model, host, port, rest_port, settings):
     from rim_tf.serving.server import Server
 
     # A batch on one core each is faster than batches that share all of them.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(settings.workers)
+    with contextlib.suppress(RuntimeError):  # where TensorFlow has begun before, which is never so from a shell
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(settings.workers)
     server = Server(model, host, port, rest_port, settings, lambda line: click.echo(line, err=True))
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # from here on there is something to bring to an end
