@@ -124,9 +124,9 @@ _NETWORKS = {
 }
 
 
-def build_model(config):
-    """An untrained network of the given settings, one of `rim_tf.config.MODELS`."""
-    return _NETWORKS[type(config)].build(config)
+def build_model(config, **options):
+    """An untrained network of the given settings, one of `rim_tf.config.MODELS`; `options` are those of its class."""
+    return _NETWORKS[type(config)].build(config, **options)
 
 
 def load_pretrained(name="small", kind="rim"):

@@ -14,7 +14,7 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 _LEAST_SLOPE = 0.05
 
 
-def unroll(cell, gradient, latent, state, n_steps):
+def unroll(cell, gradient, latent, state, n_steps, recompute=False):
     """The recursion of Eq. 3 on the latent image, x_{t+1} = x_t + dx_t. Training, prediction and export call it.
 
     Args:
@@ -23,14 +23,23 @@ def unroll(cell, gradient, latent, state, n_steps):
       latent: first estimate, [batch, n, n].
       state: first hidden state of the cell, any structure.
       n_steps: how many steps.
+      recompute: keep the latent image and the state of each step alone for a gradient, and take all else anew when it
+        asks for it. On TensorFlow the gradient is then that of the weights: whatever `gradient` was made of, the lens
+        above all, is taken as constant.
 
     Returns:
       Every iterate after the first, [batch, n_steps, n, n].
     """
-    iterates = []
+
+    def step(latent, *parts):
+        update, state_after = cell(latent, gradient(latent), keras.tree.pack_sequence_as(state, parts))
+        return latent + update, *keras.tree.flatten(state_after)
+
+    if recompute:
+        step = keras.remat(step)
+    parts, iterates = keras.tree.flatten(state), []
     for _ in range(n_steps):
-        update, state = cell(latent, gradient(latent), state)
-        latent = latent + update
+        latent, *parts = step(latent, *parts)
         iterates.append(latent)
     return ops.stack(iterates, axis=1)
 
@@ -81,12 +90,13 @@ class RIM(keras.Model):
 
     Args:
       config: `RIMConfig`.
+      recompute: as in `unroll`, for training in less memory; it changes no number.
     """
 
-    def __init__(self, config: RIMConfig, **kwargs):
+    def __init__(self, config: RIMConfig, recompute=False, **kwargs):
         # The physics must see float32 whatever the policy, so inputs are not cast on the way in.
         super().__init__(autocast=False, **kwargs)
-        self.config = config
+        self.config, self.recompute = config, recompute
         self.link = LINKS[config.link]
         self.cell = RIMCell(
             2 if config.gradient_step else 1,
@@ -122,7 +132,7 @@ class RIM(keras.Model):
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.recompute)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):
@@ -181,7 +191,7 @@ class RIM(keras.Model):
         return update, state
 
     def get_config(self):
-        return super().get_config() | {"config": dataclasses.asdict(self.config)}
+        return super().get_config() | {"config": dataclasses.asdict(self.config), "recompute": self.recompute}
 
     @classmethod
     def from_config(cls, values):

@@ -20,8 +20,9 @@ from rim_tf.files import read_json
 from rim_tf.models.pretrained import build_model, load_pretrained
 from rim_tf.validation import from_json, to_json
 from training.experiments import EXPERIMENTS, TrainingConfig
-from training.on_tensorflow import train, training_stream
-from training.runs import compiled_model
+from training.on_tensorflow import train
+from training.streams import training_stream
+from training.runs import initial_model
 from training.train import main
 
 TINY = dataclasses.replace(
