@@ -17,7 +17,7 @@ from rim_tf.data.draws import Draws
 from rim_tf.errors import InputError
 from rim_tf.files import locked, save_arrays
 from rim_tf.models.pretrained import build_model
-from training import checkpoints, runs, streams
+from training import checkpoints, runs, strategies, streams
 from training.monitor import Monitor, describe, picture_of
 from training.strategies import LOST, STRATEGIES, Team, strategy_of
 from training.tasks import TASKS
@@ -200,7 +200,13 @@ class _Learner:
         self.loss, self.metric, self.picture = task.loss(config.loss, config.model), task.metric, task.picture
         self.rate = runs.learning_rate(config)
         self.notes = {"sums": dict.fromkeys(_SUMMED, 0.0), "taken": 0, "skipped": 0, "skipped_in_a_row": 0}
-        self._gradient = self._added = None
+        # Frames of a second size leave the sides open, so that a third is not traced anew.
+        self._gradient = tf.function(
+            lambda given: strategy.run(self._gradient_of, (given,)), autograph=False, reduce_retracing=True
+        )
+        self._added = tf.function(
+            lambda *both: strategy.run(lambda *each: tf.nest.map_structure(tf.add, *each), both), autograph=False
+        )
         self._reduced = tf.function(lambda sums, stop: strategy.run(self._reduce, (sums, stop)), autograph=False)
         self._applied = tf.function(lambda gradient: strategy.run(self._apply, (gradient,)), autograph=False)
         self._average = tf.function(self._move_averages, autograph=False)
@@ -224,8 +230,6 @@ class _Learner:
         for i, batches in enumerate(rounds):
             first = step * self.config.micro_batches + i * self.team.n
             given = self.team.spread(lambda replica, b=batches, n=first: (b[replica], tf.constant(n + replica)))
-            if self._gradient is None:
-                self._trace(given)
             one = self._gradient(given)
             sums = one if sums is None else self._added(sums, one)
         gradient, figures = self._reduced(sums, tf.constant(float(stop)))
@@ -241,23 +245,6 @@ class _Learner:
             notes["skipped"], notes["skipped_in_a_row"] = notes["skipped"] + 1, notes["skipped_in_a_row"] + 1
         return stopping > 0
 
-    def _trace(self, given):
-        """The functions of a micro-batch, for the shapes of `given`; the sides stay open where frames differ."""
-
-        def open_sides(spec):
-            shape = [None] * spec.shape.rank if len(runs.frames_of(self.config)) > 1 else spec.shape
-            return tf.TensorSpec(shape, spec.dtype)
-
-        specs = tf.nest.map_structure(tf.type_spec_from_value, given)
-        specs = tf.nest.map_structure(open_sides, specs, expand_composites=True)
-        run = self.team.strategy.run
-        self._gradient = tf.function(
-            lambda given: run(self._gradient_of, (given,)), input_signature=[specs], autograph=False
-        )
-        self._added = tf.function(
-            lambda one, other: run(lambda *both: tf.nest.map_structure(tf.add, *both), (one, other)), autograph=False
-        )
-
     def _gradient_of(self, given):
         """In a replica: the gradient of a micro-batch, and its loss and metric."""
         (inputs, target), number = given
@@ -266,7 +253,8 @@ class _Learner:
             training = {"training": True, "seeds": _NumberedSeeds(self.config.seed, number)}
         with tf.GradientTape() as tape:
             output = self.model(inputs, **training)
-            loss = self.loss(target, output)
+            # Not as `loss(...)`, in which Keras divides by the number of replicas.
+            loss = tf.reduce_mean(self.loss.call(target, output))
         variables = [variable.value for variable in self.model.trainable_variables]
         gradient = tape.gradient(loss, variables, unconnected_gradients="zero")
         metric = tf.cast(self.metric(target, output), tf.float32)
@@ -275,8 +263,7 @@ class _Learner:
     def _reduce(self, sums, stop):
         """In a replica: the clipped gradient of the whole batch; and loss, metric, norm and how many want to stop."""
         gradient, figures = sums
-        replica = tf.distribute.get_replica_context()
-        *gradient, figures, stop = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*gradient, figures, stop])
+        *gradient, figures, stop = strategies.summed([*gradient, figures, stop])
         gradient = [each / self.config.micro_batches for each in gradient]
         norm = tf.linalg.global_norm(gradient)
         factor = self.config.clip_norm / tf.maximum(norm, self.config.clip_norm)

@@ -61,6 +61,13 @@ def _check_cluster():
         )
 
 
+def summed(values):
+    """In a replica: the sums over all replicas of the tensors in a list."""
+    # What comes into a graph is on no device, and what is summed has to be on the replica's.
+    values = [tf.identity(value) for value in values]
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 class Team:
     """The replicas of a strategy: who of them are here, and what all of them agree on.
 
@@ -84,11 +91,7 @@ class Team:
         resolver = strategy.cluster_resolver
         self.is_spread = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and self.n > len(self.local)
         self.is_chief = not self.is_spread or resolver.task_id == 0
-        self._total = tf.function(
-            lambda value: strategy.run(
-                lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
-            )
-        )
+        self._total = tf.function(lambda value: strategy.run(lambda: summed([value])), autograph=False)
 
     def spread(self, of):
         """One value to each replica here: of(number of the replica)."""
@@ -105,6 +108,6 @@ class Team:
         if not self.is_spread:
             return True
         values = tf.constant([number, number**2], tf.int64)
-        total, squares = (int(each) for each in self.first(self._total(values)))
+        total, squares = map(int, self.first(self._total(values))[0].numpy())
         # Equal if and only if the mean of the squares is the square of the mean.
         return total * total == self.n * squares
