@@ -23,6 +23,7 @@ from rim_tf.models.pretrained import WEIGHTS, load_pretrained, save_trained
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
 from training import checkpoints, error_figures, lens_figures
+from training.cards import LICENCE, write_card
 from training.experiments import TrainingConfig
 from training.runs import initial_model
 
@@ -104,7 +105,7 @@ def restored(run):
     return model, checkpoints.give_weights(found[-1], model, bool(config.average_decay)), training
 
 
-def publish(run, out, galaxies=None, n=500, made_by="", say=print):
+def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limits=()):
     """Measure the network of a run, as `restored` finds it, and write its weights with the figures.
 
     Args:
@@ -114,6 +115,8 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
       n: lenses in each test set.
       made_by: the command that trained the run, for the record.
       say: is called with the figures of each test set, as text.
+      data: what it was trained on, in words, for its card.
+      limits: where it is not to be used, in sentences, likewise.
 
     Raises:
       InputError: no run there, or no galaxies.
@@ -131,7 +134,9 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
         figures[name] = finite(report_one(measure_one(model, stamps, mocks, n, stream=_STREAM)))
         say(f"{name}: {json.dumps(figures[name], indent=1)}")
     test = {"galaxies": len(stamps), "lenses": n, "stream": _STREAM, "figures": figures}
-    save_trained(model, out, {"command": made_by, "steps": steps, "training": training, "test": test})
+    record = {"command": made_by, "steps": steps, "data": data, "limits": list(limits), "licence": LICENCE}
+    save_trained(model, out, record | {"training": training, "test": test})
+    write_card(f"{out}.json")
 
 
 @click.command()
@@ -141,10 +146,12 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
 @click.option("--n", type=click.IntRange(min=1), default=500, show_default=True, help="Lenses in each test set.")
 @click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: NAME, in the package]")
 @click.option("--command", "made_by", default="", help="The command that trained the run, for the record.")
-def main(run, name, galaxies, n, out, made_by):
+@click.option("--data", default="", help="What it was trained on, in words, for its card.")
+@click.option("--limit", "limits", multiple=True, help="Where not to use it, a sentence for its card; any number.")
+def main(run, name, galaxies, n, out, made_by, data, limits):
     """Measure the network that RUN ended with, or its newest checkpoint, and write its weights as NAME."""
     try:
-        publish(run, out or WEIGHTS / name, galaxies, n, made_by, click.echo)
+        publish(run, out or WEIGHTS / name, galaxies, n, made_by, click.echo, data, limits)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

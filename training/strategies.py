@@ -34,31 +34,34 @@ def strategy_of(name):
     if name not in STRATEGIES:
         raise InputError(f"The strategy is {name!r}; it must be one of {', '.join(STRATEGIES)}.")
     if name == "multiworker":
-        _check_cluster()
+        cluster_of(os.environ.get("TF_CONFIG", ""))
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     names = [device.name for device in devices]
     return tf.distribute.MirroredStrategy(names) if name == "mirrored" else tf.distribute.OneDeviceStrategy(names[0])
 
 
-def _check_cluster():
-    """InputError where TF_CONFIG does not say which workers there are, and which this is."""
-    text, wanted = os.environ.get("TF_CONFIG", ""), 'as {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {...}}'
+def cluster_of(text):
+    """The addresses of all workers and the number of this one, from the text of TF_CONFIG.
+
+    Raises:
+      InputError: it does not say so.
+    """
+    wanted = 'as {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": NUMBER}}'
     if not text:
         raise InputError(f"The strategy is 'multiworker', and TF_CONFIG is not set; set it for each worker, {wanted}.")
     try:
         values = json.loads(text)
-        workers, task = values["cluster"]["worker"], values["task"]
-        kind, index = task["type"], int(task["index"])
-        known = set(values["cluster"]) <= {"worker"} and kind == "worker" and 0 <= index < len(workers)
+        workers, kind, index = values["cluster"]["worker"], values["task"]["type"], int(values["task"]["index"])
+        known = set(values["cluster"]) == {"worker"} and kind == "worker" and 0 <= index < len(workers)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"TF_CONFIG is no cluster of workers ({type(error).__name__}: {error}); set it {wanted}."
-        ) from None
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(f"TF_CONFIG is no cluster of workers ({said}); set it {wanted}.") from None
     if not known:
         raise InputError(
-            f"TF_CONFIG has the task {kind!r} {index} of {len(workers)} workers; all must be workers, from 0."
+            f"TF_CONFIG has the task {kind!r} {index} of {len(workers)} workers; all must be workers, from 0 on."
         )
+    return workers, index
 
 
 def summed(values):

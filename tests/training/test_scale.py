@@ -1,4 +1,4 @@
-"""Several machines learn what one does, and no run is lost: workers killed, a full disk, SIGTERM, losses without end."""
+"""Several machines learn what one does, and no run is lost: workers killed, a full disk, SIGTERM, endless losses."""
 
 import dataclasses
 import json
