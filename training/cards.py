@@ -61,12 +61,11 @@ def card(path):
     return "\n".join(lines) + "\n"
 
 
-def _measured_on(test):
+def _measured_on(test, in_parts):
     if not test:
         return "nothing yet"
-    return (
-        f"{test['lenses']} simulated lenses in each row, of {test['galaxies']} galaxies that no network was trained on"
-    )
+    lenses = f"{test['lenses']} simulated lenses {'in all' if in_parts else 'in each row'}"
+    return f"{lenses}, of {test['galaxies']} galaxies that no network was trained on"
 
 
 def _figures(config, figures):

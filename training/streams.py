@@ -12,6 +12,8 @@ from rim_tf.data.streaming import refusals_are_input_errors, stream
 from rim_tf.errors import InputError
 from training import runs
 
+# Nothing here is for autograph, and looking for it takes seconds.
+_plainly = tf.autograph.experimental.do_not_convert
 # Galaxies read from disk for each lens of a batch, so that two lenses rarely share one.
 _POOL = 4
 
@@ -73,10 +75,10 @@ def _in_turn(config, streams, first_step, repeats):
     if config.growing_frames:
         edges = tf.constant(runs.edges_of(config), tf.int64)
         steps = tf.data.Dataset.counter(start=first_step)
-        turns = steps.map(lambda step: tf.reduce_sum(tf.cast(step >= edges, tf.int64)))
+        turns = steps.map(_plainly(lambda step: tf.reduce_sum(tf.cast(step >= edges, tf.int64))))
     else:
         turns = tf.data.Dataset.range(len(streams)).repeat().skip(first_step % len(streams))
-    turns = turns.flat_map(lambda turn: tf.data.Dataset.from_tensors(turn).repeat(repeats))
+    turns = turns.flat_map(_plainly(lambda turn: tf.data.Dataset.from_tensors(turn).repeat(repeats)))
     return tf.data.Dataset.choose_from_datasets(streams, turns)
 
 
@@ -112,6 +114,7 @@ def _stream_of_frames(config, sources, part, mocks, batch_size, first_batch, **g
     return stream(seed, batch_size, stamps, mocks, first_batch, **given)
 
 
+@_plainly
 def _without_static_shape(*batch):
     """The batch with the sizes of its axes left open, as batches of one stream must have one shape or none."""
     return tf.nest.map_structure(lambda x: tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None] * x.ndim), batch)
@@ -119,7 +122,8 @@ def _without_static_shape(*batch):
 
 def _prepared(dataset, prepare):
     """What the network takes, in place of simulated inputs."""
-    return dataset.map(lambda inputs, target: (prepare(inputs), target), num_parallel_calls=1).prefetch(2)
+    prepared = _plainly(lambda inputs, target: (prepare(inputs), target))
+    return dataset.map(prepared, num_parallel_calls=1).prefetch(2)
 
 
 def _turned(dataset, turns, together):
@@ -142,9 +146,9 @@ def _turned(dataset, turns, together):
     def several(inputs, target):
         batches = tf.data.Dataset.zip((inputs, target))
         numbers = tf.data.Dataset.range(turns)
-        return numbers.flat_map(lambda number: batches.map(lambda *batch: turn(number, batch)))
+        return numbers.flat_map(_plainly(lambda number: batches.map(_plainly(lambda *batch: turn(number, batch)))))
 
-    return dataset.window(together, drop_remainder=True).flat_map(several)
+    return dataset.window(together, drop_remainder=True).flat_map(_plainly(several))
 
 
 def _sets(name):

@@ -20,7 +20,6 @@ from test_train import TINY, few_held_out  # noqa: F401
 
 from rim_tf.errors import InputError
 from rim_tf.files import load_arrays, read_json
-from rim_tf.models.pretrained import load_pretrained
 from training import checkpoints, on_tensorflow, runs, streams
 from training import train as command
 from training.monitor import read_metrics
@@ -39,6 +38,7 @@ from test_scale import SHORT
 from training import checkpoints, on_tensorflow, runs
 
 rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
+runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 8, 2
 out, index = sys.argv[1], int(sys.argv[2])
 step = on_tensorflow._Learner.step
 
@@ -66,17 +66,40 @@ def free_ports(n):
     return ports
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(few_held_out):  # noqa: F811
+    """Runs like SHORT share one learner, as it was when it was made: tracing one takes longer than training it."""
+    team = on_tensorflow.Team(strategy_of("one-device"))
+    shared = on_tensorflow._Learner(SHORT, team)
+    make = on_tensorflow._Learner
+    first = {name: [np.array(v.value) for v in group] for name, group in shared._groups().items()}
+    notes = json.dumps(shared.notes)
+
+    def learner(config, team):
+        if dataclasses.replace(config, most_skipped=SHORT.most_skipped) != SHORT:
+            return make(config, team)
+        for name, group in shared._groups().items():
+            for variable, value in zip(group, first[name], strict=True):
+                variable.assign(value)
+        shared.notes = json.loads(notes)
+        return shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_tensorflow, "_Learner", learner)
+        yield make
+
+
 @pytest.fixture(scope="module")
-def whole(few_held_out, tmp_path_factory):  # noqa: F811
-    """The network and the folder of a run that nothing interrupted, in this process."""
+def whole(traced_once, tmp_path_factory):
+    """The weights and the folder of a run that nothing interrupted, in this process."""
     folder = tmp_path_factory.mktemp("whole")
-    return train(SHORT, folder, verbose=0), folder
+    return train(SHORT, folder, verbose=0).get_weights(), folder
 
 
 def assert_goes_on_to(whole, out):
     """The run in `out`, taken up by this process, is in the end the one that nothing interrupted."""
     model = train(SHORT, out, verbose=0)
-    for a, b in zip(model.get_weights(), whole[0].get_weights(), strict=True):
+    for a, b in zip(model.get_weights(), whole[0], strict=True):
         assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     ours, theirs = (read_metrics(folder) for folder in (out, whole[1]))
     assert [line["step"] for line in ours] == [2, 4, 6]
@@ -178,40 +201,34 @@ def test_steps_without_a_finite_loss_change_nothing_and_at_last_end_a_run(tmp_pa
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-def test_averaged_weights_are_the_average_of_those_of_each_step(whole, tmp_path):
-    config = dataclasses.replace(SHORT, average_decay=0.3, steps_per_epoch=1, n_steps=2)
-    model = train(config, tmp_path, verbose=0)
-    weights = [runs.initial_model(config).get_weights()]
-    for path in checkpoints.all_of(tmp_path):
-        arrays = load_arrays(path)
-        weights.append([arrays[f"weights_{i}"] for i in range(len(weights[0]))])
-    for i, average in enumerate(model.get_weights()):
-        expected = weights[0][i]
-        for step in (1, 2):
-            decay = min(0.3, (1 + step) / (10 + step))
-            expected = decay * expected + (1 - decay) * weights[step][i]
-        assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
-    saved = load_pretrained(tmp_path / "weights.json").get_weights()
-    np.testing.assert_array_equal(saved[0], model.get_weights()[0])
-    # The optimiser has gone the way that it goes without an average.
-    np.testing.assert_array_equal(weights[2][0], load_arrays(checkpoints.path_of(whole[1], 2))["weights_0"])
-
-
-def test_parts_of_a_batch_give_the_step_of_the_whole_batch():
-    config = dataclasses.replace(SHORT, clip_norm=1e-3)  # so that clipping before the sum would be another step
+def test_parts_of_a_batch_give_the_step_of_the_whole_batch_and_weights_are_averaged(traced_once, tmp_path):
+    # The norm is such that clipping before the sum would be another step.
+    config = dataclasses.replace(SHORT, clip_norm=1e-3, average_decay=0.3)
     parts = [next(iter(streams.training_stream(config, first_step=step).take(1))) for step in (0, 1)]
     joined = tf.nest.map_structure(lambda *each: tf.concat(each, 0), *parts)
-    after = []
-    for n, rounds in ((2, [{0: part} for part in parts]), (1, [{0: joined}])):
-        team = on_tensorflow.Team(strategy_of("one-device"))
-        learner = on_tensorflow._Learner(dataclasses.replace(config, micro_batches=n), team)
-        assert not learner.step(rounds, 0, stop=False)
-        after.append([learner.model.get_weights(), learner.notes["sums"]])
-    for a, b in zip(*(weights for weights, _ in after), strict=True):
+    team = on_tensorflow.Team(strategy_of("one-device"))
+    learners = [traced_once(dataclasses.replace(config, micro_batches=n), team) for n in (2, 1)]
+    averages = [runs.initial_model(config).get_weights()]
+    for step in range(2):
+        for learner, rounds in zip(learners, ([{0: part} for part in parts], [{0: joined}]), strict=True):
+            assert not learner.step(rounds, step, stop=False)
+        decay = min(0.3, (2 + step) / (11 + step))
+        now = learners[0].model.get_weights()
+        averages.append([decay * old + (1 - decay) * new for old, new in zip(averages[-1], now, strict=True)])
+    for a, b in zip(*(learner.model.get_weights() for learner in learners), strict=True):
         assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert after[0][1]["gradient_norm"] > 2e-3
-    for name, value in after[0][1].items():
-        assert_allclose(value, after[1][1][name], rtol=1e-4)
+    one, other = (learner.notes["sums"] for learner in learners)
+    assert one["gradient_norm"] > 4e-3
+    for name, value in one.items():
+        assert_allclose(value, other[name], rtol=1e-4)
+    for a, b in zip(learners[0].judged.get_weights(), averages[-1], strict=True):
+        assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    # What is saved is the average, and a checkpoint has both.
+    learners[0].save(tmp_path, 2)
+    model = runs.initial_model(config)
+    for averaged, expected in ((True, averages[-1]), (False, now)):
+        assert checkpoints.give_weights(checkpoints.path_of(tmp_path, 2), model, averaged) == 2
+        assert_allclose(model.get_weights()[0], expected[0], rtol=1e-5, atol=1e-7)
 
 
 def test_what_is_on_record_can_be_seen(whole):
@@ -225,7 +242,7 @@ def test_what_is_on_record_can_be_seen(whole):
         assert_allclose([event.value for event in events.Scalars(name)], [line[name] for line in lines], rtol=1e-6)
     assert all(0 <= line["waiting_share"] <= 1 and line["lenses_per_second"] > 0 for line in lines)
     image = events.Images("reconstructions")[-1]
-    assert (image.width, image.height) == (4 * 24, 4 * 24)
+    assert (image.width, image.height) == (4 * 24, 2 * 24)  # two systems, of each four panels
     assert (folder / "figures" / "reconstructions.png").read_bytes() == image.encoded_image_string
     record = read_json(folder / "run.json")
     assert record["versions"]["tensorflow"] == tf.__version__ and record["replicas"] == 1

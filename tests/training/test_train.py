@@ -46,12 +46,13 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-from training import checkpoints
+from training import checkpoints, runs
 from training.on_tensorflow import train
 from test_train import TINY
 import rim_tf.data.sources.find
 
 rim_tf.data.sources.find.N_PROCEDURAL = {{"train": 5, "validation": 5}}
+runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 8, 2
 save = checkpoints.save
 
 def save_and_die(*given):
@@ -68,8 +69,8 @@ def few_held_out():
     """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.runs.VALIDATION_BATCHES", 4)
-        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
+        patch.setattr("training.runs.VALIDATION_BATCHES", 8)
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", 2)  # of a micro-batch, so that one trace will do
         yield
 
 
@@ -175,7 +176,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(whole, tmp_pat
 
 def test_checkpoints_of_another_network_or_version_are_refused(whole, tmp_path):
     with pytest.raises(InputError, match="is of another network or optimiser .*: weights_0 is .*, and wanted is"):
-        checkpoints.load(checkpoints.all_of(whole[1])[-1], {"weights": [np.zeros(3, np.float32)]})
+        checkpoints.load(checkpoints.all_of(whole[1])[-1], {"weights": [np.zeros(3, np.float32)]}, partly=True)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "checkpoint").write_text("model_checkpoint_path: ...")
     with pytest.raises(InputError, match="holds a run of version 0.2 or before"):
@@ -187,6 +188,17 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
         checkpoints.save(tmp_path, step, {"weights": [np.full(2, step)]}, {"step": step, "val_loss": loss})
     assert [path.stem[-1] for path in checkpoints.all_of(tmp_path)] == ["2", "4", "5", "6"]
     assert checkpoints.best_of(tmp_path) == checkpoints.path_of(tmp_path, 2)
+
+
+@pytest.fixture
+def only_draws(monkeypatch):
+    """Training draws a pass of its micro-batches, and takes no steps."""
+
+    def steps(config, out, team, learner, step, seen, *others):
+        for _ in range(8):
+            next(seen[0])
+
+    monkeypatch.setattr("training.on_tensorflow._steps", steps)
 
 
 def test_a_fixed_set_trains_and_its_damage_is_named(tmp_path, only_draws):
@@ -256,7 +268,20 @@ def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
         ({"turns": 2, "together": 2}, [24] * 4),
     ],
 )
-def test_replicas_share_what_one_would_see_without_overlap_or_loss(changes, sizes):
+def test_replicas_share_what_one_would_see_without_overlap_or_loss(monkeypatch, changes, sizes):
+    plainly = tf.autograph.experimental.do_not_convert
+
+    # That `stream` itself draws the same lenses for the same number is tested with it.
+    def stream(seed, size, stamps, mocks, first, shard, n_shards, **given):
+        def lenses(number):
+            pixel = tf.range(mocks.source_pixels, dtype=tf.int64)
+            squares = 100 * (1000 * int(seed[0]) + number) + pixel[:, None] + tf.zeros_like(pixel)
+            return {"image": tf.repeat(squares[None], size, 0)}, tf.repeat(squares[None], size, 0)
+
+        return tf.data.Dataset.counter(start=first + shard, step=n_shards).map(plainly(lenses))
+
+    monkeypatch.setattr("training.streams.stream", stream)
+    monkeypatch.setattr("training.streams._sources", lambda config, galaxies: (None, None))
     config = dataclasses.replace(TINY, batch_size=8, micro_batches=4, **changes)
     whole = taken(config, 16)
     assert [source.shape[1] for _, source in whole] == np.repeat(sizes, 4).tolist()
