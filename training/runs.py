@@ -20,6 +20,7 @@ from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, write_text
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
 from rim_tf.validation import to_json
+from training.recomputation import recomputed
 from training.tasks import TASKS
 
 NO_SOURCES = "There are no sources to train on: n_procedural is 0, and no --galaxies are given."
@@ -119,8 +120,9 @@ def learning_rate(config, n_steps=None):
 def initial_model(config):
     """The network of a TrainingConfig, its weights drawn from the run's seed or those of `config.initial`."""
     keras.utils.set_random_seed(int(seeds.generator("weights", config.seed).integers(2**31)))
-    options = {"recompute": True} if config.recompute else {}
-    model = build_model(config.model, dtype=config.precision, **options)
+    model = build_model(config.model, dtype=config.precision)
+    if config.recompute:
+        model.remat = recomputed
     if config.initial is not None:
         initial = load_pretrained(config.initial, config.model.type)
         if initial.config != config.model:

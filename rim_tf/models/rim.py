@@ -14,7 +14,7 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 _LEAST_SLOPE = 0.05
 
 
-def unroll(cell, gradient, latent, state, n_steps, recompute=False):
+def unroll(cell, gradient, latent, state, n_steps, remat=None):
     """The recursion of Eq. 3 on the latent image, x_{t+1} = x_t + dx_t. Training, prediction and export call it.
 
     Args:
@@ -23,9 +23,8 @@ def unroll(cell, gradient, latent, state, n_steps, recompute=False):
       latent: first estimate, [batch, n, n].
       state: first hidden state of the cell, any structure.
       n_steps: how many steps.
-      recompute: keep the latent image and the state of each step alone for a gradient, and take all else anew when it
-        asks for it. On TensorFlow the gradient is then that of the weights: whatever `gradient` was made of, the lens
-        above all, is taken as constant.
+      remat: makes of a step one that does the same, but keeps its arguments alone for the backward pass, as
+        `training.recomputation` has it for training in less memory; None for steps as they are.
 
     Returns:
       Every iterate after the first, [batch, n_steps, n, n].
@@ -35,8 +34,7 @@ def unroll(cell, gradient, latent, state, n_steps, recompute=False):
         update, state_after = cell(latent, gradient(latent), keras.tree.pack_sequence_as(state, parts))
         return latent + update, *keras.tree.flatten(state_after)
 
-    if recompute:
-        step = keras.remat(step)
+    step = step if remat is None else remat(step)
     parts, iterates = keras.tree.flatten(state), []
     for _ in range(n_steps):
         latent, *parts = step(latent, *parts)
@@ -90,13 +88,17 @@ class RIM(keras.Model):
 
     Args:
       config: `RIMConfig`.
-      recompute: as in `unroll`, for training in less memory; it changes no number.
+
+    Attributes:
+      remat: as in `unroll`, which training may set.
     """
 
-    def __init__(self, config: RIMConfig, recompute=False, **kwargs):
+    remat = None
+
+    def __init__(self, config: RIMConfig, **kwargs):
         # The physics must see float32 whatever the policy, so inputs are not cast on the way in.
         super().__init__(autocast=False, **kwargs)
-        self.config, self.recompute = config, recompute
+        self.config = config
         self.link = LINKS[config.link]
         self.cell = RIMCell(
             2 if config.gradient_step else 1,
@@ -132,7 +134,7 @@ class RIM(keras.Model):
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.recompute)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):
@@ -191,7 +193,7 @@ class RIM(keras.Model):
         return update, state
 
     def get_config(self):
-        return super().get_config() | {"config": dataclasses.asdict(self.config), "recompute": self.recompute}
+        return super().get_config() | {"config": dataclasses.asdict(self.config)}
 
     @classmethod
     def from_config(cls, values):
