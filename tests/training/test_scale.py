@@ -207,7 +207,9 @@ def test_parts_of_a_batch_give_the_step_of_the_whole_batch_and_weights_are_avera
     parts = [next(iter(streams.training_stream(config, first_step=step).take(1))) for step in (0, 1)]
     joined = tf.nest.map_structure(lambda *each: tf.concat(each, 0), *parts)
     team = on_tensorflow.Team(strategy_of("one-device"))
-    learners = [traced_once(dataclasses.replace(config, micro_batches=n), team) for n in (2, 1)]
+    # One of them takes the activations anew, which changes no number.
+    ways = {"micro_batches": 2}, {"micro_batches": 1, "recompute": True}
+    learners = [traced_once(dataclasses.replace(config, **changes), team) for changes in ways]
     averages = [runs.initial_model(config).get_weights()]
     for step in range(2):
         for learner, rounds in zip(learners, ([{0: part} for part in parts], [{0: joined}]), strict=True):
@@ -229,6 +231,17 @@ def test_parts_of_a_batch_give_the_step_of_the_whole_batch_and_weights_are_avera
     for averaged, expected in ((True, averages[-1]), (False, now)):
         assert checkpoints.give_weights(checkpoints.path_of(tmp_path, 2), model, averaged) == 2
         assert_allclose(model.get_weights()[0], expected[0], rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_is_of_the_network_alone():
+    model = runs.initial_model(dataclasses.replace(SHORT, precision="mixed_bfloat16"))
+    assert {layer.compute_dtype for layer in model.cell._flatten_layers()} == {"bfloat16"}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    (batch,) = streams.training_stream(SHORT).take(1)
+    found, single = model(batch[0]), runs.initial_model(SHORT)(batch[0])
+    assert found.dtype == tf.float32
+    assert_allclose(found, single, atol=0.05 * np.abs(single).max())
+    assert np.any(found != single)
 
 
 def test_what_is_on_record_can_be_seen(whole):

@@ -1,0 +1,151 @@
+"""Several processes on this machine train one run: how fast, what goes over the wire, and what happens to killed ones.
+
+    python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
+    python benchmarks/scaling.py kills     # a worker, the chief, or both killed; all started again; against no kill
+
+Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+KILLED = {"nobody": (), "the worker": (1,), "the chief": (0,), "both": (0, 1)}
+
+
+def config_of(task):
+    """Small enough for a CPU: for speed the network that ships, for kills one of no size."""
+    from rim_tf.config import SMALL, MockConfig
+    from training.experiments import EXPERIMENTS
+
+    small = dataclasses.replace(EXPERIMENTS["small"], micro_batches=2, n_procedural=20, schedule="exponential")
+    if task == "speed":
+        return dataclasses.replace(small, n_steps=12, steps_per_epoch=6)
+    tiny = dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))
+    mocks = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
+    return dataclasses.replace(small, model=tiny, mocks=mocks, batch_size=4, n_steps=12, steps_per_epoch=3)
+
+
+def worker(task, out, strategy, dies):
+    """One process of a run; with `dies` it kills itself within its eighth step."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    import rim_tf.data.sources.find
+    from training import on_tensorflow, runs
+
+    rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
+    runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 1, 2
+    take, seconds, wire = on_tensorflow._Learner.step, [], []
+
+    def step(learner, rounds, number, stop):
+        if dies and number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        began, sent = time.monotonic(), loopback_bytes()
+        result = take(learner, rounds, number, stop)
+        seconds.append(time.monotonic() - began)
+        wire.append(loopback_bytes() - sent)
+        return result
+
+    on_tensorflow._Learner.step = step
+    try:
+        model = on_tensorflow.train(config_of(task), out, verbose=0, strategy=strategy)
+    except runs.LostError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(76) from None
+    half = len(seconds) // 2
+    middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
+    weights = [float(abs(w).sum()) for w in model.get_weights()]
+    print(
+        json.dumps({"seconds": seconds[middle], "bytes": wire[middle], "weights": weights, "n": model.count_params()})
+    )
+
+
+def loopback_bytes():
+    """What the loopback device has carried since the machine began."""
+    lines = pathlib.Path("/proc/net/dev").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+
+
+def run(task, out, n, dying=()):
+    """Exit codes and what is printed of `n` processes that train one run in `out`, of which some kill themselves."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(n):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        one = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        environment = os.environ | one | {"TF_CONFIG": json.dumps(cluster)}
+        environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+        strategy = "multiworker" if n > 1 else "one-device"
+        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int(index in dying))]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        processes.append(subprocess.Popen(words, env=environment, **pipes))
+    said = [process.communicate()[0] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def speed(folder):
+    figures = {}
+    for n in (1, 2):
+        codes, said = run("speed", folder / str(n), n)
+        assert not any(codes), codes
+        figures[n] = json.loads(said[0].splitlines()[-1])
+        print(f"{n} processes: {figures[n]['seconds']:.3f} s a step, {figures[n]['bytes'] / 1e6:.3f} MB on the wire")
+    one, two = figures[1], figures[2]
+    print(f"efficiency {one['seconds'] / two['seconds'] / 2:.2f}; gradient {4 * one['n'] / 1e6:.3f} MB")
+    print("largest difference of a weight's sum, relative:", difference(one["weights"], two["weights"]))
+
+
+def kills(folder):
+    whole = None
+    for name, dying in KILLED.items():
+        out, codes = folder / name.replace(" ", "-"), []
+        began = time.monotonic()
+        found, said = run("kills", out, 2, dying)
+        codes.append(found)
+        ended = time.monotonic() - began
+        if dying:
+            found, said = run("kills", out, 2)
+            codes.append(found)
+        weights = json.loads(said[0].splitlines()[-1])["weights"]
+        steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        whole = whole or weights
+        print(
+            f"killed: {name}; exit codes {codes}, first ended after {ended:.0f} s; epochs on record {steps}; "
+            f"largest relative difference {difference(whole, weights):.1e}",
+            flush=True,
+        )
+
+
+def difference(one, other):
+    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=["speed", "kills"])
+    parser.add_argument("--worker", nargs=3, metavar=("OUT", "STRATEGY", "DIES"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        out, strategy, dies = given.worker
+        worker(given.task, out, strategy, dies == "1")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        {"speed": speed, "kills": kills}[given.task](pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    main()
