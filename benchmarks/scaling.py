@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
     python benchmarks/scaling.py kills     # a worker, the chief, or both killed; all started again; against no kill
+    python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
 
 Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
 """
@@ -130,13 +131,44 @@ def kills(folder):
         )
 
 
+# Of one A100, by its data sheet: matrix products in TF32 [FLOP/s], of which convolutions get a share. Gradients are
+# summed in a ring, within a node of eight at the first rate and beyond it at the second [bytes/s], and not while others
+# are still computed. A reduction takes so long for each further GPU beside that [s]. Price of a GPU for an hour [USD].
+PEAK, SHARE, IN_NODE, BETWEEN, LATENCY, PRICE = 156e12, 0.3, 200e9, 20e9, 2e-5, 2.0
+
+
+def table(folder=None):
+    """Time and cost of the paper's training on many GPUs, each with the paper's batch, as Markdown."""
+    from rim_tf.models.flops import count_flops
+    from rim_tf.models.pretrained import build_model
+    from training.experiments import EXPERIMENTS
+
+    config = EXPERIMENTS["paper"]
+    n_bytes = 4 * build_model(config.model).count_params()
+    forward, lenses = count_flops(config.model, 192), config.n_steps * config.batch_size
+    print(f"forward {forward / 1e12:.2f} TFLOP a lens; gradient {n_bytes / 1e6:.1f} MB; {lenses / 1e6:.0f} M lenses")
+    print(
+        "| GPUs | batch | s a step | MB sent a GPU and step | efficiency | days | USD |\n|---|---|---|---|---|---|---|"
+    )
+    for n in (1, 2, 4, 8, 16, 32, 64):
+        # Backward is twice the forward pass, and a second forward pass is done for it.
+        compute = 4 * forward * config.batch_size / (SHARE * PEAK)
+        sent = 2 * (n - 1) / n * n_bytes
+        step = compute + sent / (IN_NODE if n <= 8 else BETWEEN) + LATENCY * (n - 1)
+        days = step * lenses / (n * config.batch_size) / 86400
+        print(
+            f"| {n} | {n * config.batch_size} | {step:.3f} | {sent / 1e6:.0f} | {compute / step:.3f} | {days:.2f} | "
+            f"{24 * days * n * PRICE:.0f} |"
+        )
+
+
 def difference(one, other):
     return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=True))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=["speed", "kills"])
+    parser.add_argument("task", choices=["speed", "kills", "table"])
     parser.add_argument("--worker", nargs=3, metavar=("OUT", "STRATEGY", "DIES"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -144,7 +176,7 @@ def main():
         worker(given.task, out, strategy, dies == "1")
         return
     with tempfile.TemporaryDirectory() as folder:
-        {"speed": speed, "kills": kills}[given.task](pathlib.Path(folder))
+        {"speed": speed, "kills": kills, "table": table}[given.task](pathlib.Path(folder))
 
 
 if __name__ == "__main__":
