@@ -54,6 +54,7 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, st
     strategy = strategy_of(strategy)
     team = Team(strategy)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_losses_are_told(team))
         if team.is_chief:
             out = runs.opened(out, config, psfs)
             stack.enter_context(locked(out))
@@ -76,7 +77,6 @@ def train(config, out, galaxies=None, lenses=None, verbose="auto", psfs=None, st
             if step and verbose:
                 print(f"Going on from {checkpoints.path_of(out, step)}.", flush=True)
         stack.enter_context(streams.data_errors_are_input_errors(galaxies, lenses))
-        stack.enter_context(_losses_are_told(team))
         stop = stack.enter_context(runs.asked_to_stop())
         seen = dict(zip(team.local, map(iter, seen), strict=True))
         _steps(config, out, team, learner, step, seen, held_out, monitor, stop)
