@@ -24,13 +24,13 @@ KILLED = {"nobody": (), "the worker": (1,), "the chief": (0,), "both": (0, 1)}
 
 
 def config_of(task):
-    """Small enough for a CPU: for speed the network that ships, for kills one of no size."""
+    """Small enough for a CPU: for speed the network that ships, in four steps; for kills one of no size."""
     from rim_tf.config import SMALL, MockConfig
     from training.experiments import EXPERIMENTS
 
     small = dataclasses.replace(EXPERIMENTS["small"], micro_batches=2, n_procedural=20, schedule="exponential")
     if task == "speed":
-        return dataclasses.replace(small, n_steps=12, steps_per_epoch=6)
+        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=8, steps_per_epoch=8)
     tiny = dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))
     mocks = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
     return dataclasses.replace(small, model=tiny, mocks=mocks, batch_size=4, n_steps=12, steps_per_epoch=3)
@@ -47,15 +47,16 @@ def worker(task, out, strategy, dies):
 
     rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
     runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 1, 2
-    take, seconds, wire = on_tensorflow._Learner.step, [], []
+    take, seconds, wire, spent = on_tensorflow._Learner.step, [], [], []
 
     def step(learner, rounds, number, stop):
         if dies and number == 7:
             os.kill(os.getpid(), signal.SIGKILL)
-        began, sent = time.monotonic(), loopback_bytes()
+        began, sent, cpu = time.monotonic(), loopback_bytes(), time.process_time()
         result = take(learner, rounds, number, stop)
         seconds.append(time.monotonic() - began)
         wire.append(loopback_bytes() - sent)
+        spent.append(time.process_time() - cpu)
         return result
 
     on_tensorflow._Learner.step = step
@@ -67,9 +68,8 @@ def worker(task, out, strategy, dies):
     half = len(seconds) // 2
     middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
     weights = [float(abs(w).sum()) for w in model.get_weights()]
-    print(
-        json.dumps({"seconds": seconds[middle], "bytes": wire[middle], "weights": weights, "n": model.count_params()})
-    )
+    figures = {"seconds": seconds[middle], "cpu": sorted(spent)[len(spent) // 2], "bytes": wire[middle]}
+    print(json.dumps(figures | {"weights": weights, "n": model.count_params()}))
 
 
 def loopback_bytes():
@@ -94,7 +94,11 @@ def run(task, out, n, dying=()):
         words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int(index in dying))]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         processes.append(subprocess.Popen(words, env=environment, **pipes))
-    said = [process.communicate()[0] for process in processes]
+    try:
+        said = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [process.returncode for process in processes], said
 
 
@@ -104,9 +108,14 @@ def speed(folder):
         codes, said = run("speed", folder / str(n), n)
         assert not any(codes), codes
         figures[n] = json.loads(said[0].splitlines()[-1])
-        print(f"{n} processes: {figures[n]['seconds']:.3f} s a step, {figures[n]['bytes'] / 1e6:.3f} MB on the wire")
+        seconds, cpu, sent = (figures[n][name] for name in ("seconds", "cpu", "bytes"))
+        print(
+            f"{n} processes: a step of {seconds:.3f} s, {cpu:.3f} CPU s each, {sent / 1e6:.3f} MB on the wire",
+            flush=True,
+        )
     one, two = figures[1], figures[2]
-    print(f"efficiency {one['seconds'] / two['seconds'] / 2:.2f}; gradient {4 * one['n'] / 1e6:.3f} MB")
+    ratio, of_cpu = (one[name] / two[name] / 2 for name in ("seconds", "cpu"))
+    print(f"efficiency {ratio:.2f}, {of_cpu:.2f} by CPU time; gradient {4 * one['n'] / 1e6:.3f} MB")
     print("largest difference of a weight's sum, relative:", difference(one["weights"], two["weights"]))
 
 
