@@ -24,7 +24,6 @@ if __name__ == "__main__":
     limit_threads(THREADS)  # before TensorFlow, whose pools are as large as the machine when it is imported
 
 import click
-import tensorflow as tf
 from results import write_results
 from side_by_side import compare, lensing_options, worst_difference
 from timing import markdown_table, say
@@ -34,7 +33,8 @@ from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.streaming import stream
 from training.experiments import EXPERIMENTS
-from training.runs import compiled_model
+from training.on_tensorflow import Team, _Learner
+from training.strategies import strategy_of
 
 NAMES = (
     "rim_tf graph",
@@ -93,12 +93,11 @@ def utilisation(experiment, n_steps, n_unrolled=None):
     config = EXPERIMENTS[experiment]
     if n_unrolled is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, n_steps=n_unrolled))
-    model = compiled_model(config)
+    learner = _Learner(config, Team(strategy_of("one-device")))
     galaxies = GalaxyStamps.of(find_galaxies(None, "train", "training", config.seed, n_procedural=100))
-    train_step = tf.function(lambda inputs, source: model.train_step((inputs, source))["loss"])
     batches = iter(stream(seed_pair("training", config.seed), config.batch_size, galaxies, config.mocks))
     batch = next(batches)
-    train_step(*batch).numpy()
+    learner.step([{0: batch}], 0, stop=False)
     time.sleep(2)  # the pipeline fills its buffer, as it has in a run of hours
 
     say(f"  {n_steps} steps ...")
@@ -107,7 +106,7 @@ def utilisation(experiment, n_steps, n_unrolled=None):
         asked = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - asked)
-        train_step(*batch).numpy()
+        learner.step([{0: batch}], 0, stop=False)
     wall, loop_cpu = clock.read()
     say(f"  {wall / n_steps:.3g} s a step, {1e3 * sum(waits) / n_steps:.2g} ms of it waiting; the pipeline alone ...")
     del batches  # or it would go on filling its buffer below

@@ -170,12 +170,12 @@ def _without_repeats(pairs):
     return values
 
 
-def save_arrays(path, arrays):
-    """An .npz file of NumPy arrays by name, none of objects, which would be pickled."""
+def save_arrays(path, arrays, compressed=True):
+    """An .npz file of NumPy arrays by name, none of objects, which would be pickled; weights hardly compress."""
     if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
         raise TypeError("An array of objects would be pickled.")
     with written_whole(path) as unfinished:
-        np.savez_compressed(unfinished, **arrays)
+        (np.savez_compressed if compressed else np.savez)(unfinished, **arrays)
 
 
 def load_arrays(path):

@@ -12,7 +12,9 @@ from rim_tf.config import (
     SOURCE_ERRORS_SMALL,
     MockConfig,
     Model,
+    RIMConfig,
 )
+from rim_tf.errors import InputError
 from rim_tf.validation import Count, Limits, Positive, Seed, check
 from training.tasks import ERRORS_LOSS, LENS_LOSS, LOSSES, check_task
 
@@ -34,7 +36,7 @@ class TrainingConfig:
     batch_size: Count
     n_steps: Count
     steps_per_epoch: Count = 100
-    """Steps between checkpoints, validations and lines in the log."""
+    """Steps between checkpoints, validations and lines in metrics.jsonl."""
     n_procedural: Annotated[int, Limits(least=0)] = 1000
     seed: Seed = 1
     larger_frames: tuple[Annotated[int, Limits(least=8, most=4096)], ...] = ()
@@ -45,10 +47,42 @@ class TrainingConfig:
     """Batches that are seen before the first of them comes again."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
+    micro_batches: Count = 1
+    """Equal parts in which each batch is drawn and its gradient taken, which divide batch_size. The replicas of a
+    strategy share them out, and each adds up the gradients of its own: the numbers of a run depend on how many parts
+    there are, and not on how many replicas."""
+    growing_frames: tuple[tuple[Annotated[int, Limits(least=8, most=4096)], Count], ...] = ()
+    """Frames that the run begins with, before those of `mocks`: (pixels, steps) each, with more lenses to a batch where
+    they are smaller. Steps are multiples of steps_per_epoch."""
+    average_decay: Annotated[float, Limits(least=0, below=1)] = 0.0
+    """The weights that are validated and saved are a moving average, of which each step keeps this share; less in the
+    first steps. 0 for the weights themselves."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the convolutions and dense layers; physics, weights and losses are of float32 always."""
+    recompute: bool = False
+    """Of a RIM: take the activations of its steps anew for the gradient, in place of keeping them."""
+    most_skipped: Count = 20
+    """Steps in a row whose loss or gradient is no finite number, and which change nothing, before a run is given up."""
 
     def __post_init__(self):
         check(self)
         check_task(self.model, self.loss)
+        if self.batch_size % self.micro_batches:
+            raise InputError(
+                f"micro_batches is {self.micro_batches}; it must divide batch_size, which is {self.batch_size}."
+            )
+        if self.recompute and not isinstance(self.model, RIMConfig):
+            raise InputError(f"recompute is of a RIM alone; this network is of the type {self.model.type!r}.")
+        if self.growing_frames and self.larger_frames:
+            raise InputError("growing_frames and larger_frames are both given; frames grow, or take turns.")
+        if self.growing_frames and self.turns > 1:
+            raise InputError(f"turns is {self.turns}; it must be 1 where frames grow.")
+        for pixels, steps in self.growing_frames:
+            if steps % self.steps_per_epoch:
+                raise InputError(
+                    f"growing_frames has {steps} steps of {pixels} pixels; they must be a multiple of the "
+                    f"{self.steps_per_epoch} steps of an epoch."
+                )
 
 
 # Pixel scales over all of a survey's range, which is to say PSFs from none to 3.3 pixels.
@@ -153,10 +187,12 @@ EXPERIMENTS = {
         larger_frames=(96, 128),
         initial="small",
     ),
+    # Section 2.4: Adam, 2e-5 times 0.96 every 5000 steps, clipped gradients, the RMSE. The sources' peak is 1, so that
+    # "rms" is just that. Batch and clipping, on which the paper is silent, are those of its authors' earlier code.
     "paper": TrainingConfig(
         model=PAPER,
         mocks=PAPER_MOCKS,
-        loss="squared",
+        loss="rms",
         learning_rate=2e-5,
         schedule="exponential",
         clip_norm=5.0,

@@ -18,13 +18,14 @@ from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.streaming import Simulator
 from rim_tf.errors import InputError
 from rim_tf.evaluation import measures
-from rim_tf.files import DAMAGED, finite, read_json
+from rim_tf.files import finite, read_json
 from rim_tf.models.pretrained import WEIGHTS, load_pretrained, save_trained
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
-from training import error_figures, lens_figures
+from training import checkpoints, error_figures, lens_figures
+from training.cards import LICENCE, write_card
 from training.experiments import TrainingConfig
-from training.runs import compiled_model
+from training.runs import initial_model
 
 # The stream that neither training nor its validation reads.
 _STREAM = "test"
@@ -80,7 +81,7 @@ def report(measured):
 
 
 def restored(run):
-    """The network of a run: its newest checkpoint, or where it was trained on JAX the weights that it ended with.
+    """The network that a run ended with, or else that of its newest checkpoint.
 
     Args:
       run: the run's folder.
@@ -95,24 +96,17 @@ def restored(run):
     training = read_json(path)
     # The checkpoint holds the weights, whatever they began from.
     config = dataclasses.replace(from_json(TrainingConfig, training, str(path)), initial=None)
-    newest = tf.train.latest_checkpoint(str(pathlib.Path(run) / "checkpoints"))
-    if newest is None:
-        ended = pathlib.Path(run) / "weights.json"
-        if not ended.exists():
-            raise InputError(f"{run} holds no checkpoint and no weights.json; train first.")
+    ended, found = pathlib.Path(run) / "weights.json", checkpoints.all_of(run)
+    if ended.exists():
         return load_pretrained(ended, config.model.type), read_json(ended)["steps"], training
-    model = compiled_model(config)
-    try:
-        restore = tf.train.Checkpoint(model=model, optimizer=model.optimizer).restore(newest)
-        restore.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, *DAMAGED) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{newest} is damaged, or of another network than {path} says ({reason}).") from None
-    return model, int(model.optimizer.iterations), training
+    if not found:
+        raise InputError(f"{run} holds no checkpoint and no weights.json; train first.")
+    model = initial_model(config)
+    return model, checkpoints.give_weights(found[-1], model, bool(config.average_decay)), training
 
 
-def publish(run, out, galaxies=None, n=500, made_by="", say=print):
-    """Measure the newest checkpoint of a run, and write its weights with the figures.
+def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limits=()):
+    """Measure the network of a run, as `restored` finds it, and write its weights with the figures.
 
     Args:
       run: the run's folder.
@@ -121,6 +115,8 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
       n: lenses in each test set.
       made_by: the command that trained the run, for the record.
       say: is called with the figures of each test set, as text.
+      data: what it was trained on, in words, for its card.
+      limits: where it is not to be used, in sentences, likewise.
 
     Raises:
       InputError: no run there, or no galaxies.
@@ -138,7 +134,9 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
         figures[name] = finite(report_one(measure_one(model, stamps, mocks, n, stream=_STREAM)))
         say(f"{name}: {json.dumps(figures[name], indent=1)}")
     test = {"galaxies": len(stamps), "lenses": n, "stream": _STREAM, "figures": figures}
-    save_trained(model, out, {"command": made_by, "steps": steps, "training": training, "test": test})
+    record = {"command": made_by, "steps": steps, "data": data, "limits": list(limits), "licence": LICENCE}
+    save_trained(model, out, record | {"training": training, "test": test})
+    write_card(f"{out}.json")
 
 
 @click.command()
@@ -148,10 +146,12 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print):
 @click.option("--n", type=click.IntRange(min=1), default=500, show_default=True, help="Lenses in each test set.")
 @click.option("--out", type=click.Path(), help="Weights to write, without a suffix.  [default: NAME, in the package]")
 @click.option("--command", "made_by", default="", help="The command that trained the run, for the record.")
-def main(run, name, galaxies, n, out, made_by):
-    """Measure the newest checkpoint of RUN, and write its weights, to be loaded by NAME."""
+@click.option("--data", default="", help="What it was trained on, in words, for its card.")
+@click.option("--limit", "limits", multiple=True, help="Where not to use it, a sentence for its card; any number.")
+def main(run, name, galaxies, n, out, made_by, data, limits):
+    """Measure the network that RUN ended with, or its newest checkpoint, and write its weights as NAME."""
     try:
-        publish(run, out or WEIGHTS / name, galaxies, n, made_by, click.echo)
+        publish(run, out or WEIGHTS / name, galaxies, n, made_by, click.echo, data, limits)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

@@ -31,9 +31,10 @@ class Task:
       target: what is to be found, as in `rim_tf.data.streaming.simulate_batch`.
       losses: their names in a TrainingConfig.
       loss: name and settings of the network -> `keras.losses.Loss`.
-      metric: for `compile`.
+      metric: a figure that people judge it by.
       prepare: settings of the network -> the function that makes, of simulated inputs, what it takes; None where it
         takes them as they are.
+      picture: what the network puts out -> the sources in it, [batch, n, m]; None where there are none.
     """
 
     target: str
@@ -41,6 +42,7 @@ class Task:
     loss: Callable
     metric: Callable
     prepare: Callable | None = None
+    picture: Callable | None = None
 
 
 def _views(model):
@@ -56,7 +58,13 @@ def _views(model):
 
 # By the class of the network's settings, as in `rim_tf.config.MODELS`.
 TASKS = {
-    RIMConfig: Task("source", IterateLoss.KINDS, lambda name, model: IterateLoss(name), final_rms_percent),
+    RIMConfig: Task(
+        "source",
+        IterateLoss.KINDS,
+        lambda name, model: IterateLoss(name),
+        final_rms_percent,
+        picture=lambda iterates: iterates[:, -1],
+    ),
     EstimatorConfig: Task("lens", (LENS_LOSS,), lambda name, model: LensLoss(SIE_SHEAR.types), theta_E_error_percent),
     SourceErrorsConfig: Task(
         "source", (ERRORS_LOSS,), lambda name, model: SourceLoss(model.levels), error_over_noise, _views

@@ -49,18 +49,19 @@ class Draws:
             self.seed = _fold_in(self.seed, number)
         self.count = 0
 
-    def _next(self):
+    def next_seed(self):
+        """A seed that nothing else of these draws has, of two integers."""
         self.count += 1
         return _fold_in(self.seed, self.count)
 
     def uniform(self, shape, low=0.0, high=1.0):
-        return low + (high - low) * _uniform(shape, self._next())
+        return low + (high - low) * _uniform(shape, self.next_seed())
 
     def log_uniform(self, shape, low, high):
         return ops.exp(self.uniform(shape, math.log(low), math.log(high)))
 
     def normal(self, shape, scale=1.0):
-        return scale * _normal(shape, self._next())
+        return scale * _normal(shape, self.next_seed())
 
     def integer(self, shape, high):
-        return _integer(shape, self._next(), high)
+        return _integer(shape, self.next_seed(), high)

@@ -28,6 +28,7 @@ STREAMS = {
     "weights": 111,
     "calibration": 112,
     "calibration: test": 113,
+    "dropout": 114,
 }
 LARGEST_PART = 10**6
 

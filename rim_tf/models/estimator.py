@@ -127,15 +127,17 @@ class Estimator(keras.Model):
         self.dropout_seeds = keras.random.SeedGenerator() if config.dropout else None
         self.built = True
 
-    def call(self, inputs, field=None, training=False):
+    def call(self, inputs, field=None, training=False, seeds=None):
         """The head of the posterior, [batch, components, columns], in arcsec and in float32.
 
         Args:
           inputs: as of `View`; what else is in it, the lens above all, is not looked at.
           field: as of `View`.
           training: leave units out, as the dropout of the configuration says.
+          seeds: keras.random.SeedGenerator that says which; None for the network's own.
         """
-        heads = self._heads(inputs, field, self.dropout_seeds if training else None, 1)
+        seeds = self.dropout_seeds if seeds is None else seeds
+        heads = self._heads(inputs, field, seeds if training else None, 1)
         return heads[:, 0]
 
     def posterior(self, inputs, field=None, seed=0):

@@ -1,7 +1,8 @@
 """Trained networks as files: NAME.json, which describes one, beside NAME.weights.h5, plain arrays in HDF5.
 
 The description holds the network's settings, checksums of both, and where the weights come from. Nothing large is read
-before it is known to belong to it. Weights that ship are in `rim_tf/models/weights/`.
+before it is known to belong to it. Weights that ship are in `rim_tf/models/weights/`, each with a card, NAME.md, which
+`training.cards` writes; those too large to ship are fetched by `rim_tf.models.remote`.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 from rim_tf.config import EstimatorConfig, RIMConfig, SourceErrorsConfig, model_from_json
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, written_whole
+from rim_tf.models import remote
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.flops import convolutions
 from rim_tf.models.mixture import n_columns
@@ -124,17 +126,18 @@ _NETWORKS = {
 }
 
 
-def build_model(config):
-    """An untrained network of the given settings, one of `rim_tf.config.MODELS`."""
-    return _NETWORKS[type(config)].build(config)
+def build_model(config, **options):
+    """An untrained network of the given settings, one of `rim_tf.config.MODELS`; `options` are those of its class."""
+    return _NETWORKS[type(config)].build(config, **options)
 
 
 def load_pretrained(name="small", kind="rim"):
     """The trained network of that name.
 
     Args:
-      name: of shipped weights ("small"), or the path of a description NAME.json beside its weights, as
-        `save_trained` writes them.
+      name: of shipped weights ("small") or of those in `remote.FILES`, which are fetched once; the folder of a run of
+        training that has ended; or the path of a description NAME.json beside its weights, as `save_trained` writes
+        them.
       kind: what network it must be, a key of `rim_tf.config.MODELS`.
 
     Raises:
@@ -213,14 +216,31 @@ def provenance_of(name="small", kind="rim"):
 
 def _described(name, kind):
     """The path of a description, and the settings and the checksum of the weights that stand there."""
-    path = pathlib.Path(name) if str(name).endswith(".json") else WEIGHTS / f"{name}.json"
-    if not path.is_file():
-        shipped = ", ".join(sorted(each.stem for each in WEIGHTS.glob("*.json"))) or "none"
-        raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
+    path = _description_of(name)
     config, checksum = _read_description(path)
     if config.type != kind:
         raise InputError(f"{path} describes weights of the kind {config.type!r}; wanted are {kind!r}.")
     return path, config, checksum
+
+
+def _description_of(name):
+    """The path of a description, that of a name or in the folder of a run; InputError where there is none."""
+    given = pathlib.Path(name)
+    if given.is_dir():
+        path = given / "weights.json"
+        if not path.is_file():
+            raise InputError(
+                f"{given} holds no weights.json, which a run of training leaves when it has ended; go on with it, or "
+                f"make weights of its last checkpoint with: python -m training.publish {given} NAME --out NAME."
+            )
+        return path
+    path = given if given.suffix == ".json" else WEIGHTS / f"{name}.json"
+    if not path.is_file() and f"{name}.json" in remote.FILES:
+        path = remote.fetched(name)
+    if not path.is_file():
+        shipped = ", ".join(sorted({each.stem for each in WEIGHTS.glob("*.json")} | remote.names())) or "none"
+        raise InputError(f"There are no weights {str(name)!r}; shipped are: {shipped}.")
+    return path
 
 
 def save_trained(model, path, provenance):

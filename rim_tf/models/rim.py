@@ -14,7 +14,7 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 _LEAST_SLOPE = 0.05
 
 
-def unroll(cell, gradient, latent, state, n_steps):
+def unroll(cell, gradient, latent, state, n_steps, remat=None):
     """The recursion of Eq. 3 on the latent image, x_{t+1} = x_t + dx_t. Training, prediction and export call it.
 
     Args:
@@ -23,14 +23,21 @@ def unroll(cell, gradient, latent, state, n_steps):
       latent: first estimate, [batch, n, n].
       state: first hidden state of the cell, any structure.
       n_steps: how many steps.
+      remat: makes of a step one that does the same, but keeps its arguments alone for the backward pass, as
+        `training.recomputation` has it for training in less memory; None for steps as they are.
 
     Returns:
       Every iterate after the first, [batch, n_steps, n, n].
     """
-    iterates = []
+
+    def step(latent, *parts):
+        update, state_after = cell(latent, gradient(latent), keras.tree.pack_sequence_as(state, parts))
+        return latent + update, *keras.tree.flatten(state_after)
+
+    step = step if remat is None else remat(step)
+    parts, iterates = keras.tree.flatten(state), []
     for _ in range(n_steps):
-        update, state = cell(latent, gradient(latent), state)
-        latent = latent + update
+        latent, *parts = step(latent, *parts)
         iterates.append(latent)
     return ops.stack(iterates, axis=1)
 
@@ -81,7 +88,12 @@ class RIM(keras.Model):
 
     Args:
       config: `RIMConfig`.
+
+    Attributes:
+      remat: as in `unroll`, which training may set.
     """
+
+    remat = None
 
     def __init__(self, config: RIMConfig, **kwargs):
         # The physics must see float32 whatever the policy, so inputs are not cast on the way in.
@@ -122,7 +134,7 @@ class RIM(keras.Model):
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):

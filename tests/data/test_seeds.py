@@ -87,7 +87,7 @@ def test_a_number_is_no_stream(stamps):
 @pytest.fixture
 def used(monkeypatch):
     """The pairs that lenses are drawn from, and the (stream, seed) that procedural galaxies are."""
-    import training.on_tensorflow
+    import training.streams
 
     pairs, of_galaxies = [], []
     draw = mocks.draw_accepted
@@ -98,7 +98,7 @@ def used(monkeypatch):
 
     def stream(seed, *arguments, **options):
         pairs.append(tuple(map(int, np.asarray(seed))))
-        return tf.data.Dataset.from_tensors(np.zeros(2, np.float32))
+        return tf.data.Dataset.from_tensors((np.zeros(2, np.float32),) * 2)
 
     def generator(stream, seed, *more):
         if more:
@@ -106,7 +106,7 @@ def used(monkeypatch):
         return np.random.default_rng(0)
 
     monkeypatch.setattr(mocks, "draw_accepted", draw_accepted)
-    monkeypatch.setattr(training.on_tensorflow, "stream", stream)
+    monkeypatch.setattr(training.streams, "stream", stream)
     monkeypatch.setattr("rim_tf.data.sources.procedural.seeds.generator", generator)
     return pairs, of_galaxies
 
@@ -114,7 +114,7 @@ def used(monkeypatch):
 def test_training_on_frames_of_several_sizes_never_reads_what_it_is_validated_on(used, monkeypatch):
     # `train small-frames --seed 900000` once did: frames added 100000 to the seed, and 1000000 was the validation's.
     from training.experiments import EXPERIMENTS
-    from training.on_tensorflow import held_out_stream, training_stream
+    from training.streams import held_out_stream, training_stream
 
     monkeypatch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 2, "validation": 2})
     config = dataclasses.replace(EXPERIMENTS["small-frames"], n_procedural=2)
@@ -130,7 +130,7 @@ def test_training_on_frames_of_several_sizes_never_reads_what_it_is_validated_on
 def test_simulate_draws_what_no_training_has_seen(used):
     # `simulate --seed 0` once shared the lenses of `train --seed 2019`.
     from training.experiments import EXPERIMENTS
-    from training.on_tensorflow import training_stream
+    from training.streams import training_stream
 
     pairs, _ = used
     for seed in SEEDS:

@@ -1,7 +1,10 @@
 """Weights come back as they were saved, and whatever is wrong with their files is said before they are read."""
 
 import dataclasses
+import http.server
 import json
+import shutil
+import threading
 
 import h5py
 import numpy as np
@@ -10,7 +13,7 @@ from registry import SMALL_ERRORS
 
 from rim_tf.config import PAPER, SMALL
 from rim_tf.errors import InputError
-from rim_tf.models import pretrained
+from rim_tf.models import pretrained, remote
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
 
 TINY = dataclasses.replace(SMALL, n_steps=2, features=4, hidden=(4, 4))
@@ -71,6 +74,58 @@ def test_the_checksum_is_of_settings_and_weights_and_of_nothing_else(trained, tm
     other.set_weights([weights[0] + 1, *weights[1:]])
     save_trained(other, tmp_path / "other", {})
     assert len({checksum, *(pretrained.checksum_of(tmp_path / f"{name}.json") for name in ("longer", "other"))}) == 3
+
+
+def test_the_folder_of_a_run_loads_by_its_path(trained, tmp_path):
+    model, _ = trained
+    with pytest.raises(InputError, match="holds no weights.json, which a run of training leaves when it has ended"):
+        load_pretrained(tmp_path)
+    save_trained(model, tmp_path / "weights", {})
+    np.testing.assert_array_equal(load_pretrained(tmp_path).get_weights()[0], model.get_weights()[0])
+
+
+@pytest.fixture
+def served(trained, tmp_path, monkeypatch):
+    """The folder that a web server on this machine shows, in which there are the weights "mine"."""
+    pytest.importorskip("pooch")
+    served, kept = tmp_path / "served", tmp_path / "kept"
+    shutil.copytree(trained[1], served)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *given):
+            super().__init__(*given, directory=str(served))
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(remote, "URL", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr(remote, "FILES", {path.name: pretrained.sha256(path) for path in served.iterdir()})
+    monkeypatch.setenv("RIM_TF_WEIGHTS", str(kept))
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_that_do_not_ship_are_fetched_once(trained, served):
+    for _ in range(2):
+        np.testing.assert_array_equal(load_pretrained("mine").get_weights()[0], trained[0].get_weights()[0])
+        for path in served.iterdir():
+            path.unlink()
+    with pytest.raises(InputError, match="no weights 'yours'; shipped are: .*mine.*small"):
+        load_pretrained("yours")
+
+
+def test_other_files_than_were_promised_are_not_taken(served, tmp_path):
+    path = served / "mine.weights.h5"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="mine.weights.h5 cannot be fetched .*hash"):
+        load_pretrained("mine")
+    path.unlink()
+    with pytest.raises(InputError, match="mine.weights.h5 cannot be fetched .*404"):
+        load_pretrained("mine")
+    assert not list((tmp_path / "kept").glob("*"))
 
 
 def test_an_unknown_name_is_told_what_there_is():

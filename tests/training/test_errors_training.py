@@ -15,7 +15,7 @@ from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.models.pretrained import fingerprint, load_pretrained, save_trained
 from rim_tf.models.rim import RIM
-from training import error_figures, publish
+from training import error_figures, publish, streams
 from training.experiments import EXPERIMENTS
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2)
@@ -25,7 +25,7 @@ MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0,
 def few_galaxies():
     """Runs are validated on few lenses: what is tested here is no figure of merit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
+        patch.setattr(streams, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
         patch.setattr("training.runs.VALIDATION_BATCHES", 1)
         yield
 
@@ -74,7 +74,7 @@ def test_the_rim_stays_as_it_is_and_is_not_stored_again(tiny, run):
 def test_every_batch_comes_in_every_turn():
     squares = np.float32([10 * i + np.arange(4).reshape(1, 2, 2) for i in range(4)])
     batches = tf.data.Dataset.from_tensor_slices((squares, squares))
-    seen = [batch[0].numpy()[0] for batch in module._turned(batches, turns=8, together=2)]
+    seen = [batch[0].numpy()[0] for batch in streams._turned(batches, turns=8, together=2)]
     assert len(seen) == 32
     # Two batches in turn, eight times, before the next two.
     assert [int(image.min()) // 10 for image in seen] == [0, 1] * 8 + [2, 3] * 8

@@ -20,8 +20,9 @@ from rim_tf.errors import InputError
 from rim_tf.evaluation.coverage import credibility_of_gaussian
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.physics.mass.model import SIE_SHEAR
-from training import lens_figures, publish
+from training import lens_figures, publish, streams
 from training.experiments import EXPERIMENTS
+from training.monitor import read_metrics
 from training.runs import target_of
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2)
@@ -43,7 +44,7 @@ STAMPS = GalaxyStamps.of(procedural_galaxies(3, "test", 1))
 def few_galaxies():
     """Runs are validated on few lenses: what is tested here is no figure of merit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
+        patch.setattr(streams, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
         patch.setattr("training.runs.VALIDATION_BATCHES", 2)
         patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
         yield
@@ -76,10 +77,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(run, tmp_path
 def test_training_lowers_the_error_on_frames_of_two_sizes(tmp_path):
     changes = {"larger_frames": (24,), "n_steps": 60, "steps_per_epoch": 30, "batch_size": 16, "learning_rate": 3e-3}
     module.train(dataclasses.replace(TINY, model=SMALL_ESTIMATOR, **changes), tmp_path, verbose=0)
-    rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()]
-    column = rows[0].index("val_loss")
-    assert float(rows[2][column]) < float(rows[1][column])
-    assert "val_theta_E_error_percent" in rows[0]
+    first, last = read_metrics(tmp_path)
+    assert last["val_loss"] < first["val_loss"]
+    assert last["val_theta_E_error_percent"] > 0
     assert load_pretrained(tmp_path / "weights.json", "estimator").config == SMALL_ESTIMATOR
 
 

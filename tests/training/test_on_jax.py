@@ -1,6 +1,11 @@
 """A run on JAX learns, goes on where it stopped as if nothing had happened, and survives numbers that are none."""
 
 import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -17,9 +22,11 @@ from rim_tf.config import MockConfig
 from rim_tf.data.draws import Draws
 from rim_tf.data.seeds import seed_pair
 from rim_tf.errors import InputError
+from rim_tf.files import load_arrays
 from rim_tf.models.pretrained import load_pretrained
-from training import on_jax, runs
+from training import checkpoints, on_jax, runs
 from training.experiments import EXPERIMENTS
+from training.monitor import read_metrics
 
 TINY = dataclasses.replace(
     EXPERIMENTS["estimator-small"],
@@ -40,7 +47,7 @@ def patched():
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 3, "validation": 3})
         run = on_jax._Run(TINY, None, None)
         first = run.first_state()
-        patch.setattr(run, "first_state", lambda: [[jnp.array(value) for value in some] for some in first])
+        patch.setattr(run, "first_state", lambda: {n: [jnp.array(v) for v in some] for n, some in first.items()})
         patch.setattr(on_jax, "_Run", lambda *given: run)
         yield run
 
@@ -50,22 +57,68 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(patched, tmp_
     on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path / "parts", verbose=0)
     on_jax.train(TINY, tmp_path / "parts", verbose=0)
     one, other = (load_pretrained(tmp_path / name / "weights.json", "estimator") for name in ("whole", "parts"))
-    untrained = runs.compiled_model(TINY).get_weights()
+    untrained = runs.initial_model(TINY).get_weights()
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         assert_allclose(b, a, rtol=1e-5, atol=1e-7)
     moved = [np.abs(a - c).max() > 0 for a, c in zip(one.get_weights(), untrained, strict=True)]
     assert all(moved), [w.path for w, m in zip(one.weights, moved, strict=True) if not m]
     assert whole.count_params() == one.count_params()
-    logged = (tmp_path / "whole" / "log.csv").read_text().splitlines()
-    assert len(logged) == 4 and logged[0].startswith("step,")
-    rates = [float(line.split(",")[logged[0].split(",").index("learning_rate")]) for line in logged[1:]]
+    logged, parts = (read_metrics(tmp_path / name) for name in ("whole", "parts"))
+    assert [line["step"] for line in logged] == [2, 4, 6] == [line["step"] for line in parts]
+    rates = [line["learning_rate"] for line in logged]
     assert_allclose(rates, [float(runs.learning_rate(TINY)(step)) for step in (1, 3, 5)], rtol=1e-4)
+    assert_allclose([line["val_loss"] for line in parts], [line["val_loss"] for line in logged], rtol=1e-5)
+
+
+# The same run on two devices, and then on one; devices are made before JAX starts.
+TWO_DEVICES = """
+import dataclasses, sys
+import numpy as np
+import rim_tf.data.sources.find
+from test_on_jax import TINY
+from training import on_jax, runs
+from training.monitor import read_metrics
+
+runs.VALIDATION_BATCHES = 1
+rim_tf.data.sources.find.N_PROCEDURAL = {"train": 3, "validation": 3}
+weights, losses = [], []
+for strategy in ("mirrored", "one-device"):
+    config = dataclasses.replace(TINY, micro_batches=2, average_decay=0.5, n_steps=2)
+    out = f"{sys.argv[1]}/{strategy}"
+    weights.append(on_jax.train(config, out, verbose=0, strategy=strategy).get_weights())
+    losses.append([[line[name] for name in ("loss", "gradient_norm", "val_loss")] for line in read_metrics(out)])
+    print(strategy, losses[-1])
+np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+for a, b in zip(*weights):
+    # Adam makes steps of the learning rate, 1e-3, of gradients that are nothing but rounding.
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+run = on_jax._Run(TINY, None, None, "mirrored")
+assert len(run.devices) == 2 and len(run.model.trainable_variables[0].value.sharding.device_set) == 2
+"""
+
+
+def test_two_devices_learn_what_one_does(tmp_path):
+    here = pathlib.Path(__file__).resolve().parent
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    path = os.pathsep.join(map(str, (here.parents[1], here.parent, here)))
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):
-    on_jax.train(TINY, tmp_path, seconds=1e-3)
+    on_jax.train(TINY, tmp_path, verbose=2, seconds=1e-3)
     assert "step 2/6" in capsys.readouterr().out
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 2 and (tmp_path / "weights.json").exists()
+    assert len(read_metrics(tmp_path)) == 1 and (tmp_path / "weights.json").exists()
+
+
+def test_a_run_is_saved_when_it_is_asked_to_stop(patched, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_jax.Monitor, "stepped", lambda *given: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(runs.StoppedError, match="Stopped after step 2 of 6"):
+        on_jax.train(TINY, tmp_path, verbose=0)
+    assert checkpoints.all_of(tmp_path) == [checkpoints.path_of(tmp_path, 2)]
 
 
 def test_what_is_wrong_with_a_run_is_said(patched, tmp_path):
@@ -75,27 +128,41 @@ def test_what_is_wrong_with_a_run_is_said(patched, tmp_path):
     runs.opened(tmp_path / "with", TINY, psfs)
     with pytest.raises(InputError, match="began with other PSFs than now; give --psfs as it was then"):
         on_jax.train(TINY, tmp_path / "with")
-    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds a run of TensorFlow"):
-        on_jax.train(TINY, tmp_path / "other")
+    with pytest.raises(InputError, match="'multiworker'; on JAX it must be one of one-device, mirrored"):
+        on_jax.train(TINY, tmp_path / "other", strategy="multiworker")
     with pytest.raises(InputError, match="Prepared sets are read by TensorFlow"):
         on_jax.train(TINY, tmp_path, lenses="set")
     on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path, verbose=0)
-    (tmp_path / "checkpoint.npz").write_bytes(b"PK half of it")
-    with pytest.raises(InputError, match="checkpoint.npz cannot be read .*remove it to begin anew"):
+    path, state = checkpoints.path_of(tmp_path, 2), patched.first_state()
+    path.write_bytes(b"PK half of it")
+    with pytest.raises(InputError, match="step-000000002.npz is damaged .*remove it to go on from the one before"):
         on_jax.train(TINY, tmp_path, verbose=0)
-    np.savez(tmp_path / "checkpoint.npz", step=2, **{f"array_{i}": np.zeros(1) for i in range(500)})
-    with pytest.raises(InputError, match="is of another network"):
+    # As TensorFlow leaves it.
+    checkpoints.save(tmp_path, 2, {"weights": state["weights"], "optimizer": state["optimizer"]}, {"step": 2})
+    with pytest.raises(InputError, match="is of another network or optimiser"):
         on_jax.train(TINY, tmp_path, verbose=0)
 
 
-def test_steps_that_are_no_number_change_nothing(patched):
+def test_steps_that_are_no_number_change_nothing_and_at_last_end_a_run(patched, tmp_path, monkeypatch):
     state = patched.first_state()
-    state[0][0] = jnp.full_like(state[0][0], np.nan)
-    before = np.array(state[0][1])
-    state, log, _ = patched.epoch(state, 0)
-    assert log["skipped"] == 2
-    np.testing.assert_array_equal(state[0][1], before)
+    state["weights"][0] = jnp.full_like(state["weights"][0], np.nan)
+    before, after = np.array(state["weights"][1]), {}
+    epoch = patched.epoch
+
+    def kept_epoch(*given):
+        after["state"], *rest = epoch(*given)
+        return after["state"], *rest
+
+    monkeypatch.setattr(patched, "epoch", kept_epoch)
+    monkeypatch.setattr(patched, "first_state", lambda: state)
+    monkeypatch.setattr(on_jax, "_Run", lambda config, *given: patched)
+    with pytest.raises(InputError, match="no finite number for 2 steps; the last batch is kept as .*not-finite-step-2"):
+        on_jax.train(dataclasses.replace(TINY, most_skipped=2), tmp_path, verbose=0)
+    kept = load_arrays(tmp_path / "not-finite-step-2.npz")
+    inputs, target, _ = patched._drawn(0, 1, patched.stamps)
+    assert_allclose(kept["0_target"], target)
+    assert_allclose(kept["0_image"], inputs["image"])
+    np.testing.assert_array_equal(after["state"]["weights"][1], before)
 
 
 def test_numbers_are_those_of_their_seed_and_spread_as_they_should():

@@ -18,9 +18,10 @@ from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.data.streaming import simulate_batch
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
-from rim_tf.models.pretrained import load_pretrained
+from rim_tf.models.pretrained import WEIGHTS, load_pretrained, sha256
 from rim_tf.observation import Observation
 from training import publish
+from training.cards import card
 from training.experiments import EXPERIMENTS
 from training.on_tensorflow import train
 
@@ -73,6 +74,8 @@ def test_a_run_is_measured_and_its_weights_load(run, test_sets, tmp_path):
     assert figures["all"]["n"] == 3 == figures["noise 0.1-1 %"]["n"] + figures["noise 1-10 %"]["n"]
     assert figures["all"]["rms_percent_of_peak"]["median"] > 0
     assert "16 pixels: {" in done.stdout
+    text = (tmp_path / "tiny.md").read_text()
+    assert written["sha256"] in text and "| 16 pixels | " in text and "nobody has said" in text
 
 
 def test_lenses_are_judged_as_a_user_would_judge_them(run):
@@ -116,6 +119,16 @@ def test_folders_without_a_run_are_refused_in_a_sentence(run, tmp_path):
     (tmp_path / "config.json").write_text((run[0] / "config.json").read_text())
     refused("holds no checkpoint")
     checkpoints = shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
-    for path in checkpoints.glob("*.data*"):
+    for path in checkpoints.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:100])
     refused("is damaged")
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.json")), ids=lambda path: path.stem)
+def test_weights_that_ship_have_a_card_that_says_what_their_description_does(path):
+    text, values = path.with_suffix(".md").read_text(), json.loads(path.read_text())
+    assert text == card(path)  # else: python -m training.cards
+    for said in (values["command"], values["sha256"], values["data"], values["licence"], *values["limits"]):
+        assert said in text
+    assert values["sha256"] == sha256(path.with_suffix(".weights.h5"))
+    assert "not on record" not in text and "nobody has said" not in text and "| test set |" in text

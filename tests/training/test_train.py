@@ -19,9 +19,12 @@ from rim_tf.errors import InputError
 from rim_tf.files import read_json
 from rim_tf.models.pretrained import build_model, load_pretrained
 from rim_tf.validation import from_json, to_json
+from training import checkpoints
 from training.experiments import EXPERIMENTS, TrainingConfig
-from training.on_tensorflow import train, training_stream
-from training.runs import compiled_model
+from training.monitor import read_metrics
+from training.on_tensorflow import train
+from training.runs import initial_model
+from training.streams import training_stream
 from training.train import main
 
 TINY = dataclasses.replace(
@@ -30,24 +33,34 @@ TINY = dataclasses.replace(
     mocks=MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2),
     schedule="exponential",  # which does not depend on the length of the run
     batch_size=4,
+    micro_batches=2,
     n_steps=36,
     steps_per_epoch=12,
     n_procedural=5,
 )
 
+# On two devices, which can be made before TensorFlow starts; and killed when the first epoch is saved.
 KILLED = """
 import os, signal
-import training.on_tensorflow as module
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from training import checkpoints, runs
+from training.on_tensorflow import train
 from test_train import TINY
+import rim_tf.data.sources.find
 
-class SaveAndDie(module.SaveCheckpoint):
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if epoch == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+rim_tf.data.sources.find.N_PROCEDURAL = {{"train": 5, "validation": 5}}
+runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 8, 2
+save = checkpoints.save
 
-module.SaveCheckpoint = SaveAndDie
-module.train(TINY, {out!r}, verbose=0)
+def save_and_die(*given):
+    save(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.save = save_and_die
+train(TINY, {out!r}, verbose=0, strategy="mirrored")
 """
 
 
@@ -56,8 +69,8 @@ def few_held_out():
     """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.runs.VALIDATION_BATCHES", 4)
-        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", TINY.batch_size)  # so that one trace of the draws will do
+        patch.setattr("training.runs.VALIDATION_BATCHES", 8)
+        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", 2)  # of a micro-batch, so that one trace will do
         yield
 
 
@@ -68,7 +81,7 @@ def whole(tmp_path_factory):
     return train(TINY, folder, verbose=0), folder
 
 
-def test_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, request):
+def test_a_run_killed_on_two_devices_goes_on_on_one_as_if_nothing_had_happened(whole, tmp_path, request):
     root, here = request.config.rootpath, request.path.parent
     killed = subprocess.run(
         [sys.executable, "-c", KILLED.format(out=str(tmp_path / "killed"))],
@@ -77,14 +90,19 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, request)
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert read_json(tmp_path / "killed" / "run.json")["replicas"] == 2
     assert not (tmp_path / "killed" / "weights.weights.h5").exists()
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 24, "loss": 1.0}\n{"ste')  # as if it had been killed a little later
     resumed = train(TINY, tmp_path / "killed", verbose=0)
-    assert int(resumed.optimizer.iterations) == int(whole[0].optimizer.iterations) == TINY.n_steps
     for a, b in zip(resumed.get_weights(), whole[0].get_weights(), strict=True):
-        assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    # Three epochs are on record, none of them twice.
-    rows = (tmp_path / "killed" / "log.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+        assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    # Three epochs are on record, none of them twice, with the same losses.
+    ours, theirs = (read_metrics(folder) for folder in (tmp_path / "killed", whole[1]))
+    assert [line["step"] for line in ours] == [12, 24, 36] == [line["step"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("loss", "gradient_norm", "val_loss"):
+            assert_allclose(one[name], other[name], rtol=1e-5)
 
 
 def test_a_finished_run_is_described_by_what_it_leaves(whole):
@@ -99,9 +117,8 @@ def test_a_finished_run_is_described_by_what_it_leaves(whole):
 
 def test_training_lowers_the_error(whole):
     # Weak galaxies of a fixed law and a network that starts at the back-projection: 40 steps must help on fresh lenses.
-    rows = [row.split(",") for row in (whole[1] / "log.csv").read_text().splitlines()]
-    column = rows[0].index("val_loss")
-    assert float(rows[3][column]) < float(rows[1][column])
+    lines = read_metrics(whole[1])
+    assert lines[-1]["val_loss"] < lines[0]["val_loss"]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +134,10 @@ def test_a_run_goes_on_with_the_psfs_that_it_began_with_or_not_at_all(tmp_path, 
     class OpenedError(Exception):
         pass
 
-    def compiled_model(config):
+    def initial_model(config):
         raise OpenedError
 
-    monkeypatch.setattr("training.runs.compiled_model", compiled_model)
+    monkeypatch.setattr("training.runs.initial_model", initial_model)
     psfs = np.random.default_rng(0).uniform(size=(2, 3, 3)).astype(np.float32)
     for began, others, how in (
         (psfs, (None, psfs[::-1], psfs[:1]), "with other PSFs than now"),
@@ -142,28 +159,55 @@ def test_a_run_goes_on_with_the_psfs_that_it_began_with_or_not_at_all(tmp_path, 
         train(TINY, out)
 
 
-def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(whole, tmp_path, damage):
+    path, before = (tmp_path / "run" / "checkpoints" / f"step-0000000{step}.npz" for step in (36, 24))
     shutil.copytree(whole[1], tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints").glob("ckpt-3.data*"):
-        path.write_bytes(path.read_bytes()[:100])
-    (tmp_path / "run" / "checkpoints" / "ckpt-3.index").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="ckpt-3 cannot be read .* to go on from the one before"):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"truncated": content[:1000], "changed": content, "empty": b""}[damage])
+    with pytest.raises(InputError, match="step-000000036.npz is damaged .* remove it to go on from the one before"):
         train(TINY, tmp_path / "run", verbose=0)
+    path.unlink()
+    assert checkpoints.all_of(tmp_path / "run")[-1] == before
+    model = initial_model(TINY)
+    assert checkpoints.give_weights(before, model, averaged=False) == 24
+
+
+def test_checkpoints_of_another_network_or_version_are_refused(whole, tmp_path):
+    with pytest.raises(InputError, match="is of another network or optimiser .*: weights_0 is .*, and wanted is"):
+        checkpoints.load(checkpoints.all_of(whole[1])[-1], {"weights": [np.zeros(3, np.float32)]}, partly=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").write_text("model_checkpoint_path: ...")
+    with pytest.raises(InputError, match="holds a run of version 0.2 or before"):
+        train(TINY, tmp_path, verbose=0)
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
+    for step, loss in enumerate((3.0, 1.0, 2.0, 5.0, 4.0, np.nan), 1):
+        checkpoints.save(tmp_path, step, {"weights": [np.full(2, step)]}, {"step": step, "val_loss": loss})
+    assert [path.stem[-1] for path in checkpoints.all_of(tmp_path)] == ["2", "4", "5", "6"]
+    assert checkpoints.best_of(tmp_path) == checkpoints.path_of(tmp_path, 2)
 
 
 @pytest.fixture
 def only_draws(monkeypatch):
-    """Training draws a pass of its batches, and takes no steps."""
-    monkeypatch.setattr("keras.Model.fit", lambda model, batches, **options: list(batches.take(4)))
+    """Training draws a pass of its micro-batches, and takes no steps."""
+
+    def steps(config, out, team, learner, step, seen, *others):
+        for _ in range(8):
+            next(seen[0])
+
+    monkeypatch.setattr("training.on_tensorflow._steps", steps)
 
 
 def test_a_fixed_set_trains_and_its_damage_is_named(tmp_path, only_draws):
     pytest.importorskip("tensorflow_datasets")
     small_sets = importlib.import_module("small_sets")
     small_sets.build(tmp_path / "lenses", config=TINY.mocks, n=8, n_validation=2, batch_size=4)
-    batches, rest = (list(training_stream(TINY, lenses=tmp_path / "lenses", first_batch=n).take(2)) for n in (0, 1))
-    assert batches[0][1].shape == (4, 24, 24)
-    np.testing.assert_array_equal(batches[1][1], rest[0][1])
+    batches, rest = (list(training_stream(TINY, lenses=tmp_path / "lenses", first_step=n).take(3)) for n in (0, 1))
+    assert batches[0][1].shape == (2, 24, 24)
+    np.testing.assert_array_equal(batches[2][1], rest[0][1])
     with pytest.raises(InputError, match="is no set of galaxies"):
         training_stream(TINY, galaxies=tmp_path / "lenses")
     given = {"lenses": tmp_path / "lenses", "verbose": 0}
@@ -191,24 +235,70 @@ def test_a_prepared_set_of_galaxies_is_read_as_it_is_needed(tmp_path):
         fits.writeto(tmp_path / f"fits/galaxy{i}.fits", sky.astype(np.float32))
     builder = builders.GalaxyFolder(data_dir=tmp_path / "sets")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "fits"))
-    frames = training_stream(dataclasses.replace(TINY, larger_frames=(32,)), galaxies=tmp_path / "sets").take(2)
+    config = dataclasses.replace(TINY, larger_frames=(32,), micro_batches=1)
+    frames = training_stream(config, galaxies=tmp_path / "sets").take(2)
     for (inputs, source), shape in zip(frames, ((4, 24, 24), (2, 32, 32)), strict=True):
         assert source.shape == shape and np.isfinite(inputs["image"]).all()
     with pytest.raises(InputError, match="no sources to train on"):
         training_stream(dataclasses.replace(TINY, n_procedural=0))
 
 
-def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
-    config = dataclasses.replace(TINY, larger_frames=(36,), batch_size=8)
-    whole = [tf.nest.map_structure(np.array, batch) for batch in training_stream(config).take(5)]
-    assert [source.shape for _, source in whole] == [(8, 24, 24), (3, 36, 36)] * 2 + [(8, 24, 24)]
-    rest = [tf.nest.map_structure(np.array, batch) for batch in training_stream(config, first_batch=1).take(4)]
-    for one, other in zip(whole[1:], rest, strict=True):
+def taken(config, n, **options):
+    return [tf.nest.map_structure(np.array, batch) for batch in training_stream(config, **options).take(n)]
+
+
+def assert_same(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
+def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
+    config = dataclasses.replace(TINY, larger_frames=(36,), batch_size=8, micro_batches=1)
+    whole = taken(config, 5)
+    assert [source.shape for _, source in whole] == [(8, 24, 24), (3, 36, 36)] * 2 + [(8, 24, 24)]
+    assert_same(whole[1:], taken(config, 4, first_step=1))
+
+
+@pytest.mark.parametrize(
+    "changes, sizes",
+    [
+        ({}, [24] * 4),
+        ({"larger_frames": (34,)}, [24, 34, 24, 34]),
+        ({"growing_frames": ((18, 1), (34, 2)), "steps_per_epoch": 1}, [18, 34, 34, 24]),
+        ({"turns": 2, "together": 2}, [24] * 4),
+    ],
+)
+def test_replicas_share_what_one_would_see_without_overlap_or_loss(monkeypatch, changes, sizes):
+    plainly = tf.autograph.experimental.do_not_convert
+
+    # That `stream` itself draws the same lenses for the same number is tested with it.
+    def stream(seed, size, stamps, mocks, first, shard, n_shards, **given):
+        def lenses(number):
+            pixel = tf.range(mocks.source_pixels, dtype=tf.int64)
+            squares = 100 * (1000 * int(seed[0]) + number) + pixel[:, None] + tf.zeros_like(pixel)
+            return {"image": tf.repeat(squares[None], size, 0)}, tf.repeat(squares[None], size, 0)
+
+        return tf.data.Dataset.counter(start=first + shard, step=n_shards).map(plainly(lenses))
+
+    monkeypatch.setattr("training.streams.stream", stream)
+    monkeypatch.setattr("training.streams._sources", lambda config, galaxies: (None, None))
+    config = dataclasses.replace(TINY, batch_size=8, micro_batches=4, **changes)
+    whole = taken(config, 16)
+    assert [source.shape[1] for _, source in whole] == np.repeat(sizes, 4).tolist()
+    if "turns" in changes:  # eight micro-batches, and the same eight mirrored
+        np.testing.assert_array_equal(whole[0][1], whole[8][1][:, ::-1])
+    else:
+        assert len({source.tobytes() for _, source in whole}) == 16
+    for n_shards in (2, 4):
+        shards = [taken(config, 16 // n_shards, shard=i, n_shards=n_shards) for i in range(n_shards)]
+        assert_same([shards[i % n_shards][i // n_shards] for i in range(16)], whole)
+    # Taken up at another step, by another number of replicas.
+    rest = [taken(config, 4, first_step=2, shard=i, n_shards=2) for i in range(2)]
+    assert_same([rest[i % 2][i // 2] for i in range(8)], whole[8:])
+
+
 def test_training_goes_on_from_weights_that_ship(tmp_path):
-    model = compiled_model(dataclasses.replace(EXPERIMENTS["small-frames"], initial="small"))
+    model = initial_model(dataclasses.replace(EXPERIMENTS["small-frames"], initial="small"))
     for a, b in zip(model.get_weights(), load_pretrained("small").get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(InputError, match="another network"):
@@ -216,7 +306,7 @@ def test_training_goes_on_from_weights_that_ship(tmp_path):
 
 
 def test_other_seeds_draw_other_weights():
-    one, again, other = (compiled_model(dataclasses.replace(TINY, seed=seed)).get_weights() for seed in (1, 1, 2))
+    one, again, other = (initial_model(dataclasses.replace(TINY, seed=seed)).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not np.array_equal(one[0], other[0])
     assert len(one) == len(build_model(TINY.model).get_weights())
@@ -257,6 +347,8 @@ def test_the_command_refuses_in_a_sentence(tmp_path, options, message):
     [
         ({"n_steps": 5}, {}, "n_steps is 5; it must be a multiple of the 12 steps of an epoch"),
         ({"larger_frames": (32,)}, {"lenses": "."}, "frames of one size"),
+        ({}, {"strategy": "tpu"}, "The strategy is 'tpu'; it must be one of one-device, mirrored, multiworker"),
+        ({}, {"strategy": "multiworker"}, "TF_CONFIG is not set; set it for each worker"),
     ],
 )
 def test_runs_that_would_not_be_what_they_say_are_refused(tmp_path, changes, given, message):
@@ -264,6 +356,6 @@ def test_runs_that_would_not_be_what_they_say_are_refused(tmp_path, changes, giv
         train(dataclasses.replace(TINY, **changes), tmp_path, verbose=0, **given)
 
 
-def test_frames_of_several_sizes_are_not_shared_out():
-    with pytest.raises(InputError, match="cannot be shared out"):
-        training_stream(dataclasses.replace(TINY, larger_frames=(32,)), n_shards=2)
+def test_micro_batches_that_cannot_be_shared_out_are_refused():
+    with pytest.raises(InputError, match="come in 2 micro-batches, which 3 replicas cannot share out evenly"):
+        training_stream(TINY, n_shards=3)

@@ -1,0 +1,192 @@
+"""Several processes on this machine train one run: how fast, what goes over the wire, and what happens to killed ones.
+
+    python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
+    python benchmarks/scaling.py kills     # a worker, the chief, or both killed; all started again; against no kill
+    python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
+
+Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+KILLED = {"nobody": (), "the worker": (1,), "the chief": (0,), "both": (0, 1)}
+
+
+def config_of(task):
+    """Small enough for a CPU: for speed the network that ships, in four steps; for kills one of no size."""
+    from rim_tf.config import SMALL, MockConfig
+    from training.experiments import EXPERIMENTS
+
+    small = dataclasses.replace(EXPERIMENTS["small"], micro_batches=2, n_procedural=20, schedule="exponential")
+    if task == "speed":
+        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=8, steps_per_epoch=8)
+    tiny = dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))
+    mocks = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
+    return dataclasses.replace(small, model=tiny, mocks=mocks, batch_size=4, n_steps=12, steps_per_epoch=3)
+
+
+def worker(task, out, strategy, dies):
+    """One process of a run; with `dies` it kills itself within its eighth step."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    import rim_tf.data.sources.find
+    from training import on_tensorflow, runs
+
+    rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
+    runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 1, 2
+    take, seconds, wire, spent = on_tensorflow._Learner.step, [], [], []
+
+    def step(learner, rounds, number, stop):
+        if dies and number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        began, sent, cpu = time.monotonic(), loopback_bytes(), time.process_time()
+        result = take(learner, rounds, number, stop)
+        seconds.append(time.monotonic() - began)
+        wire.append(loopback_bytes() - sent)
+        spent.append(time.process_time() - cpu)
+        return result
+
+    on_tensorflow._Learner.step = step
+    try:
+        model = on_tensorflow.train(config_of(task), out, verbose=0, strategy=strategy)
+    except runs.LostError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(76) from None
+    half = len(seconds) // 2
+    middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
+    weights = [float(abs(w).sum()) for w in model.get_weights()]
+    figures = {"seconds": seconds[middle], "cpu": sorted(spent)[len(spent) // 2], "bytes": wire[middle]}
+    print(json.dumps(figures | {"weights": weights, "n": model.count_params()}))
+
+
+def loopback_bytes():
+    """What the loopback device has carried since the machine began."""
+    lines = pathlib.Path("/proc/net/dev").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+
+
+def run(task, out, n, dying=()):
+    """Exit codes and what is printed of `n` processes that train one run in `out`, of which some kill themselves."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(n):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        one = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        environment = os.environ | one | {"TF_CONFIG": json.dumps(cluster)}
+        environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+        strategy = "multiworker" if n > 1 else "one-device"
+        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int(index in dying))]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        processes.append(subprocess.Popen(words, env=environment, **pipes))
+    try:
+        said = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], said
+
+
+def speed(folder):
+    figures = {}
+    for n in (1, 2):
+        codes, said = run("speed", folder / str(n), n)
+        assert not any(codes), codes
+        figures[n] = json.loads(said[0].splitlines()[-1])
+        seconds, cpu, sent = (figures[n][name] for name in ("seconds", "cpu", "bytes"))
+        print(
+            f"{n} processes: a step of {seconds:.3f} s, {cpu:.3f} CPU s each, {sent / 1e6:.3f} MB on the wire",
+            flush=True,
+        )
+    one, two = figures[1], figures[2]
+    ratio, of_cpu = (one[name] / two[name] / 2 for name in ("seconds", "cpu"))
+    print(f"efficiency {ratio:.2f}, {of_cpu:.2f} by CPU time; gradient {4 * one['n'] / 1e6:.3f} MB")
+    print("largest difference of a weight's sum, relative:", difference(one["weights"], two["weights"]))
+
+
+def kills(folder):
+    whole = None
+    for name, dying in KILLED.items():
+        out, codes = folder / name.replace(" ", "-"), []
+        began = time.monotonic()
+        found, said = run("kills", out, 2, dying)
+        codes.append(found)
+        ended = time.monotonic() - began
+        if dying:
+            found, said = run("kills", out, 2)
+            codes.append(found)
+        weights = json.loads(said[0].splitlines()[-1])["weights"]
+        steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        whole = whole or weights
+        print(
+            f"killed: {name}; exit codes {codes}, first ended after {ended:.0f} s; epochs on record {steps}; "
+            f"largest relative difference {difference(whole, weights):.1e}",
+            flush=True,
+        )
+
+
+# Of one A100, by its data sheet: matrix products in TF32 [FLOP/s], of which convolutions get a share. Gradients are
+# summed in a ring, within a node of eight at the first rate and beyond it at the second [bytes/s], and not while others
+# are still computed. A reduction takes so long for each further GPU beside that [s]. Price of a GPU for an hour [USD].
+PEAK, SHARE, IN_NODE, BETWEEN, LATENCY, PRICE = 156e12, 0.3, 200e9, 20e9, 2e-5, 2.0
+
+
+def table(folder=None):
+    """Time and cost of the paper's training on many GPUs, each with the paper's batch, as Markdown."""
+    from rim_tf.models.flops import count_flops
+    from rim_tf.models.pretrained import build_model
+    from training.experiments import EXPERIMENTS
+
+    config = EXPERIMENTS["paper"]
+    n_bytes = 4 * build_model(config.model).count_params()
+    forward, lenses = count_flops(config.model, 192), config.n_steps * config.batch_size
+    print(f"forward {forward / 1e12:.2f} TFLOP a lens; gradient {n_bytes / 1e6:.1f} MB; {lenses / 1e6:.0f} M lenses")
+    print(
+        "| GPUs | batch | s a step | MB sent a GPU and step | efficiency | days | USD |\n|---|---|---|---|---|---|---|"
+    )
+    for n in (1, 2, 4, 8, 16, 32, 64):
+        # Backward is twice the forward pass, and a second forward pass is done for it.
+        compute = 4 * forward * config.batch_size / (SHARE * PEAK)
+        sent = 2 * (n - 1) / n * n_bytes
+        step = compute + sent / (IN_NODE if n <= 8 else BETWEEN) + LATENCY * (n - 1)
+        days = step * lenses / (n * config.batch_size) / 86400
+        print(
+            f"| {n} | {n * config.batch_size} | {step:.3f} | {sent / 1e6:.0f} | {compute / step:.3f} | {days:.2f} | "
+            f"{24 * days * n * PRICE:.0f} |"
+        )
+
+
+def difference(one, other):
+    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=["speed", "kills", "table"])
+    parser.add_argument("--worker", nargs=3, metavar=("OUT", "STRATEGY", "DIES"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        out, strategy, dies = given.worker
+        worker(given.task, out, strategy, dies == "1")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        {"speed": speed, "kills": kills, "table": table}[given.task](pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    main()
