@@ -26,7 +26,7 @@ from rim_tf.physics.derivatives import plain
 from rim_tf.physics.imaging import imaging_operator, imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, SEED, SOURCE
-from rim_tf_client.messages import PredictionLog, to_proto
+from rim_tf_client.messages import WARM_UP, PredictionLog, to_proto
 
 # ---------------------------------------------------------------------------------------------- what a signature does
 
@@ -254,8 +254,6 @@ def _check_axes(signature, inputs):
 
 # ------------------------------------------------------------------------------------------------- what lies beside it
 
-# Where TensorFlow Serving looks for requests that it answers before a version is there for others.
-WARM_UP = "tf_serving_warmup_requests"
 # Pixels on a side of the image and of the source in them.
 _WARM_UP_PIXELS = 64
 

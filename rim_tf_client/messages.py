@@ -151,6 +151,9 @@ METHODS = {
     "GetModelMetadata": ("tensorflow.serving.PredictionService", GetModelMetadataRequest, GetModelMetadataResponse),
     "GetModelStatus": ("tensorflow.serving.ModelService", GetModelStatusRequest, GetModelStatusResponse),
 }
+# File of requests in a version's assets.extra that a server answers itself before the version is there for others: a
+# TFRecord of PredictionLogs.
+WARM_UP = "tf_serving_warmup_requests"
 # States of a version in a GetModelStatusResponse.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 

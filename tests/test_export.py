@@ -15,13 +15,13 @@ from numpy.testing import assert_allclose
 
 import rim_tf
 from rim_tf.errors import InputError
-from rim_tf.export import SIGNATURES, WARM_UP, _Networks, export_saved_model
+from rim_tf.export import SIGNATURES, _Networks, export_saved_model
 from rim_tf.grids import PixelGrid
 from rim_tf.models.looks import judge, see, surest
 from rim_tf.physics.imaging import imaging_operator, imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR
 from rim_tf.systems import GAUSSIAN_PSF, batch_of
-from rim_tf_client.messages import PredictionLog, from_proto
+from rim_tf_client.messages import WARM_UP, PredictionLog, from_proto
 
 LOADER = pathlib.Path(__file__).parent / "load_saved_model.py"
 

@@ -14,10 +14,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from rim_tf.errors import InputError
 from rim_tf.serving.refusals import Refusal
-from rim_tf_client.messages import PredictionLog, SignatureDefMap, from_proto
+from rim_tf_client.messages import WARM_UP, PredictionLog, SignatureDefMap, from_proto
 
-# Where warm-up requests lie in a version.
-WARM_UP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
 _LOADING, _AVAILABLE, _END = 20, 30, 50
 
 
@@ -115,8 +113,9 @@ def _definitions(path, names):
 
 def _warm_up(path):
     """The requests that lie beside the model, as (signature, arrays)."""
-    if (path / WARM_UP).is_file():
-        for record in tf.data.TFRecordDataset(str(path / WARM_UP)).as_numpy_iterator():
+    requests = path / "assets.extra" / WARM_UP
+    if requests.is_file():
+        for record in tf.data.TFRecordDataset(str(requests)).as_numpy_iterator():
             request = PredictionLog.FromString(record).predict_log.request
             name = request.model_spec.signature_name or "serving_default"
             yield name, {key: np.array(from_proto(tensor)) for key, tensor in request.inputs.items()}
