@@ -177,6 +177,10 @@ BLOCKED = {
     "dataset show": ["nowhere"],
     "dataset priors": ["--config", "no.json"],
     "evaluate": ["--weights", "nothing", "--out", "out"],
+    "export": ["--weights", "nothing", "--out", "out"],
+    "serve": ["nowhere"],
+    "remote reconstruct": ["no.fits", "--noise", "1", "--psf", "0.1", "--lens", "no.json"],
+    "remote model": ["no.fits", "--noise", "1", "--psf", "0.1"],
 }
 
 

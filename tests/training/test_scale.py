@@ -14,9 +14,10 @@ import numpy as np
 import one_thread  # noqa: F401
 import pytest
 import tensorflow as tf
+import tiny_runs
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
-from test_train import TINY, few_held_out  # noqa: F401
+from tiny_runs import SHORT
 
 from rim_tf.errors import InputError
 from rim_tf.files import load_arrays, read_json
@@ -26,7 +27,6 @@ from training.monitor import read_metrics
 from training.on_tensorflow import train
 from training.strategies import strategy_of
 
-SHORT = dataclasses.replace(TINY, n_steps=6, steps_per_epoch=2)
 HERE = pathlib.Path(__file__).resolve().parent
 
 # One of two workers; the second one kills itself where the first one has saved twice.
@@ -34,7 +34,7 @@ WORKER = """
 import os, signal, sys
 import numpy as np
 import rim_tf.data.sources.find
-from test_scale import SHORT
+from tiny_runs import SHORT
 from training import checkpoints, on_tensorflow, runs
 
 rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
@@ -67,7 +67,13 @@ def free_ports(n):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def traced_once(few_held_out):  # noqa: F811
+def few_held_out():
+    with tiny_runs.few_held_out():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(few_held_out):
     """Runs like SHORT share one learner, as it was when it was made: tracing one takes longer than training it."""
     team = on_tensorflow.Team(strategy_of("one-device"))
     shared = on_tensorflow._Learner(SHORT, team)

@@ -11,10 +11,11 @@ import numpy as np
 import one_thread  # noqa: F401
 import pytest
 import tensorflow as tf
+import tiny_runs
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
+from tiny_runs import TINY
 
-from rim_tf.config import SMALL, MockConfig
 from rim_tf.errors import InputError
 from rim_tf.files import read_json
 from rim_tf.models.pretrained import build_model, load_pretrained
@@ -27,18 +28,6 @@ from training.runs import initial_model
 from training.streams import training_stream
 from training.train import main
 
-TINY = dataclasses.replace(
-    EXPERIMENTS["small"],
-    model=dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)),
-    mocks=MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2),
-    schedule="exponential",  # which does not depend on the length of the run
-    batch_size=4,
-    micro_batches=2,
-    n_steps=36,
-    steps_per_epoch=12,
-    n_procedural=5,
-)
-
 # On two devices, which can be made before TensorFlow starts; and killed when the first epoch is saved.
 KILLED = """
 import os, signal
@@ -48,7 +37,7 @@ tf.config.set_logical_device_configuration(
 )
 from training import checkpoints, runs
 from training.on_tensorflow import train
-from test_train import TINY
+from tiny_runs import TINY
 import rim_tf.data.sources.find
 
 rim_tf.data.sources.find.N_PROCEDURAL = {{"train": 5, "validation": 5}}
@@ -66,11 +55,7 @@ train(TINY, {out!r}, verbose=0, strategy="mirrored")
 
 @pytest.fixture(scope="module", autouse=True)
 def few_held_out():
-    """A few galaxies to validate on where there are none of the user's; a hundred take seconds to draw."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 5, "validation": 5})
-        patch.setattr("training.runs.VALIDATION_BATCHES", 8)
-        patch.setattr("training.runs.VALIDATION_BATCH_SIZE", 2)  # of a micro-batch, so that one trace will do
+    with tiny_runs.few_held_out():
         yield
 
 
