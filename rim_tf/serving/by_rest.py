@@ -4,6 +4,7 @@ import http.server
 import json
 import re
 import threading
+import traceback
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise
         except Exception:
             status, values = 500, {"error": "The server failed; its log says more."}
-            self.log_error("%s", "failed")
+            traceback.print_exc()  # to stderr, as gRPC does on its side
         self._send(status, json.dumps(values).encode(), "application/json")
 
     def _send(self, status, content, kind):
