@@ -1,19 +1,16 @@
 """The scripts that users copy must run, and give what they promise."""
 
-import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
+from scripts import loaded
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 
 
 def load(name):
-    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return loaded(EXAMPLES / f"{name}.py")
 
 
 def test_every_example_is_run_here():

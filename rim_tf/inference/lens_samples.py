@@ -6,7 +6,6 @@ instead; it takes the likelihood at the calibrated temperature.
 """
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable
 
@@ -16,7 +15,15 @@ from keras import ops
 from rim_tf.config import InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
-from rim_tf.inference.optimise import cropped, middle, model_image, noise_floor, refine, with_noise_floor
+from rim_tf.inference.optimise import (
+    cropped,
+    middle,
+    model_image,
+    noise_floor,
+    refine,
+    source_pixels_of,
+    with_noise_floor,
+)
 from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
@@ -140,7 +147,7 @@ def sample_lens(
     if noise_factor != 1:
         observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
     arcs = cropped(observation, config.fit_radius * lens.theta_E)
-    pixels = min(max(observation.shape), math.ceil(config.source_width * max(arcs.shape)))
+    pixels = min(max(observation.shape), source_pixels_of(arcs, config.source_width))
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     progress("lens", 0, None)
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)

@@ -96,6 +96,14 @@ def cropped(observation: Observation, half_width: float) -> Observation:
     )
 
 
+def source_pixels_of(arcs: Observation, width: float) -> int:
+    """On a side, of a source grid `width` times as wide as by default.
+
+    Behind what was `cropped` to arcs the default ends at 0.9 theta_E, and cuts off what lies beyond.
+    """
+    return math.ceil(width * max(arcs.shape))
+
+
 def middle(images, shape):
     """What `cropped` leaves of images [..., rows, columns] of the whole frame: their middle of that shape."""
     cut = [(n - k) // 2 for n, k in zip(images.shape[-2:], shape, strict=True)]

@@ -7,7 +7,6 @@ configuration.
 
 import dataclasses
 import functools
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -484,8 +483,9 @@ class _Search:
         return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
 
     def _source_pixels(self, arcs):
-        """On a side: as wide as by default, the grid of arcs that were cut cuts off what lies beyond 0.9 theta_E."""
-        return math.ceil(self.config.source_width * max(arcs.shape))
+        from rim_tf.inference.optimise import source_pixels_of
+
+        return source_pixels_of(arcs, self.config.source_width)
 
     @staticmethod
     def _factor(arcs):

@@ -5,17 +5,13 @@ import functools
 
 import numpy as np
 import pytest
-from keras import ops
 from numpy.testing import assert_array_equal
+from spirals import lensed_spiral
 
-from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
-from rim_tf.data.sources.procedural import clumpy_spiral
+from rim_tf.config import PosteriorConfig
 from rim_tf.inference.lens_samples import sample_lens
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
-from rim_tf.observation import Observation
-from rim_tf.physics.imaging import imaging_operator
-from rim_tf.systems import batch_of
 
 TRUTH = LensParameters(0.75, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
 NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
@@ -23,13 +19,7 @@ NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
 
 @functools.cache
 def observed(pixels=32, pixel_scale=0.1, noise=0.02):
-    rng = np.random.default_rng(4)
-    source = clumpy_spiral(rng, pixels)
-    empty = Observation(np.zeros((pixels, pixels)), noise, 0.05, pixel_scale=pixel_scale)
-    inputs = batch_of([empty], [TRUTH], [SOURCE_SCALE_RATIO * pixel_scale])
-    image = imaging_operator(inputs, source.shape).forward(ops.convert_to_tensor(source[None]))
-    image = ops.convert_to_numpy(image)[0] + noise * rng.normal(size=empty.shape)
-    return dataclasses.replace(empty, image=image)
+    return lensed_spiral(TRUTH, pixels, pixel_scale, noise)
 
 
 @functools.cache

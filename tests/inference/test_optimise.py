@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 from numpy.testing import assert_allclose
+from spirals import lensed_spiral
 
-from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig
-from rim_tf.data.sources.procedural import clumpy_spiral
+from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.inference import misfit
@@ -50,13 +50,7 @@ def short(n_steps=3):
 @functools.cache
 def observed(pixels=48, pixel_scale=0.09, noise=0.01):
     """A lensed spiral galaxy, its peak 1, as the lens TRUTH shows it."""
-    rng = np.random.default_rng(4)
-    source = clumpy_spiral(rng, pixels)
-    empty = Observation(np.zeros((pixels, pixels)), noise, 0.05, pixel_scale=pixel_scale)
-    inputs = batch_of([empty], [TRUTH], [SOURCE_SCALE_RATIO * pixel_scale])
-    image = imaging_operator(inputs, source.shape).forward(ops.convert_to_tensor(source[None]))
-    image = ops.convert_to_numpy(image)[0] + noise * rng.normal(size=empty.shape)
-    return dataclasses.replace(empty, image=image)
+    return lensed_spiral(TRUTH, pixels, pixel_scale, noise)
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (21, 21), (20, 31)])

@@ -1,6 +1,5 @@
 """Other people's pipelines: the examples that they copy, the command line, and a Python without TensorFlow."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from commands import run
+from scripts import loaded
 
 import rim_tf
 from rim_tf.export import example
@@ -19,10 +19,7 @@ EXAMPLES = ROOT / "examples" / "serving"
 
 
 def load(name):
-    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return loaded(EXAMPLES / f"{name}.py")
 
 
 def test_every_example_is_run_here():
