@@ -157,8 +157,50 @@ class SourceErrorsConfig:
             raise InputError(f"widths has {len(self.widths)} numbers; it must have 12, or none.")
 
 
+@dataclasses.dataclass(frozen=True)
+class JointConfig:
+    """A RIM that improves lens and source together (`rim_tf.models.joint`)."""
+
+    mass: tuple[str, ...] = ("sie", "shear")
+    """The types of the mass model whose parameters it finds."""
+    estimator: str = "estimator-small"
+    """Weights of the estimator at whose answers it was trained to start: a shipped name, or a path NAME.json."""
+    n_steps: Annotated[int, Limits(least=1, most=1000)] = 10
+    kernel: Annotated[int, Limits(least=1, most=99, odd=True)] = 3
+    stride: Annotated[int, Limits(least=1, most=16)] = SOURCE_MULTIPLE
+    features: Annotated[int, Limits(least=1, most=4096)] = 32
+    hidden: tuple[Annotated[int, Limits(least=1, most=4096)], Annotated[int, Limits(least=1, most=4096)]] = (32, 16)
+    """These four as of `RIMConfig`."""
+    eye: tuple[Annotated[int, Limits(least=1, most=4096)], ...] = (24, 48, 64)
+    """Channels of the convolutions that look at the residual, each of which halves the sides; none for no look."""
+    eye_side: Annotated[int, Limits(least=1, most=64)] = 8
+    """Side of the maps that come of them, whatever the image's."""
+    memory: Annotated[int, Limits(least=1, most=4096)] = 128
+    """Numbers that the part which moves the lens remembers from step to step."""
+    components: Annotated[int, Limits(least=1, most=64)] = 2
+    """Gaussians in the mixture that the lens's posterior is."""
+    curvature: Literal["none", "fixed", "free"] = "free"
+    """What it sees of Gauss and Newton's steps in the lens: nothing; that with the source held fixed; and, beside it,
+    that with a source that may follow."""
+    follow: Annotated[int, Limits(least=1, most=100)] = 2
+    """How many steps of SIRT a source that may follow takes."""
+    through_rays: bool = False
+    """Let the gradient of the loss pass through the rays that are traced, and not through the lens's moves alone."""
+    type: Literal["joint"] = "joint"
+    """Its name in MODELS."""
+
+    def __post_init__(self):
+        check(self)
+        if self.stride > self.kernel:
+            raise InputError(f"stride is {self.stride}; it must be at most the kernel, which is {self.kernel}.")
+        if not self.mass:
+            raise InputError("mass is empty; it needs at least one.")
+        if not self.eye and self.curvature == "none":
+            raise InputError("eye is empty and curvature is 'none'; the lens would be moved blindly.")
+
+
 # What networks there are: a file of settings names one of them as its "type".
-MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig, "source-errors": SourceErrorsConfig}
+MODELS = {"rim": RIMConfig, "estimator": EstimatorConfig, "source-errors": SourceErrorsConfig, "joint": JointConfig}
 
 
 class _AnyModel:
@@ -182,7 +224,7 @@ def model_from_json(values, where="The network"):
     return from_json(MODELS[kind], values, where)
 
 
-Model = Annotated[RIMConfig | EstimatorConfig | SourceErrorsConfig, _AnyModel()]
+Model = Annotated[RIMConfig | EstimatorConfig | SourceErrorsConfig | JointConfig, _AnyModel()]
 
 
 def _preset(cls, **changes):
@@ -229,6 +271,8 @@ SOURCE_ERRORS_SMALL = _preset(
     SourceErrorsConfig,
     rim_sha256="85fe87a7a062141cc85fb0ae6800b6c8e8e2503528606e6d1c9f9c21a8096f4d",
 )
+
+JOINT_SMALL = _preset(JointConfig)
 
 
 # -------------------------------------------------------------------------------------------- simulated lenses

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from rim_tf.config import (
     ESTIMATOR_PAPER,
     ESTIMATOR_SMALL,
+    JOINT_SMALL,
     PAPER,
     PAPER_MOCKS,
     SMALL,
@@ -16,7 +17,7 @@ from rim_tf.config import (
 )
 from rim_tf.errors import InputError
 from rim_tf.validation import Count, Limits, Positive, Seed, check
-from training.tasks import ERRORS_LOSS, LENS_LOSS, LOSSES, check_task
+from training.tasks import ERRORS_LOSS, JOINT_LOSS, LENS_LOSS, LOSSES, check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +156,12 @@ SKY_MOCKS = dataclasses.replace(
     lens_error_decades=2.5,
 )
 
+# The lens is looked for in a frame of some 4.6 theta_E, as the workflow cuts it, and the source on a grid that ends
+# beyond the ring, at 1.15 theta_E.
+_JOINT_MOCKS = dataclasses.replace(
+    SKY_MOCKS, source_scale_ratio=0.5, theta_E=(0.12, 0.30), lens_error=0.03, lens_error_decades=1.0
+)
+
 EXPERIMENTS = {
     "small": _SMALL,
     # The shipped weights are those of `small`, then of these two: on larger frames as well,
@@ -209,6 +216,19 @@ EXPERIMENTS = {
         larger_frames=(96, 128),
         turns=8,
         together=50,
+    ),
+    # The cell begins as that of the RIM `small`.
+    "joint": TrainingConfig(
+        model=JOINT_SMALL,
+        mocks=_JOINT_MOCKS,
+        loss=JOINT_LOSS,
+        learning_rate=1e-3,
+        schedule="cosine",
+        clip_norm=3.0,
+        batch_size=32,
+        n_steps=20_000,
+        seed=6,
+        initial="small",
     ),
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.

@@ -132,6 +132,8 @@ class _Run:
         self._parallel = keras.distribution.DataParallel(devices=self.devices, auto_shard_dataset=False)
         with self._parallel.scope():
             self.model = model = runs.initial_model(config)
+            if hasattr(model, "scan"):
+                model.scan = True
             self.optimizer = runs.built_optimizer(config, model)
         self.config, self.psfs = config, psfs
         self.target, self.prepare = runs.target_of(config), runs.preparation(config)
@@ -140,7 +142,8 @@ class _Run:
         # Only a network with dropout is another one in training.
         self.in_training = {"training": True} if runs.takes(model, "training") else {}
         task = TASKS[type(config.model)]
-        self.loss, self.metric, self.picture = task.loss(config.loss, config.model), task.metric, task.picture
+        self.loss, self.metric = task.loss(config.loss, config.model), task.metric
+        self.picture, self.truth = task.picture, task.truth
         found = runs.galaxies_in_memory(config, galaxies)
         if found is None:
             raise InputError(runs.NO_SOURCES)
@@ -221,7 +224,7 @@ class _Run:
         turn = runs.steps_before(self.config, end - 1, part)
         for i in range(self.config.micro_batches):
             inputs, target, _ = self._drawn(part, turn * self.config.micro_batches + i, self.stamps)
-            arrays |= {f"{i}_{name}": np.asarray(value) for name, value in {**inputs, "target": target}.items()}
+            arrays |= {f"{i}_{name}": np.asarray(value) for name, value in runs.named(inputs, target).items()}
         return arrays
 
     def _drawn(self, part, number, stamps):
@@ -266,7 +269,7 @@ class _Run:
         def micro_batch(sums, i):
             others, *sums = sums
             inputs, target, tally = self._drawn(part, turn * n + i, stamps)
-            inputs, target = self._spread((self.prepare(inputs), target))
+            inputs, target = self._spread((self.prepare(inputs, target), target))
             grad = jax.value_and_grad(self._loss, has_aux=True)
             (loss, (others, metric)), gradient = grad(state["weights"], others, inputs, target)
             return (others, *jax.tree.map(jnp.add, sums, [gradient, loss, metric])), tally
@@ -302,10 +305,11 @@ class _Run:
             given = runs.VALIDATION_BATCH_SIZE, mocks.GalaxyStamps(*stamps), config, self.psfs, self.target
             inputs, target, tally = mocks.simulated(seed, index, *given)
             image = inputs["image"]
-            inputs, target = self._spread((self.prepare(inputs), target))
+            inputs, target = self._spread((self.prepare(inputs, target), target))
             output, _ = self.model.stateless_call(weights, others, inputs)
             log = {"val_loss": self.loss(target, output), f"val_{self.metric.__name__}": self.metric(target, output)}
-            return log, tally, (image, target if self.picture is None else self.picture(output), target)
+            found = self.truth(target) if self.picture is None else self.picture(output)
+            return log, tally, (image, found, self.truth(target))
 
         log, tallies, shown = jax.lax.map(batch, jnp.arange(runs.VALIDATION_BATCHES))
         means = {name: jnp.mean(values) for name, values in log.items()}

@@ -151,7 +151,7 @@ def _keep(out, rounds, step):
         arrays = {}
         for i, batches in enumerate(rounds):
             inputs, target = batches[replica]
-            arrays |= {f"{i}_{name}": np.asarray(value) for name, value in {**inputs, "target": target}.items()}
+            arrays |= {f"{i}_{name}": np.asarray(value) for name, value in runs.named(inputs, target).items()}
         paths.append(f"{out}/not-finite-step-{step}-replica-{replica}.npz")
         save_arrays(paths[-1], arrays)
     return ", ".join(paths)
@@ -197,7 +197,8 @@ class _Learner:
             self.judged.set_weights(self.model.get_weights())
             self.averages = self.judged.weights
         task = TASKS[type(config.model)]
-        self.loss, self.metric, self.picture = task.loss(config.loss, config.model), task.metric, task.picture
+        self.loss, self.metric = task.loss(config.loss, config.model), task.metric
+        self.picture, self.truth = task.picture, task.truth
         self.rate = runs.learning_rate(config)
         self.notes = {"sums": dict.fromkeys(_SUMMED, 0.0), "taken": 0, "skipped": 0, "skipped_in_a_row": 0}
         # Frames of a second size leave the sides open, so that a third is not traced anew.
@@ -308,12 +309,14 @@ class _Learner:
         figures["skipped"] = self.notes["skipped"]
         picture = None
         if self.picture is not None and "image" in (inputs := held_out[0][0]):
-            picture = picture_of(*(np.asarray(each) for each in (inputs["image"], judged[0][2], held_out[0][1])))
+            picture = picture_of(
+                *(np.asarray(each) for each in (inputs["image"], judged[0][2], self.truth(held_out[0][1])))
+            )
         return figures, picture
 
     def _judge(self, inputs, target):
         output = self.judged(inputs)
-        found = target if self.picture is None else self.picture(output)
+        found = self.truth(target) if self.picture is None else self.picture(output)
         return self.loss(target, output), self.metric(target, output), found
 
     def forget(self):

@@ -12,13 +12,14 @@ import threading
 import keras
 import numpy as np
 
+from rim_tf.config import JointConfig, RIMConfig
 from rim_tf.data import seeds
 from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.sources.galaxies import joined
 from rim_tf.data.sources.procedural import procedural_galaxies
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, write_text
-from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
+from rim_tf.models.pretrained import build_model, kind_of, load_pretrained, save_trained
 from rim_tf.validation import to_json
 from training.recomputation import recomputed
 from training.tasks import TASKS
@@ -56,9 +57,21 @@ def target_of(config):
 
 
 def preparation(config):
-    """The function that makes of simulated inputs what the network of a `TrainingConfig` takes."""
+    """The function that makes of simulated inputs, and what is to be found, what the network of a config takes."""
     prepare = TASKS[type(config.model)].prepare
-    return (lambda inputs: inputs) if prepare is None else prepare(config.model)
+    return (lambda inputs, target: inputs) if prepare is None else prepare(config.model, config.mocks)
+
+
+def named(inputs, target):
+    """All tensors of a batch by name."""
+    return {
+        **inputs,
+        **(
+            {f"target_{name}": each for name, each in target.items()}
+            if isinstance(target, dict)
+            else {"target": target}
+        ),
+    }
 
 
 def frames_of(config):
@@ -124,11 +137,20 @@ def initial_model(config):
     if config.recompute:
         model.remat = recomputed
     if config.initial is not None:
-        initial = load_pretrained(config.initial, config.model.type)
-        if initial.config != config.model:
-            raise InputError(f"The weights {config.initial} are those of another network than this experiment's.")
-        model.set_weights(initial.get_weights())
+        _begin_from(config.initial, config, model)
     return model
+
+
+def _begin_from(name, config, model):
+    """Gives a model the weights of that name; a network that finds the lens too may have those of a RIM."""
+    from_rim = isinstance(config.model, JointConfig) and kind_of(name) == RIMConfig.type
+    initial = load_pretrained(name, RIMConfig.type if from_rim else config.model.type)
+    if from_rim:
+        model.begin_from(initial)
+    elif initial.config == config.model:
+        model.set_weights(initial.get_weights())
+    else:
+        raise InputError(f"The weights {name} are those of another network than this experiment's.")
 
 
 def built_optimizer(config, model):

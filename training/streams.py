@@ -122,7 +122,7 @@ def _without_static_shape(*batch):
 
 def _prepared(dataset, prepare):
     """What the network takes, in place of simulated inputs."""
-    prepared = _plainly(lambda inputs, target: (prepare(inputs), target))
+    prepared = _plainly(lambda inputs, target: (prepare(inputs, target), target))
     return dataset.map(prepared, num_parallel_calls=1).prefetch(2)
 
 

@@ -228,7 +228,12 @@ def check_tally(wanted, tally, config):
 def simulated(seed, index, batch_size, stamps, config, psfs=None, target="source"):
     """One batch of a stream and the tally of its draws: (inputs, target, tally); see `streaming.simulate_batch`."""
     systems, tally = draw_accepted(seed, index, batch_size, stamps, config)
-    return observe(observing_draws(seed, index), systems, config, psfs), systems[target], tally
+    return observe(observing_draws(seed, index), systems, config, psfs), found_of(systems, target), tally
+
+
+def found_of(systems, target):
+    """What is to be found of `systems`: the tensor of a name, or a dictionary of those of several names."""
+    return systems[target] if isinstance(target, str) else {name: systems[name] for name in target}
 
 
 def observing_draws(seed, index):

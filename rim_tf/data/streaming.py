@@ -32,10 +32,11 @@ def simulate_batch(seed, index, batch_size, stamps, config, psfs=None, target="s
       stamps: `GalaxyStamps`.
       config: `MockConfig`.
       psfs: as in `observe`.
-      target: which tensor of `draw_systems` is to be found, in the truth: "source", or "lens".
+      target: which tensor of `draw_systems` is to be found, in the truth: "source", or "lens"; or a tuple of names.
 
     Returns:
-      The dictionary that `RIM.call` takes, and the target: the sources [batch_size, m, m] where it is not given.
+      The dictionary that `RIM.call` takes, and the target: the sources [batch_size, m, m] where it is not given, a
+      dictionary where it has several names.
 
     Raises:
       InputError: too few are accepted; inside a graph a `tf.errors.InvalidArgumentError`, which

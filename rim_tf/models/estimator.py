@@ -25,6 +25,29 @@ from rim_tf.physics.resampling import resample
 _USUAL = {Positive: (-0.8, 0.5), Real: (0.0, 0.1), Interval: (0.0, 0.5), Disc: (0.0, 0.15)}
 
 
+def usual(mass, half_field):
+    """Centre and spread of each parameter in coordinates without bounds, lengths in arcsec, [batch, parameters] each.
+
+    Args:
+      mass: `MassModel`.
+      half_field: half the width of the images, [batch] [arcsec].
+    """
+    centres, spreads, one = [], [], ops.ones_like(half_field)
+    for column, indices in mass.columns:
+        centre, spread = _USUAL[type(column)]
+        factor = one
+        if column.unit == "arcsec":
+            if isinstance(column, Positive):  # the logarithm of a length
+                centre = centre + ops.log(half_field)
+            elif type(column) is Real:
+                factor = half_field
+            else:
+                raise ValueError(f"{column.names} are lengths within bounds, which no field gives a unit.")
+        centres += [centre * one] * len(indices)
+        spreads += [spread * factor] * len(indices)
+    return ops.stack(centres, axis=1), ops.stack(spreads, axis=1)
+
+
 class View:
     """An image as the network sees it: in the middle of the frame, on the network's own grid, in units of its peak.
 
@@ -160,26 +183,9 @@ class Estimator(keras.Model):
         x = ops.stack([INPUTS[name](view) for name in self.config.inputs], axis=-1)
         raw = self.body(ops.cast(x, self.compute_dtype), seed=seed, passes=passes)
         raw = ops.cast(ops.reshape(raw, (-1, self.config.components, self.n_columns)), view.signal.dtype)
-        centre, spread = (ops.repeat(each, passes, axis=0) for each in self._usual(view.half_field))
+        centre, spread = (ops.repeat(each, passes, axis=0) for each in usual(self.mass, view.half_field))
         heads = mixture.from_raw(raw, centre, spread, diagonal=self.config.covariance == "diagonal")
         return ops.reshape(heads, (-1, passes, self.config.components, self.n_columns))
-
-    def _usual(self, half_field):
-        """Centre and spread of each parameter in coordinates without bounds, lengths in arcsec, [batch, parameters]."""
-        centres, spreads, one = [], [], ops.ones_like(half_field)
-        for column, indices in self.mass.columns:
-            centre, spread = _USUAL[type(column)]
-            factor = one
-            if column.unit == "arcsec":
-                if isinstance(column, Positive):  # the logarithm of a length
-                    centre = centre + ops.log(half_field)
-                elif type(column) is Real:
-                    factor = half_field
-                else:
-                    raise ValueError(f"{column.names} are lengths within bounds, which no field gives a unit.")
-            centres += [centre * one] * len(indices)
-            spreads += [spread * factor] * len(indices)
-        return ops.stack(centres, axis=1), ops.stack(spreads, axis=1)
 
     def get_config(self):
         return super().get_config() | {"config": dataclasses.asdict(self.config)}

@@ -79,6 +79,42 @@ class LensLoss(keras.losses.Loss):
         return super().get_config() | {"mass": self.mass.types}
 
 
+@keras.saving.register_keras_serializable("rim_tf")
+class JointLoss(keras.losses.Loss):
+    """What is wrong with every iterate of lens and source, and with the errors that are given to both.
+
+    Truths {"lens": [batch, parameters], "source": [batch, n, m]} against what `rim_tf.models.joint.JointRIM` returns ->
+    one number for each system: minus the log density of the lens for each parameter, at every step (Student's, so that
+    the few that are far off do not rule) and at the end; `IterateLoss` of the kind "log_rms_flux"; and minus the log
+    density of the source's pixels.
+
+    Args:
+      mass: types of the mass model.
+    """
+
+    def __init__(self, mass=("sie", "shear"), name="joint_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.mass, self._sources = MassModel(tuple(mass)), IterateLoss("log_rms_flux")
+
+    def call(self, y_true, y_pred):
+        u, source = self.mass.to_real(y_true["lens"]), y_true["source"]
+        offset = (u[:, None] - y_pred["u"]) * ops.exp(-y_pred["log_sigma"])
+        on_the_way = ops.mean(y_pred["log_sigma"] + 2.5 * ops.log1p(offset**2 / 4), axis=(1, 2))
+        at_last = -mixture.log_density(y_pred["head"], u[:, None])[:, 0] / self.mass.size
+        peak = ops.max(ops.abs(source), axis=(1, 2), keepdims=True)
+        error, log_error = (y_pred["source"][:, -1] - source) / peak, y_pred["log_error"] - ops.log(peak)
+        pixels = ops.mean(0.5 * (error * ops.exp(-log_error)) ** 2 + log_error, axis=(1, 2))
+        return on_the_way + at_last + self._sources.call(source, y_pred["source"]) + 0.1 * pixels
+
+    def get_config(self):
+        return super().get_config() | {"mass": self.mass.types}
+
+
+def last_theta_E_error_percent(y_true, y_pred):
+    """Mean modulus of the relative error of theta_E after the last step, in per cent; the arguments of `JointLoss`."""
+    return 100 * ops.mean(ops.abs(ops.exp(y_pred["u"][:, -1, 0] - ops.log(y_true["lens"][:, 0])) - 1))
+
+
 def theta_E_error_percent(y_true, y_pred):
     """Mean modulus of the relative error of theta_E, the first column, in per cent; a metric for `compile`.
 

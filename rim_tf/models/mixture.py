@@ -124,6 +124,14 @@ def sigma_points(head):
     return ops.reshape(points, (ops.shape(head)[0], -1, n)), weight
 
 
+def moments(head):
+    """Mean and standard deviation of each parameter over the whole mixture, [batch, n] each."""
+    points, weight = sigma_points(head)
+    weight = weight[..., None]
+    mean = ops.sum(weight * points, axis=1)
+    return mean, ops.sqrt(ops.sum(weight * (points - mean[:, None]) ** 2, axis=1))
+
+
 def pooled(heads):
     """One mixture of several, each of the same weight: [batch, passes, components, columns] -> a head."""
     batch, passes, components, columns = ops.shape(heads)

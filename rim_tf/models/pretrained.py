@@ -16,12 +16,13 @@ import h5py
 import humanize
 import numpy as np
 
-from rim_tf.config import EstimatorConfig, RIMConfig, SourceErrorsConfig, model_from_json
+from rim_tf.config import EstimatorConfig, JointConfig, RIMConfig, SourceErrorsConfig, model_from_json
 from rim_tf.errors import InputError
 from rim_tf.files import read_json, write_json, written_whole
 from rim_tf.models import remote
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.flops import convolutions
+from rim_tf.models.joint import N_MAPS, N_PUT_OUT, N_SEEN_BY_CELL, JointRIM, n_figures
 from rim_tf.models.mixture import n_columns
 from rim_tf.models.networks import AlexNet
 from rim_tf.models.rim import RIM
@@ -100,6 +101,38 @@ def _source_errors_shapes(config):
     return shapes
 
 
+def _joint_shapes(config):
+    """Likewise of `joint.JointRIM`."""
+    n, memory = MassModel(config.mass).size, config.memory
+    own = {f"{name}/vars/{i}": shape for name, i, shape in _joint_dense(config, n, memory)}
+    cell = RIMConfig(
+        kernel=config.kernel, stride=config.stride, features=config.features, hidden=config.hidden, gradient_step=True
+    )
+    shapes = _rim_shapes(cell)
+    (size, _, _, features), (_, _, last, _) = (shapes[f"cell/{name}/vars/0"] for name in ("embed", "output_layer"))
+    shapes["cell/embed/vars/0"] = (size, size, N_SEEN_BY_CELL, features)
+    shapes |= {"cell/output_layer/vars/0": (size, size, last, N_PUT_OUT), "cell/output_layer/vars/1": (N_PUT_OUT,)}
+    return shapes | own
+
+
+def _joint_dense(config, n, memory):
+    """(layer, number, shape) of all arrays beside the cell of a `JointRIM`."""
+    channels = N_MAPS + n
+    for i, features in enumerate(config.eye):
+        name = f"eye/convolutions/{_numbered('conv2d', i)}"
+        yield from ((name, 0, (3, 3, channels, features)), (name, 1, (features,)))
+        channels = features
+    n_seen = n_figures(config, n)
+    if config.eye:
+        yield from (("eye/dense", 0, (config.eye_side**2 * channels, memory)), ("eye/dense", 1, (memory,)))
+        n_seen += memory
+    yield from (("helm/recall", i, (rows, 3 * memory)) for i, rows in enumerate((n_seen, memory, 2)))
+    yield from (("helm/move", 0, (memory, 4 * n)), ("helm/move", 1, (4 * n,)))
+    n_outputs = config.components * n_columns(n)
+    yield from (("head/dense/dense", 0, (memory, memory)), ("head/dense/dense", 1, (memory,)))
+    yield from (("head/output_layer", 0, (memory, n_outputs)), ("head/output_layer", 1, (n_outputs,)))
+
+
 def _numbered(name, i):
     """How Keras names the layers of a list in a file of weights."""
     return f"{name}_{i}" if i else name
@@ -123,6 +156,7 @@ _NETWORKS = {
     RIMConfig: _Network(RIM, _rim_shapes),
     EstimatorConfig: _Network(Estimator, _estimator_shapes),
     SourceErrorsConfig: _Network(SourceErrors, _source_errors_shapes),
+    JointConfig: _Network(JointRIM, _joint_shapes),
 }
 
 
@@ -157,6 +191,11 @@ def load_pretrained(name="small", kind="rim"):
     model = build_model(config)
     model.load_weights(path)
     return model
+
+
+def kind_of(name):
+    """What network trained weights are of, a key of `rim_tf.config.MODELS`; `name` as in `load_pretrained`."""
+    return _read_description(_description_of(name))[0].type
 
 
 def rim_of_errors(config, rim=None):

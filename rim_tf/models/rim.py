@@ -14,35 +14,48 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 _LEAST_SLOPE = 0.05
 
 
-def unroll(cell, gradient, latent, state, n_steps, remat=None):
+def unroll(cell, gradient, latent, state, n_steps, remat=None, scan=False):
     """The recursion of Eq. 3 on the latent image, x_{t+1} = x_t + dx_t. Training, prediction and export call it.
 
     Args:
       cell: callable (latent, gradient, state) -> (update shaped like latent, new state).
-      gradient: callable latent -> d log-likelihood / d source at it (Eq. 7), shaped like latent.
-      latent: first estimate, [batch, n, n].
+      gradient: callable latent -> d log-likelihood / d source at it (Eq. 7), or whatever else the cell is to be told.
+      latent: first estimate, [batch, n, n], or any structure of tensors of which each is updated.
       state: first hidden state of the cell, any structure.
       n_steps: how many steps.
       remat: makes of a step one that does the same, but keeps its arguments alone for the backward pass, as
         `training.recomputation` has it for training in less memory; None for steps as they are.
+      scan: write the step once, as the body of a loop, in place of n_steps times one after another: the same numbers,
+        compiled in a fraction of the time. On TensorFlow a step in a loop is slower, and not to be exported.
 
     Returns:
-      Every iterate after the first, [batch, n_steps, n, n].
+      Every iterate after the first, [batch, n_steps, n, n], in the structure of `latent`.
     """
+    first, n_latent = keras.tree.flatten((latent, state)), len(keras.tree.flatten(latent))
 
-    def step(latent, *parts):
-        update, state_after = cell(latent, gradient(latent), keras.tree.pack_sequence_as(state, parts))
-        return latent + update, *keras.tree.flatten(state_after)
+    def step(*parts):
+        at, memory = keras.tree.pack_sequence_as((latent, state), parts)
+        update, memory = cell(at, gradient(at), memory)
+        return *keras.tree.flatten(keras.tree.map_structure(ops.add, at, update)), *keras.tree.flatten(memory)
 
     step = step if remat is None else remat(step)
-    parts, iterates = keras.tree.flatten(state), []
+    if scan:
+
+        def body(parts, _):
+            parts = list(step(*parts))
+            return parts, parts[:n_latent]
+
+        _, iterates = ops.scan(body, list(first), None, length=n_steps)
+        return keras.tree.pack_sequence_as(latent, [ops.moveaxis(each, 0, 1) for each in iterates])
+    parts, iterates = first, []
     for _ in range(n_steps):
-        latent, *parts = step(latent, *parts)
-        iterates.append(latent)
-    return ops.stack(iterates, axis=1)
+        parts = step(*parts)
+        iterates.append(parts[:n_latent])
+    stacked = [ops.stack(each, axis=1) for each in zip(*iterates, strict=True)]
+    return keras.tree.pack_sequence_as(latent, stacked)
 
 
-class _Step:
+class Step:
     """What the cell can see of one system and one estimate; computed at each step, [batch, n, n] each."""
 
     def __init__(self, problem, link, latent, gradient):
@@ -63,6 +76,10 @@ class _Step:
         """The gradient in units of its own noise, compressed."""
         return ops.arcsinh(self.gradient_in_source / ops.sqrt(self.problem.curvature_bound))
 
+    def newton(self):
+        """The change of the latent that takes a step of `preconditioned` in the source."""
+        return self.preconditioned() * self.slope / (self.slope**2 + _LEAST_SLOPE**2)
+
     def log_noise(self):
         return ops.log(self.problem.noise_level)[:, None, None] / 2.0 + 2.0 + ops.zeros_like(self.latent)
 
@@ -74,11 +91,11 @@ class _Step:
 INPUTS = {
     "latent": lambda step: step.latent,
     "source": lambda step: step.source,
-    "gradient": _Step.gradient,
-    "preconditioned": _Step.preconditioned,
-    "significance": _Step.significance,
-    "log_noise": _Step.log_noise,
-    "log_coverage": _Step.log_coverage,
+    "gradient": Step.gradient,
+    "preconditioned": Step.preconditioned,
+    "significance": Step.significance,
+    "log_noise": Step.log_noise,
+    "log_coverage": Step.log_coverage,
 }
 
 
@@ -91,9 +108,10 @@ class RIM(keras.Model):
 
     Attributes:
       remat: as in `unroll`, which training may set.
+      scan: likewise.
     """
 
-    remat = None
+    remat, scan = None, False
 
     def __init__(self, config: RIMConfig, **kwargs):
         # The physics must see float32 whatever the policy, so inputs are not cast on the way in.
@@ -134,7 +152,7 @@ class RIM(keras.Model):
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat, self.scan)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):
@@ -182,14 +200,13 @@ class RIM(keras.Model):
         return ops.full_like(problem.curvature_bound, self.config.start)
 
     def _update(self, problem, latent, gradient, state):
-        step = _Step(problem, self.link, latent, gradient)
+        step = Step(problem, self.link, latent, gradient)
         x = ops.stack([INPUTS[name](step) for name in self.config.inputs], axis=-1)
         output, state = self.cell(ops.cast(x, self.compute_dtype), state)
         output = ops.cast(output, latent.dtype)
         update = output[..., 0]
         if self.config.gradient_step:
-            newton = step.preconditioned() * step.slope / (step.slope**2 + _LEAST_SLOPE**2)
-            update = update + output[..., 1] * newton
+            update = update + output[..., 1] * step.newton()
         return update, state
 
     def get_config(self):

@@ -106,6 +106,7 @@ class LensingOperator:
             [(1 - along) * (1 - up), along * (1 - up), (1 - along) * up, along * up], axis=-1
         )
         self._column, self._row = column, row
+        self._along, self._up = along, up
         self._landing = beta_column, beta_row
 
     def entries(self):
@@ -151,6 +152,22 @@ class LensingOperator:
     def forward(self, source):
         """[batch, n_rows, n_columns] -> [batch, rows, columns]."""
         return _gather(source, self.cell, self.corner_weight)
+
+    def slopes(self, source):
+        """How the source changes where each ray lands, per source pixel along columns and along rows.
+
+        Two tensors [batch, rows, columns], the derivatives of `forward` in beta_column and in beta_row; 0 for rays that
+        miss the grid.
+        """
+        corners = _corners(source, self.cell)
+        lower_left, lower_right, upper_left, upper_right = (corners[..., i] for i in range(4))
+        along = (1 - self._up) * (lower_right - lower_left) + self._up * (upper_right - upper_left)
+        up = (1 - self._along) * (upper_left - lower_left) + self._along * (upper_right - lower_right)
+        _, n_rows, n_columns = self.shape
+        column, row = self._landing
+        # Rays beyond the dark border were moved to it, and stay there wherever they would go.
+        seen = (column > -1) & (column < n_columns) & (row > -1) & (row < n_rows)
+        return ops.where(seen, along, 0.0), ops.where(seen, up, 0.0)
 
     def adjoint(self, image):
         """[batch, rows, columns] -> [batch, n_rows, n_columns]; scatters what `forward` gathers."""

@@ -41,6 +41,10 @@ class Problem:
         unit = ops.reshape(unit, self._per_system)
         return Problem(self.instrument, self.lensing, self.data / unit, self.weight * unit**2)
 
+    def through(self, lensing):
+        """The same data of the same instrument, seen through another `LensingOperator`."""
+        return Problem(self.instrument, lensing, self.data, self.weight)
+
     @property
     def _per_system(self):
         return (-1,) + (1,) * (len(self.data.shape) - 1)

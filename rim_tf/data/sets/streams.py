@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from rim_tf.config import MockConfig
 from rim_tf.data import builders, seeds
-from rim_tf.data.mocks import image_systems, observing_draws, pool_draws
+from rim_tf.data.mocks import found_of, image_systems, observing_draws, pool_draws
 from rim_tf.data.observing import observe
 from rim_tf.data.sets.opening import check_shards
 from rim_tf.errors import InputError
@@ -97,7 +97,7 @@ def lens_stream(
         systems = parse(records)
         systems["lensed"] = image_systems(systems, config.image_pixels)
         inputs = observe(observing_draws(seed, tf.cast(index, tf.int32)), systems, config, psfs)
-        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, systems[target]
+        return inputs | {"mask": tf.cast(inputs["mask"], tf.uint8)}, found_of(systems, target)
 
     batches = _batches(builder, split, batch_size, seed, first_batch).shard(n_shards, shard)
     return batches.map(simulate, num_parallel_calls=1, deterministic=True).prefetch(4)

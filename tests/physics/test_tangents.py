@@ -1,0 +1,62 @@
+"""Derivatives of model images in the lens are those of differences of images, and what a source can do is taken out."""
+
+import numpy as np
+import pytest
+from gradients import array, tensor
+from numpy.testing import assert_allclose
+from registry import IMAGE, IMAGE_SCALE, LENSES, SOURCE, SOURCE_SCALE, stamps
+
+from rim_tf.physics.imaging import imaging_problem
+from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
+from rim_tf.physics.tangents import Tangents
+
+POWER_LAW = MassModel(("power_law", "shear"))
+
+
+def systems(mass, lenses):
+    inputs = {
+        "image": np.zeros(IMAGE),
+        "noise_rms": np.full(IMAGE, 0.1),
+        "psf": stamps(3, 5),
+        "pixel_scale": IMAGE_SCALE,
+        "source_pixel_scale": SOURCE_SCALE,
+        "lens": lenses,
+    }
+    inputs = {name: tensor(value) for name, value in inputs.items()} | {"mask": tensor(np.ones(IMAGE)) > 0}
+    return inputs, Tangents(inputs, SOURCE[1:], mass)
+
+
+@pytest.mark.parametrize("mass", [SIE_SHEAR, POWER_LAW], ids=["sie", "power law"])
+def test_tangents_are_the_slopes_of_model_images(mass, rng):
+    lenses = LENSES + [0, 0, 0, 0.07, 0.11, 0, 0]  # no pixel is on the singular centre
+    lenses = lenses if mass is SIE_SHEAR else np.insert(lenses, 1, [2.1, 1.8], axis=1)
+    inputs, tangents = systems(mass, lenses)
+    source, u = tensor(rng.uniform(size=SOURCE)), mass.to_real(tensor(lenses))
+
+    def image(u):
+        problem = imaging_problem(inputs | {"lens": mass.from_real(u)}, SOURCE[1:], mass)
+        return array(problem.model_image(source))
+
+    found = array(tangents(source, u, tangents.landing(mass.from_real(u))))
+    for i in range(mass.size):
+        moved = 1e-6 * np.eye(mass.size)[i]
+        expected = (image(u + tensor(moved)) - image(u - tensor(moved))) / 2e-6
+        # The profile's own curvature over the difference, which is far below what a step needs.
+        assert_allclose(found[:, i], expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_no_source_could_have_made_what_is_left(rng):
+    inputs, tangents = systems(SIE_SHEAR, LENSES)
+    problem = imaging_problem(inputs, SOURCE[1:])
+    landing = tangents.landing(inputs["lens"])
+    lensed = problem.model_image(tensor(rng.uniform(size=SOURCE)))
+    columns = np.repeat(array(lensed)[:, None], SIE_SHEAR.size, axis=1)
+    given = landing, problem.weight, problem.curvature_bound
+    left = [array(tangents.beside(tensor(columns), *given, n)) for n in (1, 10, 80)]
+    sizes = [np.sqrt((each**2).sum()) for each in (columns, *left)]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
+    assert sizes[3] < 0.3 * sizes[0]
+    # Not so what lies where the source is dark: the residual of least squares stays.
+    noise = rng.normal(size=columns.shape)
+    kept = array(tangents.beside(tensor(noise), *given, 80))
+    assert ((kept * noise).sum((2, 3)) > 0.2 * (noise**2).sum((2, 3))).all()
