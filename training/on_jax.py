@@ -132,8 +132,6 @@ class _Run:
         self._parallel = keras.distribution.DataParallel(devices=self.devices, auto_shard_dataset=False)
         with self._parallel.scope():
             self.model = model = runs.initial_model(config)
-            if hasattr(model, "scan"):
-                model.scan = True
             self.optimizer = runs.built_optimizer(config, model)
         self.config, self.psfs = config, psfs
         self.target, self.prepare = runs.target_of(config), runs.preparation(config)

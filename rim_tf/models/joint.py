@@ -121,10 +121,9 @@ class JointRIM(keras.Model):
 
     Attributes:
       remat: as in `rim_tf.models.rim.unroll`, which training may set.
-      scan: likewise.
     """
 
-    remat, scan = None, False
+    remat = None
 
     def __init__(self, config: JointConfig, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -178,7 +177,7 @@ class JointRIM(keras.Model):
             stride = self.config.stride
             source_shape = [-(-n // stride) * stride for n in ops.shape(inputs["image"])[1:]]
         loop = _Loop(self, inputs, source_shape)
-        found = unroll(loop.update, loop.look, loop.first(), loop.state(), self.config.n_steps, self.remat, self.scan)
+        found = unroll(loop.update, loop.look, loop.first(), loop.state(), self.config.n_steps, self.remat)
         u, log_sigma, memory, log_error = (found[name][:, -1] for name in ("u", "log_sigma", "memory", "log_error"))
         raw = ops.cast(self.head(ops.cast(memory[:, None, None], self.compute_dtype)), u.dtype)
         raw = ops.reshape(raw, (-1, self.config.components, mixture.n_columns(self.mass.size)))

@@ -14,7 +14,7 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 _LEAST_SLOPE = 0.05
 
 
-def unroll(cell, gradient, latent, state, n_steps, remat=None, scan=False):
+def unroll(cell, gradient, latent, state, n_steps, remat=None):
     """The recursion of Eq. 3 on the latent image, x_{t+1} = x_t + dx_t. Training, prediction and export call it.
 
     Args:
@@ -25,8 +25,6 @@ def unroll(cell, gradient, latent, state, n_steps, remat=None, scan=False):
       n_steps: how many steps.
       remat: makes of a step one that does the same, but keeps its arguments alone for the backward pass, as
         `training.recomputation` has it for training in less memory; None for steps as they are.
-      scan: write the step once, as the body of a loop, in place of n_steps times one after another: the same numbers,
-        compiled in a fraction of the time. On TensorFlow a step in a loop is slower, and not to be exported.
 
     Returns:
       Every iterate after the first, [batch, n_steps, n, n], in the structure of `latent`.
@@ -39,14 +37,6 @@ def unroll(cell, gradient, latent, state, n_steps, remat=None, scan=False):
         return *keras.tree.flatten(keras.tree.map_structure(ops.add, at, update)), *keras.tree.flatten(memory)
 
     step = step if remat is None else remat(step)
-    if scan:
-
-        def body(parts, _):
-            parts = list(step(*parts))
-            return parts, parts[:n_latent]
-
-        _, iterates = ops.scan(body, list(first), None, length=n_steps)
-        return keras.tree.pack_sequence_as(latent, [ops.moveaxis(each, 0, 1) for each in iterates])
     parts, iterates = first, []
     for _ in range(n_steps):
         parts = step(*parts)
@@ -108,10 +98,9 @@ class RIM(keras.Model):
 
     Attributes:
       remat: as in `unroll`, which training may set.
-      scan: likewise.
     """
 
-    remat, scan = None, False
+    remat = None
 
     def __init__(self, config: RIMConfig, **kwargs):
         # The physics must see float32 whatever the policy, so inputs are not cast on the way in.
@@ -152,7 +141,7 @@ class RIM(keras.Model):
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat, self.scan)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):
