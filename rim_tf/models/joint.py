@@ -285,15 +285,16 @@ class _Loop:
         if not seen:
             figures.append(ops.zeros_like(u))
 
-        theta_E = self.mass.from_real(u)[:, 0, None, None]
+        # As one product: TensorFlow's own rewriting of two quotients in a row loses their shape.
+        per_radius = ops.reshape(0.5 / self.mass.from_real(u)[:, 0], (-1, 1, 1)) * ops.ones_like(residual)
         maps = [
             ops.arcsinh(residual) / 2.0,
             ops.arcsinh(20.0 * problem.data) / 3.0,
             ops.arcsinh(20.0 * model_image) / 3.0,
             ops.cast(weight > 0, u.dtype),
-            self.x / theta_E / 2.0 * ops.ones_like(residual),
-            self.y / theta_E / 2.0 * ops.ones_like(residual),
-            ops.sqrt(self.x**2 + self.y**2) / theta_E / 2.0 * ops.ones_like(residual),
+            self.x * per_radius,
+            self.y * per_radius,
+            ops.sqrt(self.x**2 + self.y**2) * per_radius,
         ]
         in_noise = ops.arcsinh(tangents * root[:, None]) / 2.0
         of_image = ops.concatenate([ops.stack(maps, axis=-1), ops.moveaxis(in_noise, 1, -1)], axis=-1)
