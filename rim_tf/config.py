@@ -184,6 +184,8 @@ class JointConfig:
     that with a source that may follow."""
     follow: Annotated[int, Limits(least=1, most=100)] = 2
     """How many steps of SIRT a source that may follow takes."""
+    source_scale_ratio: Annotated[float, Limits(least=1e-3, most=10)] = 0.5
+    """Source pixel over image pixel that it was trained with."""
     through_rays: bool = False
     """Let the gradient of the loss pass through the rays that are traced, and not through the lens's moves alone."""
     type: Literal["joint"] = "joint"
@@ -437,7 +439,15 @@ class ModelConfig:
 
     weights: str = setting("small", "Weights of the RIM: a shipped name, or a path NAME.json.")
     estimator: str = setting("estimator-small", "Weights of the estimator; likewise.")
+    joint: str = setting("joint-small", "Weights of the network that finds lens and source together; likewise.")
     no_lens_light: bool = setting(False, "There is no lens galaxy in the image; do not look for one.")
+    search: str = setting(
+        "descent",
+        "What makes of the estimator's answers lenses to fit: descent on coarse pixels, or the network that finds lens "
+        "and source together.",
+        choices=("descent", "network"),
+    )
+    fast: bool = setting(False, "Leave it at what that network finds; nothing is fitted.")
     starts: int = setting(
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )

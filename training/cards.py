@@ -8,7 +8,7 @@ import pathlib
 import click
 import humanize
 
-from rim_tf.config import EstimatorConfig, RIMConfig, SourceErrorsConfig, model_from_json
+from rim_tf.config import EstimatorConfig, JointConfig, RIMConfig, SourceErrorsConfig, model_from_json
 from rim_tf.files import read_json, write_text
 from rim_tf.models.flops import count_flops
 from rim_tf.models.pretrained import WEIGHTS, build_model
@@ -18,6 +18,7 @@ _KINDS = {
     RIMConfig: "finds the source of a lensed image, given the lens",
     EstimatorConfig: "finds the lens in an image, as a posterior",
     SourceErrorsConfig: "gives the errors of the sources that a RIM finds",
+    JointConfig: "improves lens and source of an image together, from an estimator's answer on",
 }
 _UNSAID = "nobody has said; take it for no images but those that it was trained on"
 
@@ -79,7 +80,7 @@ def _figures(config, figures):
             ("all", "flux_error_percent", "median_absolute"),
             ("all", "chi2_per_pixel", "median"),
         )
-    elif isinstance(config, EstimatorConfig):
+    elif isinstance(config, EstimatorConfig | JointConfig):
         head = ("median error of theta_E [%]", "within 68 % jointly", "largest deviation of coverage")
         leaves = (
             ("all", "parameters", "theta_E", "median_relative_percent"),

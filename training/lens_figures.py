@@ -31,8 +31,11 @@ _SAMPLES = 1000
 _OUTLIER = 5.0
 
 
-def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
+def measure(model, stamps, mocks, n, batch_size=20, stream="test", posterior_of=None):
     """Lenses found in test images, beside the true ones; the arguments are those of `training.publish.measure`.
+
+    Args:
+      posterior_of: inputs -> `LensPosterior`; None for that of an `Estimator`.
 
     Returns:
       {name: [n, ...]} of truth, mean and sigma [n, parameters]; credibility, of each parameter alone [n, parameters]
@@ -43,7 +46,7 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
 
     @tf.function(autograph=False)
     def find(inputs):
-        posterior = model.posterior(inputs)
+        posterior = (posterior_of or model.posterior)(inputs)
         samples = posterior.sample(_SAMPLES, 1)
         # One posterior for each sample, since a density is asked for one lens of each system.
         repeated = LensPosterior(tf.repeat(posterior.head, _SAMPLES, axis=0), posterior.mass)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 import tensorflow as tf
 
-from rim_tf.config import EstimatorConfig, MockConfig, RIMConfig, SourceErrorsConfig
+from rim_tf.config import EstimatorConfig, JointConfig, MockConfig, RIMConfig, SourceErrorsConfig
 from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import seed_pair
 from rim_tf.data.sources.find import find_galaxies
@@ -22,7 +22,7 @@ from rim_tf.files import finite, read_json
 from rim_tf.models.pretrained import WEIGHTS, load_pretrained, save_trained
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.validation import from_json
-from training import checkpoints, error_figures, lens_figures
+from training import checkpoints, error_figures, joint_figures, lens_figures
 from training.cards import LICENCE, write_card
 from training.experiments import TrainingConfig
 from training.runs import initial_model
@@ -129,6 +129,7 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limi
         RIMConfig: (TEST_SETS, measure, report),
         EstimatorConfig: (lens_figures.TEST_SETS, lens_figures.measure, lens_figures.report),
         SourceErrorsConfig: (error_figures.TEST_SETS, error_figures.measure, error_figures.report),
+        JointConfig: (joint_figures.TEST_SETS, joint_figures.measure, joint_figures.report),
     }[type(model.config)]
     for name, mocks in sets.items():
         figures[name] = finite(report_one(measure_one(model, stamps, mocks, n, stream=_STREAM)))

@@ -260,6 +260,38 @@ def explore(
     return [lens_of(problem.first.mass, each) for each in found], history
 
 
+def choose(
+    observation: Observation,
+    lenses: Sequence[Lens],
+    model: RIM,
+    n: int,
+    left_over: np.ndarray | None = None,
+    expected: tuple[float, float] | None = None,
+    source_pixels: int | None = None,
+    prior: LensPrior | None = None,
+) -> tuple[list[Lens], list]:
+    """The n best of some lenses, as `explore` would rank them, without a step.
+
+    Args:
+      observation: as of `explore`, and so what is not named here.
+      lenses: of one mass model.
+      model: as there.
+      n: how many at the most.
+      left_over: as there.
+      expected: as there.
+      source_pixels: as there.
+      prior: as there.
+
+    Returns:
+      As of `explore`.
+    """
+    problem, starts = _fit_of(observation, lenses, model, left_over, source_pixels, prior)
+    descent, history = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN), []
+    descent.run(0, "network", history, _Told(None, 0))
+    descent.keep(n, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
+    return [lens_of(problem.first.mass, each) for each in descent.lenses()], history
+
+
 def refine(
     observation: Observation,
     starts: Sequence[Lens],

@@ -147,7 +147,7 @@ class ModelResult:
         }
 
 
-def model(observation, config=None, progress=None, rim=None, estimator=None):
+def model(observation, config=None, progress=None, rim=None, estimator=None, joint=None):
     """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
 
     The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
@@ -160,6 +160,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
       progress: a `Progress`, or None.
       rim: a `RIM` in place of the weights that `config` names.
       estimator: an `Estimator`, likewise.
+      joint: a `rim_tf.models.joint.JointRIM`, likewise; it is only loaded where the search is its own.
 
     Returns:
       `ModelResult`. Whether it is to be believed says its `verdict`; each flag is an InputWarning as well.
@@ -180,18 +181,23 @@ def model(observation, config=None, progress=None, rim=None, estimator=None):
     started = time.perf_counter()
     rim = load_pretrained(config.weights) if rim is None else rim
     estimator = load_pretrained(config.estimator, "estimator") if estimator is None else estimator
+    if config.search == "network" or config.fast:
+        joint = load_pretrained(config.joint, "joint") if joint is None else joint
+    else:
+        joint = None
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
-    search = _Search(observation, seen, rim, estimator, config, progress)
+    search = _Search(observation, seen, rim, estimator, joint, config, progress)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # of frames that are cut and masked on the way
         search.begin()
         search.fit()
-        for attempt in range(config.attempts):
+        for attempt in range(0 if config.fast else config.attempts):
             if search.judged().settled:
                 break
             search.again(config.seed + 1 + attempt)
-        search.finish()
+        if not config.fast:
+            search.finish()
         judged, found = search.judged(), search.found.fit()
     _check_finite(found.reconstruction, find_method("rim"))
     for sentence in [*search.doubts, *judged.sentences()]:
@@ -244,6 +250,8 @@ def _counted(result, rim, config, progress):
 _SMALLEST_FRAME = 24
 # Pixels on a side that the lens is searched on at most; and steps there, and on the pixels as they are.
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
+# Starts of the network that finds lens and source together, and how many of its answers go on.
+_TOGETHER, _CHOSEN = 8, 2
 # Peak over noise up to which chi^2 is smooth; and beyond, from how many lenses around the best it is fitted again, and
 # by how much more than its errors they scatter.
 _SMOOTH, _SCATTERED, _SCATTER = 150.0, 5, 10.0
@@ -314,6 +322,7 @@ class _Search:
       seen: `LensEstimate` from it.
       rim: `RIM`.
       estimator: `Estimator`.
+      joint: `JointRIM` where it is what searches; None for descent.
       config: `ModelConfig`.
       progress: a `Progress`.
 
@@ -323,9 +332,9 @@ class _Search:
       doubts: sentences about what could not be done.
     """
 
-    def __init__(self, observation, seen, rim, estimator, config, progress):
+    def __init__(self, observation, seen, rim, estimator, joint, config, progress):
         self.observation, self.seen, self.rim, self.estimator = observation, seen, rim, estimator
-        self.config, self.progress = config, progress
+        self.joint, self.config, self.progress = joint, config, progress
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.doubts = []
@@ -394,8 +403,8 @@ class _Search:
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
-        self.found = self._fit(self.starts)
-        for _ in range(self.config.rounds if self.light is not None else 0):
+        self.found = self._fit(self.starts[:1] if self.config.fast else self.starts)
+        for _ in range(self.config.rounds if self.light is not None and not self.config.fast else 0):
             before = self._state()
             self._beside(self.found.model_image, self.found.lens)
             self._refit([self.found.lens], self.found)
@@ -474,8 +483,22 @@ class _Search:
         seen = coarsened(arcs, factor)
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
-        left_over = _left_over(light, arcs, factor)
-        return explore(seen, starts, self.rim, left_over, expected, self._source_pixels(seen), _prior(light))
+        given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
+        if self.joint is None:
+            return explore(seen, starts, self.rim, *given)
+        return self._explored_by_network(seen, starts, estimate.samples, given)
+
+    def _explored_by_network(self, seen, starts, samples, given):
+        """As `_explore`, by the network that finds lens and source together."""
+        from rim_tf.inference.optimise import choose
+        from rim_tf.inference.together import find_together
+
+        # The lenses of both images are among them: those of the one begin where those of the other end.
+        chosen = [starts[0], *starts[1 :: max(1, len(starts) // _TOGETHER)]][:_TOGETHER]
+        found = find_together(seen, chosen, samples, self.joint)
+        lenses, ranked = choose(seen, [*found.lenses, starts[0]], self.rim, _CHOSEN, *given)
+        of_pixel = {"stage": "network", "chi2_per_pixel": ranked[0]["chi2_per_pixel"]}
+        return lenses, [of_pixel | {"lens": each} for each in found.path[:-1]] + ranked
 
     def _model_image(self, arcs, lens):
         from rim_tf.inference.optimise import model_image
@@ -510,7 +533,7 @@ class _Search:
             starts,
             self.rim,
             _left_over(self.light, arcs, factor),
-            n_steps=_LAST_STEPS if whole else _STEPS,
+            n_steps=0 if self.config.fast else _LAST_STEPS if whole else _STEPS,
             progress=told,
             before=None if before is None else before.sought,
             source_pixels=self._source_pixels(seen),

@@ -173,10 +173,7 @@ class JointRIM(keras.Model):
             head: mixture of Gaussians, the posterior of u after the last step (`rim_tf.models.mixture`).
             log_error: logarithm of the standard deviation of the last source's pixels, [batch, n, m].
         """
-        if source_shape is None:
-            stride = self.config.stride
-            source_shape = [-(-n // stride) * stride for n in ops.shape(inputs["image"])[1:]]
-        loop = _Loop(self, inputs, source_shape)
+        loop = _Loop(self, inputs, self._source_shape(inputs) if source_shape is None else source_shape)
         found = unroll(loop.update, loop.look, loop.first(), loop.state(), self.config.n_steps, self.remat)
         u, log_sigma, memory, log_error = (found[name][:, -1] for name in ("u", "log_sigma", "memory", "log_error"))
         raw = ops.cast(self.head(ops.cast(memory[:, None, None], self.compute_dtype)), u.dtype)
@@ -188,6 +185,40 @@ class JointRIM(keras.Model):
             "head": mixture.from_raw(raw, u, ops.exp(log_sigma)),
             "log_error": ops.maximum(log_error, _LEAST_LOG_ERROR) + ops.log(loop.unit)[:, None, None],
         }
+
+    def search(self, inputs, n_steps=None):
+        """The lens at every step, by a loop that is traced once however many steps it takes: for prediction.
+
+        Args:
+          inputs: as of `call`.
+          n_steps: how many steps, a number or a scalar tensor; None takes all that the network was trained for.
+
+        Returns:
+          Lenses [batch, n_steps + 1, parameters], the first where they started; and chi^2 per pixel after the last,
+          with the source found beside it, [batch].
+        """
+        loop = _Loop(self, inputs, self._source_shape(inputs))
+        n_steps = self.config.n_steps if n_steps is None else n_steps
+        at, state = loop.first(), loop.state()
+        batch, n = ops.shape(at["u"])
+        path = ops.repeat(at["u"][:, None], n_steps + 1, axis=1)
+
+        def step(done, path, *parts):
+            at_now, state_now = keras.tree.pack_sequence_as((at, state), list(parts))
+            update, state_now = loop.update(at_now, loop.look(at_now), state_now)
+            at_now = keras.tree.map_structure(ops.add, at_now, update)
+            path = ops.slice_update(path, [0, done + 1, 0], at_now["u"][:, None])
+            return done + 1, path, *keras.tree.flatten((at_now, state_now))
+
+        first = (0, path, *keras.tree.flatten((at, state)))
+        _, path, *parts = ops.while_loop(lambda done, *_: done < n_steps, step, first)
+        at, _ = keras.tree.pack_sequence_as((at, state), parts)
+        lenses = ops.reshape(self.mass.from_real(ops.reshape(path, (-1, n))), (batch, n_steps + 1, n))
+        return lenses, loop.chi2_per_pixel(at)
+
+    def _source_shape(self, inputs):
+        stride = self.config.stride
+        return [-(-n // stride) * stride for n in ops.shape(inputs["image"])[1:]]
 
     def get_config(self):
         return super().get_config() | {"config": dataclasses.asdict(self.config)}
@@ -236,6 +267,11 @@ class _Loop:
     def state(self):
         return self.model.cell.initial_state(*self.problem.lensing.shape)
 
+    def chi2_per_pixel(self, at):
+        """Of an estimate, [batch]."""
+        problem = self.problem.through(self.tangents.lensing(self.tangents.landing(self.mass.from_real(at["u"]))))
+        return problem.chi2_per_pixel(problem.model_image(self.model.link.source(at["latent"])))
+
     def look(self, at):
         """What there is to be seen of an estimate: for the source a `Step` and maps, for the lens maps and figures."""
         config = self.model.config
@@ -249,7 +285,7 @@ class _Loop:
         return (step, *self._of_lens(problem, ops.stop_gradient(source), at, landing))
 
     def _of_lens(self, problem, source, at, landing):
-        config, n = self.model.config, self.mass.size
+        config, n, batch = self.model.config, self.mass.size, ops.shape(source)[0]
         landing, weight, u = [ops.stop_gradient(each) for each in landing], problem.weight, at["u"]
         sigma = ops.exp(at["log_sigma"])
         problem = problem.through(self.tangents.lensing(landing))
@@ -267,8 +303,8 @@ class _Loop:
         if config.curvature == "free":
             seen.append(self.tangents.beside(tangents, landing, weight, problem.curvature_bound, config.follow))
         for i, columns in enumerate(seen):
-            columns = ops.reshape(columns * root[:, None], (-1, n, self._n_data(problem)))
-            gradient = ops.matmul(columns, ops.reshape(residual, (-1, self._n_data(problem), 1)))
+            columns = ops.reshape(columns * root[:, None], (batch, n, -1))
+            gradient = ops.matmul(columns, ops.reshape(residual, (batch, -1, 1)))
             # The lens's own error is the prior of the step, which damps it.
             curvature = ops.matmul(columns, ops.swapaxes(columns, 1, 2)) + ops.eye(n, dtype=u.dtype)
             covariance = ops.linalg.inv(curvature)
@@ -306,10 +342,6 @@ class _Loop:
         everywhere = ops.ones_like(off)
         of_source = [ops.arcsinh(20.0 * off), chi2[:, None, None] * everywhere, doubt[:, None, None] * everywhere]
         return ops.stack(of_source, axis=-1), of_image, ops.concatenate(figures, axis=-1) / 3.0, steps
-
-    @staticmethod
-    def _n_data(problem):
-        return problem.data.shape[1] * problem.data.shape[2]
 
     def update(self, at, seen, state):
         """Changes of all that `at` holds, and the state of the cell."""

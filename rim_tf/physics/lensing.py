@@ -163,8 +163,8 @@ class LensingOperator:
         lower_left, lower_right, upper_left, upper_right = (corners[..., i] for i in range(4))
         along = (1 - self._up) * (lower_right - lower_left) + self._up * (upper_right - upper_left)
         up = (1 - self._along) * (upper_left - lower_left) + self._along * (upper_right - lower_right)
-        _, n_rows, n_columns = self.shape
         column, row = self._landing
+        n_rows, n_columns = (ops.cast(n, column.dtype) for n in self.shape[1:])
         # Rays beyond the dark border were moved to it, and stay there wherever they would go.
         seen = (column > -1) & (column < n_columns) & (row > -1) & (row < n_rows)
         return ops.where(seen, along, 0.0), ops.where(seen, up, 0.0)

@@ -1,0 +1,84 @@
+"""How good a network that finds lens and source together is: the lens as an estimator's, and the source."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from rim_tf.data.seeds import seed_pair
+from rim_tf.data.streaming import Simulator
+from rim_tf.evaluation import measures
+from rim_tf.models.joint import first_guess
+from rim_tf.models.mixture import LensPosterior
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.physics.imaging import imaging_problem
+from training import lens_figures
+from training.experiments import EXPERIMENTS
+
+# As in training, but without measured PSFs; and with Gaussian ones, white noise and nothing left of the lens galaxy.
+_AS_TRAINED = dataclasses.replace(EXPERIMENTS["joint"].mocks, lens_error=0.0)
+_CLEAN = dataclasses.replace(
+    _AS_TRAINED,
+    psf_pixels=0,
+    lens_light_fraction=0.0,
+    correlated_noise_fraction=0.0,
+    noise_map_fraction=0.0,
+    mask_fraction=0.0,
+)
+TEST_SETS = {"as in training": _AS_TRAINED, "clean": _CLEAN}
+# A source that fits no worse than with the true lens.
+_CHI2 = (0.01, 0.05)
+
+
+def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
+    """As `lens_figures.measure`, with four columns [n] more: rms [% of the peak] and chi2 per pixel of the source, and
+    true_rms and true_chi2 of what the RIM `small` finds with the true lens.
+    """
+    estimator, rim = load_pretrained(model.config.estimator, "estimator"), load_pretrained()
+    simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
+
+    @tf.function(autograph=False)
+    def find(inputs):
+        found = model(first_guess(estimator, inputs))
+        chi2 = []
+        for lens, source in (
+            (model.mass.from_real(found["u"][:, -1]), found["source"][:, -1]),
+            (inputs["lens"], rim(inputs)[:, -1]),
+        ):
+            problem = imaging_problem(inputs | {"lens": lens}, source.shape[1:])
+            chi2 += [problem.chi2_per_pixel(problem.model_image(source)), source]
+        return found["head"], chi2
+
+    parts = []
+
+    def posterior(inputs):
+        return LensPosterior(find(inputs)[0], model.mass)
+
+    lenses = lens_figures.measure(model, stamps, mocks, n, batch_size, stream, posterior)
+    for index in range(-(-n // batch_size)):
+        inputs, source = simulate(index)
+        _, (chi2, found, true_chi2, with_truth) = find(inputs)
+        columns = {"chi2": chi2.numpy(), "true_chi2": true_chi2.numpy()}
+        for name, each in (("rms", found), ("true_rms", with_truth)):
+            columns[name] = 100 * measures.of_sources(source.numpy(), each.numpy())["rms"]
+        parts.append(columns)
+    return lenses | {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+
+
+def report(measured):
+    """As `lens_figures.report`, each with the figures of the sources."""
+    low_noise = measured["noise"] < 0.01
+    parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
+    figures = lens_figures.report({name: each for name, each in measured.items() if name not in _OF_SOURCES})
+    for name, part in parts.items():
+        if part.any():
+            chi2, true_chi2, rms, true_rms = (measured[column][part] for column in _OF_SOURCES)
+            figures[name]["source"] = {
+                "median_rms_percent": np.median(rms),
+                "median_rms_percent_with_the_true_lens": np.median(true_rms),
+                **{f"chi2_within_{most}": np.mean(chi2 <= true_chi2 + most) for most in _CHI2},
+            }
+    return figures
+
+
+_OF_SOURCES = ("chi2", "true_chi2", "rms", "true_rms")
