@@ -11,6 +11,7 @@ import urllib.parse
 import numpy as np
 
 from rim_tf_client.messages import DTYPES, METHODS, STATES, SignatureDefMap, from_proto, to_proto
+from rim_tf_client.status import complaint
 
 # Seconds before the second attempt; each further one waits twice as long, and by chance up to half as long again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -74,11 +75,14 @@ class Client:
           {name: array}.
 
         Raises:
-          ServerError: no answer in time, or a refusal. A server that is not there (UNAVAILABLE) is asked again, with
-            longer and longer pauses, until the time is over.
+          ServerError: no answer in time, or a refusal, be it of one system alone. A server that is not there
+            (UNAVAILABLE) is asked again, with longer and longer pauses, until the time is over.
         """
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
-        return self._again(lambda seconds: self._way.predict(signature, inputs, seconds), timeout)
+        outputs = self._again(lambda seconds: self._way.predict(signature, inputs, seconds), timeout)
+        if wrong := complaint(outputs):  # TensorFlow Serving knows no better than to hand it on
+            raise ServerError("INVALID_ARGUMENT", wrong)
+        return outputs
 
     def predict_many(self, signature, many, at_once=8, timeout=None):
         """`predict` for each of many inputs, some at a time.
@@ -218,7 +222,7 @@ class _ByREST:
     def predict(self, signature, inputs, seconds):
         values = {"signature_name": signature, "inputs": {name: array.tolist() for name, array in inputs.items()}}
         outputs = self._json("POST", self.path + ":predict", seconds, values)["outputs"]
-        return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+        return {name: _array(value) for name, value in outputs.items()}
 
     def status(self, seconds):
         states = self._json("GET", self.path, seconds)["model_version_status"]
@@ -242,3 +246,9 @@ class _ByREST:
 
     def close(self):
         """There is a connection for each call alone."""
+
+
+def _array(value):
+    """A JSON value: numbers, or words as the bytes that gRPC gives."""
+    array = np.asarray(value)
+    return np.char.encode(array) if array.dtype.kind == "U" else np.asarray(value, np.float32)

@@ -73,6 +73,41 @@ def test_the_remote_command_gives_what_the_python_interface_gives(server, lens, 
     assert json.loads((tmp_path / "summary.json").read_text())["flux"] == pytest.approx(fit.flux, rel=1e-4)
 
 
+def components(folder):
+    """A lens of components in lens.json, and its path."""
+    two = (rim_tf.Component("sie", theta_E=theta_E, x_lens=x) for theta_E, x in ((1.2, 0), (0.2, 1.5)))
+    lens = rim_tf.CompositeLens(*two)
+    rim_tf.io.write_lens(lens, folder / "components.json")
+    return lens, folder / "components.json"
+
+
+def test_a_lens_of_other_components_than_the_model_was_exported_for_is_refused(server, lens, tmp_path):
+    options = ("--server", f"127.0.0.1:{server.port}", "--out", tmp_path / "out")
+    result = run("remote", "reconstruct", *files(lens), "--lens", components(tmp_path)[1], *options)
+    assert result.exit_code == 2 and "was exported for sie, shear" in result.output
+    assert "rim-tf export --component sie --component sie" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lens_of_the_components_that_the_model_was_exported_for(lens, tmp_path, monkeypatch):
+    known, path = components(tmp_path)
+    asked = {}
+
+    def predict(client, signature, inputs):  # in the place of a server, whose model would take half a minute to write
+        if signature == "about":
+            return {"mass_model": np.array([[b"sie", b"sie"]])}
+        asked.update(inputs)
+        image = inputs["image"]
+        return {"source": image, "model_image": image, "chi2_per_pixel": np.ones(1), "flux_outside": np.zeros(1)}
+
+    monkeypatch.setattr("rim_tf_client.Client.predict", predict)
+    options = ("--server", "127.0.0.1:9", "--out", tmp_path / "out")
+    result = run("remote", "reconstruct", *files(lens), "--lens", path, *options)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(asked["lens"], [known.as_tuple()], rtol=1e-6)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["lens"] == known.to_dict()
+
+
 def test_what_no_server_answers_is_one_sentence(server, lens, tmp_path):
     # The small model of the tests has no signature for stamps without a lens.
     result = run("remote", "model", *files(lens), "--server", f"127.0.0.1:{server.port}", "--out", tmp_path / "out")
