@@ -8,6 +8,7 @@ Starts `rim-tf serve` on a copy of the newest version in the folder and asks it 
   malformed  200 kinds of bad requests, by gRPC and REST, while good ones go on; status, memory
   roll       a version is added and taken away again while clients ask
   kill       the server is killed and started again while clients ask
+  replicas   a second server beside it, which is killed while clients ask both
 """
 
 import collections
@@ -80,10 +81,15 @@ class Server:
             client.status()
         return time.perf_counter() - began
 
-    def client(self, timeout=120.0):
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.ports[0]}"
+
+    def client(self, timeout=120.0, addresses=()):
+        """Of this server, and others that take turns with it."""
         from rim_tf_client import Client
 
-        return Client(f"127.0.0.1:{self.ports[0]}", self.folder.name, timeout=timeout)
+        return Client(",".join([self.address, *addresses]), self.folder.name, timeout=timeout)
 
     def memory(self):
         """Resident, in MB."""
@@ -106,10 +112,11 @@ class Load:
       server: `Server`.
       arrays: `lenses`.
       truth: the sources of these, from the model in this process.
+      addresses: of other servers of the same model.
     """
 
-    def __init__(self, server, arrays, truth):
-        self.server, self.arrays, self.truth = server, arrays, truth
+    def __init__(self, server, arrays, truth, addresses=()):
+        self.server, self.arrays, self.truth, self.addresses = server, arrays, truth, addresses
         self.seconds, self.n_lenses, self.wrong, self.errors = [], 0, 0, collections.Counter()
         self.lock, self.numbers = threading.Lock(), itertools.count()
 
@@ -127,7 +134,7 @@ class Load:
         from rim_tf_client import ServerError
 
         rng = np.random.default_rng(seed)
-        with self.server.client() as client:
+        with self.server.client(addresses=self.addresses) as client:
             while until is None or not until.is_set():
                 if n_requests is not None and next(self.numbers) >= n_requests:
                     return
@@ -380,6 +387,8 @@ def main(model, out, requests, clients, pixels, workers, seconds):
             figures["start seconds"] = beside(killed, 8, lambda: (server.kill(), server.start())[1])
             figures["kill"] = killed.figures()
             say(f"kill {figures['start seconds']:.1f} s {figures['kill']}")
+            figures["replicas"] = _replicas(server, arrays, truth)
+            say(f"replicas {figures['replicas']}")
             figures["exit status after SIGTERM"] = server.stop()
         finally:
             if server.process.poll() is None:
@@ -392,6 +401,18 @@ def main(model, out, requests, clients, pixels, workers, seconds):
     text = json.dumps({"settings": settings, "figures": figures, "versions": versions()}, indent=2)
     (out / "serving.json").write_text(text + "\n")
     print(text)
+
+
+def _replicas(server, arrays, truth):
+    """What clients of two servers see of it that one of them is killed."""
+    other = Server(server.folder, [port + 2 for port in server.ports], server.workers)
+    try:
+        load = Load(server, arrays, truth, [other.address])
+        beside(load, 8, lambda: (time.sleep(5), other.kill(), time.sleep(5)))
+    finally:
+        if other.process.poll() is None:
+            other.kill()
+    return load.figures()
 
 
 def _malformed(server, arrays, truth):

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import http.client
+import itertools
 import json
 import random
 import time
@@ -37,7 +38,8 @@ class Client:
     """A model on a server. It may be used by many threads at a time.
 
     Args:
-      server: HOST:PORT of gRPC, or http://HOST:PORT of REST.
+      server: HOST:PORT of gRPC, or http://HOST:PORT of REST; of servers that all have the model several, with commas
+        between them. Requests go to them in turn, and what one does not take (UNAVAILABLE) to the next.
       model: its name there.
       version: a number; None is the newest.
       timeout: seconds that a call may take, with all its attempts.
@@ -48,10 +50,7 @@ class Client:
 
     def __init__(self, server, model="rim", version=None, timeout=60.0):
         self.server, self.model, self.version, self.timeout = server, model, version, timeout
-        address = urllib.parse.urlsplit(server if "://" in server else f"grpc://{server}")
-        if address.scheme not in ("grpc", "http") or not address.hostname or address.path not in ("", "/"):
-            raise ValueError(f"{server!r} is no address of a server; wanted is HOST:PORT or http://HOST:PORT.")
-        self._way = (_ByREST if address.scheme == "http" else _ByGRPC)(address, model, version)
+        self._ways, self._turns = [_way(each, model, version) for each in server.split(",")], itertools.count()
 
     def __enter__(self):
         return self
@@ -61,7 +60,8 @@ class Client:
 
     def close(self):
         """Let the connection go."""
-        self._way.close()
+        for way in self._ways:
+            way.close()
 
     def predict(self, signature, inputs, timeout=None):
         """The outputs of a signature.
@@ -79,7 +79,7 @@ class Client:
             (UNAVAILABLE) is asked again, with longer and longer pauses, until the time is over.
         """
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
-        outputs = self._again(lambda seconds: self._way.predict(signature, inputs, seconds), timeout)
+        outputs = self._again(lambda way, seconds: way.predict(signature, inputs, seconds), timeout)
         if wrong := complaint(outputs):  # TensorFlow Serving knows no better than to hand it on
             raise ServerError("INVALID_ARGUMENT", wrong)
         return outputs
@@ -114,24 +114,37 @@ class Client:
 
     def status(self, timeout=None):
         """{number of a version: its state, as "AVAILABLE"}."""
-        return self._again(self._way.status, timeout)
+        return self._again(lambda way, seconds: way.status(seconds), timeout)
 
     def signatures(self, timeout=None):
         """{signature: {"inputs": {name: (type, shape)}, "outputs": the same}}, -1 where a shape is free."""
-        return self._again(self._way.signatures, timeout)
+        return self._again(lambda way, seconds: way.signatures(seconds), timeout)
 
     def _again(self, call, timeout):
-        """What `call` gives within the time there is."""
+        """What `call` of one way to a server gives within the time there is; a pause when all have been tried."""
         end, pause = time.monotonic() + (self.timeout if timeout is None else timeout), _FIRST_PAUSE
-        while True:
+        first = next(self._turns)
+        for attempt in itertools.count(1):
             try:
-                return call(max(end - time.monotonic(), 1e-3))
+                return call(self._ways[(first + attempt) % len(self._ways)], max(end - time.monotonic(), 1e-3))
             except ServerError as error:
+                if error.code != "UNAVAILABLE" or time.monotonic() > end:
+                    raise
+                if attempt % len(self._ways):
+                    continue
                 pause *= random.uniform(1.0, 1.5)
-                if error.code != "UNAVAILABLE" or time.monotonic() + pause > end:
+                if time.monotonic() + pause > end:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _way(server, model, version):
+    """One address, as something that calls the model there."""
+    address = urllib.parse.urlsplit(server if "://" in server else f"grpc://{server}")
+    if address.scheme not in ("grpc", "http") or not address.hostname or address.path not in ("", "/"):
+        raise ValueError(f"{server!r} is no address of a server; wanted is HOST:PORT or http://HOST:PORT.")
+    return (_ByREST if address.scheme == "http" else _ByGRPC)(address, model, version)
 
 
 class _ByGRPC:

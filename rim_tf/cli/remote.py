@@ -22,7 +22,12 @@ def _asked(command):
         [
             click.argument("image"),
             options.observed(),
-            click.option("--server", required=True, metavar="URL", help="HOST:PORT of gRPC, or http://HOST:PORT."),
+            click.option(
+                "--server",
+                required=True,
+                metavar="URL",
+                help="HOST:PORT of gRPC, or http://HOST:PORT; several with commas.",
+            ),
             click.option("--model", "model_name", default="rim", show_default=True, help="Its name on the server."),
             click.option("--version", type=click.IntRange(min=0), help="Of the model; by default the newest."),
             click.option("--timeout", default=60.0, show_default=True, type=options.POSITIVE, help="Seconds in all."),
@@ -83,15 +88,17 @@ def _answer(observation, lens, server, model_name, version, timeout):
     from rim_tf_client import Client, ServerError, lenses
 
     try:
-        with Client(server, model_name, version, timeout) as client:
+        client = Client(server, model_name, version, timeout)
+    except ValueError as error:
+        raise InputError(f"--server: {error}") from None
+    try:
+        with client:
             taken, found = lenses.mass_models(client)
             if lens is not None:
                 _check_components(lens.mass.types, taken, server)
                 return lenses.reconstruct(client, observation, lens), {}
             mass = MassModel(found or taken)
             found = lenses.model(client, observation, lambda *values: lens_of(mass, values))
-    except ValueError as error:
-        raise InputError(f"--server: {error}") from None
     except ServerError as error:
         raise InputError(f"The server {server} gave no result: {error}.") from None
     error = dict(zip(found.source_fit.lens.mass.names, found.covariance.diagonal() ** 0.5, strict=True))

@@ -1,7 +1,9 @@
 """Other people's pipelines: the examples that they copy, the command line, and a Python without TensorFlow."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -24,8 +26,10 @@ def load(name):
 
 def test_every_example_is_run_here():
     assert {path.stem for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "build_c",
         "curl",
         "from_python",
+        "reconstruct",
         "with_jax",
         "with_lenstronomy",
     }
@@ -154,6 +158,37 @@ def test_seven_numbers_move_as_a_lens_of_rim_tf_does():
     assert ours.named() == theirs.named() and ours.to_dict() == theirs.to_dict()
     assert ours.moved((0.3, -0.2)).as_tuple() == theirs.moved((0.3, -0.2)).as_tuple()
     assert ours.moved_source((0.3, -0.2)) == pytest.approx(theirs.moved_source((0.3, -0.2)))
+
+
+def test_from_c(version, lens, tmp_path):
+    import exported
+
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc)")
+    # The linker that is quick with a library of a gigabyte, where there is one.
+    gold = " -fuse-ld=gold" if shutil.which("ld.gold") else ""
+    environment = os.environ | {"PYTHON": sys.executable, "CC": f"cc{gold}"}
+    program = tmp_path / "reconstruct"
+    built = subprocess.run(["sh", EXAMPLES / "build_c.sh", program], env=environment, capture_output=True, text=True)
+    assert built.returncode == 0 and not built.stderr, built.stderr
+    observation = rim_tf.io.read_observation(lens / "image.fits", str(lens / "noise.fits"), str(lens / "psf.fits"))
+    known = rim_tf.io.read_lens(lens / "lens.json")
+    arrays = {"image": observation.image, "noise_rms": observation.noise, "psf": observation.psf}
+    for name, array in (arrays | {"lens": known.as_tuple()}).items():
+        np.asarray(array, "float32").tofile(tmp_path / f"{name}.f32")
+    np.asarray(observation.mask, "uint8").tofile(tmp_path / "mask.u8")
+    fit = rim_tf.reconstruct(observation, known, exported.networks()[0])
+    sizes = [*observation.shape, len(observation.psf), observation.pixel_scale, fit.source_pixel_scale]
+    command = [program, version, tmp_path, *map(repr, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    source = np.fromfile(tmp_path / "source.f32", "float32").reshape(fit.source.shape)
+    np.testing.assert_allclose(source, fit.source, atol=1e-5 * fit.source.max())
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert float(said["flux"]) == pytest.approx(fit.flux, rel=1e-4)
+    (tmp_path / "lens.f32").write_bytes(bytes(28))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "status 5" in done.stderr
 
 
 def test_from_python(server):

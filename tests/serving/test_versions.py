@@ -139,7 +139,36 @@ def test_a_server_that_is_not_there_is_asked_until_the_time_is_over(address):
     assert failed.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and 0.3 < time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("address", ["", "ftp://there:1", "http://there/path", "http://"])
+class Replica:
+    """In the place of the way to a server."""
+
+    def __init__(self):
+        self.asked, self.there = 0, True
+
+    def status(self, seconds):
+        self.asked += 1
+        if not self.there:
+            raise ServerError("UNAVAILABLE", "gone")
+        return {1: "AVAILABLE"}
+
+
+def test_requests_go_to_the_servers_in_turn_and_past_one_that_is_gone():
+    client = Client("127.0.0.1:9,http://127.0.0.1:9")
+    client._ways = replicas = [Replica(), Replica()]
+    for _ in range(4):
+        client.status()
+    assert [each.asked for each in replicas] == [2, 2]
+    replicas[0].there = False
+    started = time.monotonic()
+    for _ in range(6):
+        assert client.status() == {1: "AVAILABLE"}
+    assert replicas[1].asked == 2 + 6 and time.monotonic() - started < 0.1  # without a pause
+    replicas[1].there = False
+    with pytest.raises(ServerError, match="gone"):
+        client.status(timeout=0.5)
+
+
+@pytest.mark.parametrize("address", ["", "ftp://there:1", "http://there/path", "http://", "there:1,"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ValueError, match="no address"):
         Client(address)
