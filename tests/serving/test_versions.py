@@ -1,5 +1,7 @@
 """Versions that come and go; batches; a client that waits for a server."""
 
+import concurrent.futures
+import shutil
 import threading
 import time
 
@@ -10,8 +12,10 @@ from rim_tf.errors import InputError
 from rim_tf.serving import versions
 from rim_tf.serving.batching import Batcher
 from rim_tf.serving.refusals import Refusal
+from rim_tf.serving.service import Service
 from rim_tf.serving.versions import Model
 from rim_tf_client import Client, ServerError
+from rim_tf_client.messages import GetModelStatusRequest
 
 
 class Loaded:
@@ -63,6 +67,45 @@ def test_a_damaged_version_replaces_nothing(folder):
     (path / "saved_model.pb").write_text("mended")
     model.look()
     assert model.find().number == 2
+
+
+def test_versions_that_roll_under_load_lose_no_request(folder):
+    class Counting(Loaded):
+        signatures = ("number",)
+
+        def check(self, name, arrays):
+            pass
+
+        def run(self, name, arrays):
+            return {"y": np.full(len(arrays["x"]), self.number)}
+
+    versions.Version = Counting  # undone with the fixture's own
+    add(folder, 1)
+    service = Service(Model(folder), workers=1)
+    request = GetModelStatusRequest(model_spec={"name": "rim"})
+    answers, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            version = service.version_of(request.model_spec)
+            answers.append(int(service.predict(version, "number", {"x": np.zeros(1)}, 10)["y"][0]))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        for _ in range(3):
+            path = add(folder, 2)
+            service.model.look()
+            seen = len(answers)
+            while len(answers) < seen + 20:
+                time.sleep(0.001)
+            path.rename(folder / "gone")
+            service.model.look()
+            shutil.rmtree(folder / "gone")
+        ended.set()
+        for each in asking:
+            each.result(10)  # raises what was raised there
+    service.close()
+    assert set(answers) == {1, 2} and service.counts == {("number", "OK"): len(answers)}
 
 
 def test_several_versions_side_by_side(folder):
