@@ -1,7 +1,7 @@
 """Several processes on this machine train one run: how fast, what goes over the wire, and what happens to killed ones.
 
     python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
-    python benchmarks/scaling.py kills     # a worker, the chief, or both killed; all started again; against no kill
+    python benchmarks/scaling.py kills     # workers killed, or asked to stop; all started again; against no signal
     python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
 
 Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
@@ -20,7 +20,15 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-KILLED = {"nobody": (), "the worker": (1,), "the chief": (0,), "both": (0, 1)}
+# Who sends itself what within the eighth step.
+KILLED = {
+    "nobody": {},
+    "the worker": {1: signal.SIGKILL},
+    "the chief": {0: signal.SIGKILL},
+    "both": {0: signal.SIGKILL, 1: signal.SIGKILL},
+    "the worker, by SIGTERM": {1: signal.SIGTERM},
+    "both, by SIGTERM": {0: signal.SIGTERM, 1: signal.SIGTERM},
+}
 
 
 def config_of(task):
@@ -37,7 +45,7 @@ def config_of(task):
 
 
 def worker(task, out, strategy, dies):
-    """One process of a run; with `dies` it kills itself within its eighth step."""
+    """One process of a run; `dies` is the signal that it sends itself within its eighth step, or 0."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -51,7 +59,7 @@ def worker(task, out, strategy, dies):
 
     def step(learner, rounds, number, stop):
         if dies and number == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), dies)
         began, sent, cpu = time.monotonic(), loopback_bytes(), time.process_time()
         result = take(learner, rounds, number, stop)
         seconds.append(time.monotonic() - began)
@@ -62,9 +70,9 @@ def worker(task, out, strategy, dies):
     on_tensorflow._Learner.step = step
     try:
         model = on_tensorflow.train(config_of(task), out, verbose=0, strategy=strategy)
-    except runs.LostError as error:
+    except (runs.LostError, runs.StoppedError) as error:
         print(error, file=sys.stderr)
-        raise SystemExit(76) from None
+        raise SystemExit(76 if isinstance(error, runs.LostError) else 75) from None  # as training.train has it
     half = len(seconds) // 2
     middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
     weights = [float(abs(w).sum()) for w in model.get_weights()]
@@ -78,8 +86,8 @@ def loopback_bytes():
     return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
 
 
-def run(task, out, n, dying=()):
-    """Exit codes and what is printed of `n` processes that train one run in `out`, of which some kill themselves."""
+def run(task, out, n, dying=None):
+    """Exit codes and what is printed of `n` processes that train one run in `out`; `dying` is of KILLED, or None."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
     workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -91,7 +99,7 @@ def run(task, out, n, dying=()):
         environment = os.environ | one | {"TF_CONFIG": json.dumps(cluster)}
         environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
         strategy = "multiworker" if n > 1 else "one-device"
-        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int(index in dying))]
+        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int((dying or {}).get(index, 0)))]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         processes.append(subprocess.Popen(words, env=environment, **pipes))
     try:
@@ -182,7 +190,7 @@ def main():
     given = parser.parse_args()
     if given.worker:
         out, strategy, dies = given.worker
-        worker(given.task, out, strategy, dies == "1")
+        worker(given.task, out, strategy, int(dies))
         return
     with tempfile.TemporaryDirectory() as folder:
         {"speed": speed, "kills": kills, "table": table}[given.task](pathlib.Path(folder))
