@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,19 @@ class Server:
         """Resident, in MB."""
         pages = int(pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def cpu_seconds(self):
+        """Of all its threads since it was started."""
+        words = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def batches(self):
+        """{lenses in a batch: how often}."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[1], timeout=60)
+        connection.request("GET", "/monitoring/prometheus/metrics")
+        found = re.findall(r'rim_tf_batches_total{lenses="(\d+)"} (\d+)', connection.getresponse().read().decode())
+        connection.close()
+        return {int(size): int(n) for size, n in found}
 
     def kill(self):
         self.process.kill()
@@ -206,6 +220,9 @@ def malformed_arrays(good):
         if value.ndim > 1:
             yield f"{name} cut short", SIGNATURE, good | {name: value[:, :-1]}
             yield f"{name} one wide", SIGNATURE, good | {name: value[:, :1]}
+        if value.dtype.kind == "f":
+            for bad in (np.nan, np.inf) if name == "image" else (np.nan, -1.0, np.inf):
+                yield f"{name} of {bad}", SIGNATURE, good | {name: np.full_like(value, bad)}
         yield f"{name} misspelt", SIGNATURE, {key + ("x" if key == name else ""): each for key, each in good.items()}
         yield f"{name} twice over", SIGNATURE, good | {name + "_again": value}
     for signature in ("", "SERVING_DEFAULT", "classify", "a" * 5000, "__saved_model_init_op", "../1"):
@@ -374,8 +391,14 @@ def main(model, out, requests, clients, pixels, workers, seconds):
             warm = Load(server, arrays, truth)
             warm.run(clients, 2 * clients)
             load = Load(server, arrays, truth)
+            spent, before = server.cpu_seconds(), collections.Counter(server.batches())
             took, memory = load.run(clients, requests), server.memory()
-            figures["load"] = load.figures() | {"lenses_per_second": load.n_lenses / took, "memory_MB": memory}
+            figures["load"] = load.figures() | {
+                "lenses_per_second": load.n_lenses / took,
+                "memory_MB": memory,
+                "server_cpu_s_per_lens": (server.cpu_seconds() - spent) / load.n_lenses,
+                "batches": dict(sorted((collections.Counter(server.batches()) - before).items())),
+            }
             say(f"load {figures['load']}")
             figures["malformed"] = _malformed(server, arrays, truth)
             say(f"malformed {figures['malformed']}")
