@@ -38,7 +38,7 @@ def config_of(task):
 
     small = dataclasses.replace(EXPERIMENTS["small"], micro_batches=2, n_procedural=20, schedule="exponential")
     if task == "speed":
-        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=8, steps_per_epoch=8)
+        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=16, steps_per_epoch=16)
     tiny = dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))
     mocks = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
     return dataclasses.replace(small, model=tiny, mocks=mocks, batch_size=4, n_steps=12, steps_per_epoch=3)
@@ -55,16 +55,14 @@ def worker(task, out, strategy, dies):
 
     rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
     runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 1, 2
-    take, seconds, wire, spent = on_tensorflow._Learner.step, [], [], []
+    take, steps = on_tensorflow._Learner.step, []
 
     def step(learner, rounds, number, stop):
         if dies and number == 7:
             os.kill(os.getpid(), dies)
-        began, sent, cpu = time.monotonic(), loopback_bytes(), time.process_time()
+        began = counters()
         result = take(learner, rounds, number, stop)
-        seconds.append(time.monotonic() - began)
-        wire.append(loopback_bytes() - sent)
-        spent.append(time.process_time() - cpu)
+        steps.append([now - then for now, then in zip(counters(), began, strict=True)])
         return result
 
     on_tensorflow._Learner.step = step
@@ -73,17 +71,16 @@ def worker(task, out, strategy, dies):
     except (runs.LostError, runs.StoppedError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(76 if isinstance(error, runs.LostError) else 75) from None  # as training.train has it
-    half = len(seconds) // 2
-    middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
     weights = [float(abs(w).sum()) for w in model.get_weights()]
-    figures = {"seconds": seconds[middle], "cpu": sorted(spent)[len(spent) // 2], "bytes": wire[middle]}
-    print(json.dumps(figures | {"weights": weights, "n": model.count_params()}))
+    print(json.dumps({"steps": steps[len(steps) // 2 :], "weights": weights, "n": model.count_params()}))
 
 
-def loopback_bytes():
-    """What the loopback device has carried since the machine began."""
+def counters():
+    """Seconds; CPU seconds of this process and of the whole machine; bytes that the loopback device has carried."""
     lines = pathlib.Path("/proc/net/dev").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+    sent = next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+    user, nice, system = map(int, pathlib.Path("/proc/stat").read_text().split()[1:4])
+    return time.monotonic(), time.process_time(), (user + nice + system) / os.sysconf("SC_CLK_TCK"), sent
 
 
 def run(task, out, n, dying=None):
@@ -116,13 +113,15 @@ def speed(folder):
         codes, said = run("speed", folder / str(n), n)
         assert not any(codes), codes
         figures[n] = json.loads(said[0].splitlines()[-1])
-        seconds, cpu, sent = (figures[n][name] for name in ("seconds", "cpu", "bytes"))
+        steps = sorted(figures[n]["steps"])
+        figures[n]["median"] = seconds, cpu, machine, sent = steps[len(steps) // 2]
         print(
-            f"{n} processes: a step of {seconds:.3f} s, {cpu:.3f} CPU s each, {sent / 1e6:.3f} MB on the wire",
+            f"{n} processes: a step of {seconds:.3f} s ({steps[0][0]:.3f} - {steps[-1][0]:.3f}), {cpu:.3f} CPU s each, "
+            f"{seconds - cpu:.3f} s waiting, {sent / 1e6:.3f} MB on the wire; others had {machine - n * cpu:.3f} CPU s",
             flush=True,
         )
     one, two = figures[1], figures[2]
-    ratio, of_cpu = (one[name] / two[name] / 2 for name in ("seconds", "cpu"))
+    ratio, of_cpu = (a / b / 2 for a, b in zip(one["median"][:2], two["median"][:2], strict=True))
     print(f"efficiency {ratio:.2f}, {of_cpu:.2f} by CPU time; gradient {4 * one['n'] / 1e6:.3f} MB")
     print("largest difference of a weight's sum, relative:", difference(one["weights"], two["weights"]))
 
