@@ -1,10 +1,11 @@
 """Several processes on this machine train one run: how fast, what goes over the wire, and what happens to killed ones.
 
-    python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
+    python benchmarks/scaling.py speed     # two workers of one core each against one, on the same global batch
     python benchmarks/scaling.py kills     # workers killed, or asked to stop; all started again; against no signal
     python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
 
-Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
+Each process has one core, as TensorFlow uses more however few threads it is given. Bytes are those of the loopback
+device, which carries all that two workers tell each other.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def run(task, out, n, dying=None):
         words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int((dying or {}).get(index, 0)))]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         processes.append(subprocess.Popen(words, env=environment, **pipes))
+        os.sched_setaffinity(processes[-1].pid, {index % os.cpu_count()})
     try:
         said = [process.communicate()[0] for process in processes]
     finally:

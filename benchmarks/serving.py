@@ -364,7 +364,8 @@ def roll(server, version):
 @click.option("--pixels", default=64)
 @click.option("--workers", default=2)
 @click.option("--seconds", default=20.0, help="Of each measurement in this process.")
-def main(model, out, requests, clients, pixels, workers, seconds):
+@click.option("--load-only", is_flag=True, help="Throughput alone, and no faults.")
+def main(model, out, requests, clients, pixels, workers, seconds, load_only):
     """Load and faults on a model server, for the MODEL that is a folder of versions."""
     import tensorflow as tf
 
@@ -400,18 +401,8 @@ def main(model, out, requests, clients, pixels, workers, seconds):
                 "batches": dict(sorted((collections.Counter(server.batches()) - before).items())),
             }
             say(f"load {figures['load']}")
-            figures["malformed"] = _malformed(server, arrays, truth)
-            say(f"malformed {figures['malformed']}")
-            rolled = Load(server, arrays, truth)
-            figures["roll seconds"] = beside(rolled, 8, lambda: roll(server, version))
-            figures["roll"] = rolled.figures()
-            say(f"roll {figures['roll seconds']} {figures['roll']}")
-            killed = Load(server, arrays, truth)
-            figures["start seconds"] = beside(killed, 8, lambda: (server.kill(), server.start())[1])
-            figures["kill"] = killed.figures()
-            say(f"kill {figures['start seconds']:.1f} s {figures['kill']}")
-            figures["replicas"] = _replicas(server, arrays, truth)
-            say(f"replicas {figures['replicas']}")
+            if not load_only:
+                _faults(figures, server, version, arrays, truth)
             figures["exit status after SIGTERM"] = server.stop()
         finally:
             if server.process.poll() is None:
@@ -424,6 +415,22 @@ def main(model, out, requests, clients, pixels, workers, seconds):
     text = json.dumps({"settings": settings, "figures": figures, "versions": versions()}, indent=2)
     (out / "serving.json").write_text(text + "\n")
     print(text)
+
+
+def _faults(figures, server, version, arrays, truth):
+    """Fill in what malformed requests, versions that roll and servers that are killed do to the others."""
+    figures["malformed"] = _malformed(server, arrays, truth)
+    say(f"malformed {figures['malformed']}")
+    rolled = Load(server, arrays, truth)
+    figures["roll seconds"] = beside(rolled, 8, lambda: roll(server, version))
+    figures["roll"] = rolled.figures()
+    say(f"roll {figures['roll seconds']} {figures['roll']}")
+    killed = Load(server, arrays, truth)
+    figures["start seconds"] = beside(killed, 8, lambda: (server.kill(), server.start())[1])
+    figures["kill"] = killed.figures()
+    say(f"kill {figures['start seconds']:.1f} s {figures['kill']}")
+    figures["replicas"] = _replicas(server, arrays, truth)
+    say(f"replicas {figures['replicas']}")
 
 
 def _replicas(server, arrays, truth):
