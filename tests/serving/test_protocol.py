@@ -246,11 +246,11 @@ def test_a_bad_request_does_not_spoil_its_neighbours(server, truth):
 
 
 WRONG = {
-    "image": (lambda x: x * np.nan, "image must be finite where mask is true; that of system 1 of the 2"),
+    "image": (lambda x: np.full_like(x, np.nan), "image must be finite where mask is true; that of system 1 of the 2"),
     "noise_rms": (np.zeros_like, "noise_rms must be finite and above 0"),
     "mask": (np.zeros_like, "mask must be true somewhere"),
     "psf": (np.zeros_like, "psf must be finite: a stamp whose sum is 1"),
-    "lens": (lambda x: x * np.inf, "lens must be finite and within"),
+    "lens": (lambda x: np.full_like(x, np.inf), "lens must be finite and within"),
     "pixel_scale": (np.zeros_like, "pixel_scale must be"),
     "source_pixel_scale": (lambda x: -x, "source_pixel_scale must be"),
 }
