@@ -1,10 +1,11 @@
 """Several processes on this machine train one run: how fast, what goes over the wire, and what happens to killed ones.
 
-    python benchmarks/scaling.py speed     # two workers of one thread each against one, on the same global batch
-    python benchmarks/scaling.py kills     # a worker, the chief, or both killed; all started again; against no kill
+    python benchmarks/scaling.py speed     # two workers of one core each against one, on the same global batch
+    python benchmarks/scaling.py kills     # workers killed, or asked to stop; all started again; against no signal
     python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
 
-Each process has one thread. Bytes are those of the loopback device, which carries all that two workers tell each other.
+Each process has one core, as TensorFlow uses more however few threads it is given. Bytes are those of the loopback
+device, which carries all that two workers tell each other.
 """
 
 import argparse
@@ -20,7 +21,15 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-KILLED = {"nobody": (), "the worker": (1,), "the chief": (0,), "both": (0, 1)}
+# Who sends itself what within the eighth step.
+KILLED = {
+    "nobody": {},
+    "the worker": {1: signal.SIGKILL},
+    "the chief": {0: signal.SIGKILL},
+    "both": {0: signal.SIGKILL, 1: signal.SIGKILL},
+    "the worker, by SIGTERM": {1: signal.SIGTERM},
+    "both, by SIGTERM": {0: signal.SIGTERM, 1: signal.SIGTERM},
+}
 
 
 def config_of(task):
@@ -30,14 +39,14 @@ def config_of(task):
 
     small = dataclasses.replace(EXPERIMENTS["small"], micro_batches=2, n_procedural=20, schedule="exponential")
     if task == "speed":
-        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=8, steps_per_epoch=8)
+        return dataclasses.replace(small, model=dataclasses.replace(SMALL, n_steps=4), n_steps=16, steps_per_epoch=16)
     tiny = dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))
     mocks = MockConfig(image_pixels=24, source_pixels=24, minimum_magnification=1.0, edge_flux=0.2)
     return dataclasses.replace(small, model=tiny, mocks=mocks, batch_size=4, n_steps=12, steps_per_epoch=3)
 
 
 def worker(task, out, strategy, dies):
-    """One process of a run; with `dies` it kills itself within its eighth step."""
+    """One process of a run; `dies` is the signal that it sends itself within its eighth step, or 0."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -47,39 +56,36 @@ def worker(task, out, strategy, dies):
 
     rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
     runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 1, 2
-    take, seconds, wire, spent = on_tensorflow._Learner.step, [], [], []
+    take, steps = on_tensorflow._Learner.step, []
 
     def step(learner, rounds, number, stop):
         if dies and number == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
-        began, sent, cpu = time.monotonic(), loopback_bytes(), time.process_time()
+            os.kill(os.getpid(), dies)
+        began = counters()
         result = take(learner, rounds, number, stop)
-        seconds.append(time.monotonic() - began)
-        wire.append(loopback_bytes() - sent)
-        spent.append(time.process_time() - cpu)
+        steps.append([now - then for now, then in zip(counters(), began, strict=True)])
         return result
 
     on_tensorflow._Learner.step = step
     try:
         model = on_tensorflow.train(config_of(task), out, verbose=0, strategy=strategy)
-    except runs.LostError as error:
+    except (runs.LostError, runs.StoppedError) as error:
         print(error, file=sys.stderr)
-        raise SystemExit(76) from None
-    half = len(seconds) // 2
-    middle = sorted(range(half, len(seconds)), key=seconds.__getitem__)[(len(seconds) - half) // 2]
+        raise SystemExit(76 if isinstance(error, runs.LostError) else 75) from None  # as training.train has it
     weights = [float(abs(w).sum()) for w in model.get_weights()]
-    figures = {"seconds": seconds[middle], "cpu": sorted(spent)[len(spent) // 2], "bytes": wire[middle]}
-    print(json.dumps(figures | {"weights": weights, "n": model.count_params()}))
+    print(json.dumps({"steps": steps[len(steps) // 2 :], "weights": weights, "n": model.count_params()}))
 
 
-def loopback_bytes():
-    """What the loopback device has carried since the machine began."""
+def counters():
+    """Seconds; CPU seconds of this process and of the whole machine; bytes that the loopback device has carried."""
     lines = pathlib.Path("/proc/net/dev").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+    sent = next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))
+    user, nice, system = map(int, pathlib.Path("/proc/stat").read_text().split()[1:4])
+    return time.monotonic(), time.process_time(), (user + nice + system) / os.sysconf("SC_CLK_TCK"), sent
 
 
-def run(task, out, n, dying=()):
-    """Exit codes and what is printed of `n` processes that train one run in `out`, of which some kill themselves."""
+def run(task, out, n, dying=None):
+    """Exit codes and what is printed of `n` processes that train one run in `out`; `dying` is of KILLED, or None."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
     workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -91,9 +97,10 @@ def run(task, out, n, dying=()):
         environment = os.environ | one | {"TF_CONFIG": json.dumps(cluster)}
         environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
         strategy = "multiworker" if n > 1 else "one-device"
-        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int(index in dying))]
+        words = [sys.executable, __file__, task, "--worker", str(out), strategy, str(int((dying or {}).get(index, 0)))]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         processes.append(subprocess.Popen(words, env=environment, **pipes))
+        os.sched_setaffinity(processes[-1].pid, {index % os.cpu_count()})
     try:
         said = [process.communicate()[0] for process in processes]
     finally:
@@ -108,13 +115,15 @@ def speed(folder):
         codes, said = run("speed", folder / str(n), n)
         assert not any(codes), codes
         figures[n] = json.loads(said[0].splitlines()[-1])
-        seconds, cpu, sent = (figures[n][name] for name in ("seconds", "cpu", "bytes"))
+        steps = sorted(figures[n]["steps"])
+        figures[n]["median"] = seconds, cpu, machine, sent = steps[len(steps) // 2]
         print(
-            f"{n} processes: a step of {seconds:.3f} s, {cpu:.3f} CPU s each, {sent / 1e6:.3f} MB on the wire",
+            f"{n} processes: a step of {seconds:.3f} s ({steps[0][0]:.3f} - {steps[-1][0]:.3f}), {cpu:.3f} CPU s each, "
+            f"{seconds - cpu:.3f} s waiting, {sent / 1e6:.3f} MB on the wire; others had {machine - n * cpu:.3f} CPU s",
             flush=True,
         )
     one, two = figures[1], figures[2]
-    ratio, of_cpu = (one[name] / two[name] / 2 for name in ("seconds", "cpu"))
+    ratio, of_cpu = (a / b / 2 for a, b in zip(one["median"][:2], two["median"][:2], strict=True))
     print(f"efficiency {ratio:.2f}, {of_cpu:.2f} by CPU time; gradient {4 * one['n'] / 1e6:.3f} MB")
     print("largest difference of a weight's sum, relative:", difference(one["weights"], two["weights"]))
 
@@ -182,7 +191,7 @@ def main():
     given = parser.parse_args()
     if given.worker:
         out, strategy, dies = given.worker
-        worker(given.task, out, strategy, dies == "1")
+        worker(given.task, out, strategy, int(dies))
         return
     with tempfile.TemporaryDirectory() as folder:
         {"speed": speed, "kills": kills, "table": table}[given.task](pathlib.Path(folder))

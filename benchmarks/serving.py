@@ -8,6 +8,7 @@ Starts `rim-tf serve` on a copy of the newest version in the folder and asks it 
   malformed  200 kinds of bad requests, by gRPC and REST, while good ones go on; status, memory
   roll       a version is added and taken away again while clients ask
   kill       the server is killed and started again while clients ask
+  replicas   a second server beside it, which is killed while clients ask both
 """
 
 import collections
@@ -16,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -80,15 +82,33 @@ class Server:
             client.status()
         return time.perf_counter() - began
 
-    def client(self, timeout=120.0):
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.ports[0]}"
+
+    def client(self, timeout=120.0, addresses=()):
+        """Of this server, and others that take turns with it."""
         from rim_tf_client import Client
 
-        return Client(f"127.0.0.1:{self.ports[0]}", self.folder.name, timeout=timeout)
+        return Client(",".join([self.address, *addresses]), self.folder.name, timeout=timeout)
 
     def memory(self):
         """Resident, in MB."""
         pages = int(pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def cpu_seconds(self):
+        """Of all its threads since it was started."""
+        words = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def batches(self):
+        """{lenses in a batch: how often}."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[1], timeout=60)
+        connection.request("GET", "/monitoring/prometheus/metrics")
+        found = re.findall(r'rim_tf_batches_total{lenses="(\d+)"} (\d+)', connection.getresponse().read().decode())
+        connection.close()
+        return {int(size): int(n) for size, n in found}
 
     def kill(self):
         self.process.kill()
@@ -106,10 +126,11 @@ class Load:
       server: `Server`.
       arrays: `lenses`.
       truth: the sources of these, from the model in this process.
+      addresses: of other servers of the same model.
     """
 
-    def __init__(self, server, arrays, truth):
-        self.server, self.arrays, self.truth = server, arrays, truth
+    def __init__(self, server, arrays, truth, addresses=()):
+        self.server, self.arrays, self.truth, self.addresses = server, arrays, truth, addresses
         self.seconds, self.n_lenses, self.wrong, self.errors = [], 0, 0, collections.Counter()
         self.lock, self.numbers = threading.Lock(), itertools.count()
 
@@ -127,7 +148,7 @@ class Load:
         from rim_tf_client import ServerError
 
         rng = np.random.default_rng(seed)
-        with self.server.client() as client:
+        with self.server.client(addresses=self.addresses) as client:
             while until is None or not until.is_set():
                 if n_requests is not None and next(self.numbers) >= n_requests:
                     return
@@ -199,6 +220,9 @@ def malformed_arrays(good):
         if value.ndim > 1:
             yield f"{name} cut short", SIGNATURE, good | {name: value[:, :-1]}
             yield f"{name} one wide", SIGNATURE, good | {name: value[:, :1]}
+        if value.dtype.kind == "f":
+            for bad in (np.nan, np.inf) if name == "image" else (np.nan, -1.0, np.inf):
+                yield f"{name} of {bad}", SIGNATURE, good | {name: np.full_like(value, bad)}
         yield f"{name} misspelt", SIGNATURE, {key + ("x" if key == name else ""): each for key, each in good.items()}
         yield f"{name} twice over", SIGNATURE, good | {name + "_again": value}
     for signature in ("", "SERVING_DEFAULT", "classify", "a" * 5000, "__saved_model_init_op", "../1"):
@@ -340,7 +364,8 @@ def roll(server, version):
 @click.option("--pixels", default=64)
 @click.option("--workers", default=2)
 @click.option("--seconds", default=20.0, help="Of each measurement in this process.")
-def main(model, out, requests, clients, pixels, workers, seconds):
+@click.option("--load-only", is_flag=True, help="Throughput alone, and no faults.")
+def main(model, out, requests, clients, pixels, workers, seconds, load_only):
     """Load and faults on a model server, for the MODEL that is a folder of versions."""
     import tensorflow as tf
 
@@ -367,19 +392,17 @@ def main(model, out, requests, clients, pixels, workers, seconds):
             warm = Load(server, arrays, truth)
             warm.run(clients, 2 * clients)
             load = Load(server, arrays, truth)
+            spent, before = server.cpu_seconds(), collections.Counter(server.batches())
             took, memory = load.run(clients, requests), server.memory()
-            figures["load"] = load.figures() | {"lenses_per_second": load.n_lenses / took, "memory_MB": memory}
+            figures["load"] = load.figures() | {
+                "lenses_per_second": load.n_lenses / took,
+                "memory_MB": memory,
+                "server_cpu_s_per_lens": (server.cpu_seconds() - spent) / load.n_lenses,
+                "batches": dict(sorted((collections.Counter(server.batches()) - before).items())),
+            }
             say(f"load {figures['load']}")
-            figures["malformed"] = _malformed(server, arrays, truth)
-            say(f"malformed {figures['malformed']}")
-            rolled = Load(server, arrays, truth)
-            figures["roll seconds"] = beside(rolled, 8, lambda: roll(server, version))
-            figures["roll"] = rolled.figures()
-            say(f"roll {figures['roll seconds']} {figures['roll']}")
-            killed = Load(server, arrays, truth)
-            figures["start seconds"] = beside(killed, 8, lambda: (server.kill(), server.start())[1])
-            figures["kill"] = killed.figures()
-            say(f"kill {figures['start seconds']:.1f} s {figures['kill']}")
+            if not load_only:
+                _faults(figures, server, version, arrays, truth)
             figures["exit status after SIGTERM"] = server.stop()
         finally:
             if server.process.poll() is None:
@@ -392,6 +415,34 @@ def main(model, out, requests, clients, pixels, workers, seconds):
     text = json.dumps({"settings": settings, "figures": figures, "versions": versions()}, indent=2)
     (out / "serving.json").write_text(text + "\n")
     print(text)
+
+
+def _faults(figures, server, version, arrays, truth):
+    """Fill in what malformed requests, versions that roll and servers that are killed do to the others."""
+    figures["malformed"] = _malformed(server, arrays, truth)
+    say(f"malformed {figures['malformed']}")
+    rolled = Load(server, arrays, truth)
+    figures["roll seconds"] = beside(rolled, 8, lambda: roll(server, version))
+    figures["roll"] = rolled.figures()
+    say(f"roll {figures['roll seconds']} {figures['roll']}")
+    killed = Load(server, arrays, truth)
+    figures["start seconds"] = beside(killed, 8, lambda: (server.kill(), server.start())[1])
+    figures["kill"] = killed.figures()
+    say(f"kill {figures['start seconds']:.1f} s {figures['kill']}")
+    figures["replicas"] = _replicas(server, arrays, truth)
+    say(f"replicas {figures['replicas']}")
+
+
+def _replicas(server, arrays, truth):
+    """What clients of two servers see of it that one of them is killed."""
+    other = Server(server.folder, [port + 2 for port in server.ports], server.workers)
+    try:
+        load = Load(server, arrays, truth, [other.address])
+        beside(load, 8, lambda: (time.sleep(5), other.kill(), time.sleep(5)))
+    finally:
+        if other.process.poll() is None:
+            other.kill()
+    return load.figures()
 
 
 def _malformed(server, arrays, truth):

@@ -24,9 +24,15 @@ from rim_tf.models.looks import judge, see, surest
 from rim_tf.models.rim import RIM
 from rim_tf.physics.derivatives import plain
 from rim_tf.physics.imaging import imaging_operator, imaging_problem
+from rim_tf.physics.inversion import invert
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
-from rim_tf.systems import GAUSSIAN_PSF, IMAGING, SEED, SOURCE
+from rim_tf.physics.usable import checks, with_stand_ins
+from rim_tf.systems import GAUSSIAN_PSF, IMAGING, SEED, SOURCE, Tensor
 from rim_tf_client.messages import WARM_UP, PredictionLog, to_proto
+from rim_tf_client.status import MUST_BE, NO_RESULT
+
+# Source pixels of a linear inversion: its matrices, of this squared, take a second and 0.1 GB.
+_LARGEST_INVERSION = 32 * 32
 
 # ---------------------------------------------------------------------------------------------- what a signature does
 
@@ -54,7 +60,11 @@ def _reconstruction(rim, inputs, mass):
     # A square of the image's longer side, as `systems.source_grid` has it.
     (side,) = rim.source_shape([ops.max(ops.stack(ops.shape(inputs["image"])[1:]))])
     problem = imaging_problem(inputs, (side, side), mass)
-    source = rim.solve_last(problem)
+    return _figures(problem, rim.solve_last(problem), inputs)
+
+
+def _figures(problem, source, inputs):
+    """A source and what is said of it."""
     model_image = problem.model_image(source)
     flux = ops.sum(source, axis=(1, 2)) * inputs["source_pixel_scale"] ** 2
     image_flux = ops.sum(model_image, axis=(1, 2)) * inputs["pixel_scale"] ** 2
@@ -105,6 +115,31 @@ def _simulate(networks, inputs):
     return {"model_image": model_image, "image": model_image + inputs["noise_rms"] * noise}
 
 
+def _invert(networks, inputs):
+    shape = ops.shape(inputs["prior_mean"])[1:]
+    why = f"prior_mean may have at most {_LARGEST_INVERSION} pixels"
+    tf.debugging.assert_less_equal(shape[0] * shape[1], _LARGEST_INVERSION, why)
+
+    def invert_one(inputs):
+        """In float64, where the factors of its matrices need it; one at a time, for they are large."""
+        one = {name: tf.cast(value, "float64") if value.dtype.is_floating else value for name, value in inputs.items()}
+        problem = imaging_problem({name: value[None] for name, value in one.items()}, shape, networks.mass)
+        return invert(problem, *(one[name] for name in ("strength", "regularisation", "prior_mean")))
+
+    images = tf.TensorSpec([None, None], "float64")
+    kinds = {"source": images, "standard_deviation": images, "log_evidence": tf.TensorSpec([], "float64")}
+    found = tf.map_fn(invert_one, inputs, fn_output_signature=kinds, parallel_iterations=1)
+    found = {name: tf.cast(value, "float32") for name, value in found.items()}
+    return found | _figures(imaging_problem(inputs, shape, networks.mass), found["source"], inputs)
+
+
+def _about(networks, inputs):
+    said = {"mass_model": networks.mass.types, "lens_parameters": networks.mass.names}
+    if networks.estimator is not None:
+        said["found_mass_model"] = networks.estimator.mass.types
+    return {name: tf.tile(tf.constant([words]), [tf.shape(inputs["item"])[0], 1]) for name, words in said.items()}
+
+
 # ---------------------------------------------------------------------------------------------- and what it is called
 
 
@@ -133,12 +168,22 @@ _ABOUT = {
     "that it was found in [arcsec], then the RIM with that lens. Nothing is fitted; take a lens galaxy off before.",
     "log_likelihood": "The log-likelihood (Eq. 6) of a source and a lens, and its gradients in both.",
     "simulate": "What a source looks like through a lens, without noise (model_image) and with (image).",
+    "invert": "Linear inversion with its evidence, at a given strength of a prior (Suyu et al. 2006), dark beyond the "
+    f"source grid, which is that of prior_mean: at most {_LARGEST_INVERSION} pixels.",
+    "about": "The components of the mass model of `lens`, the names of its columns and, where there is an estimator, "
+    "the components of the lens that `model` finds.",
+}
+_OF_INVERSION = {
+    "strength": Tensor(("batch",)),
+    "regularisation": Tensor(("batch",), "int32"),
+    "prior_mean": SOURCE,
 }
 _STAMPS = {
     "serving_default": Signature(_reconstruct, IMAGING, _ABOUT["serving_default"]),
     "model": Signature(_model, _without("lens"), _ABOUT["model"]),
     "log_likelihood": Signature(_log_likelihood, IMAGING | {"source": SOURCE}, _ABOUT["log_likelihood"]),
     "simulate": Signature(_simulate, _without("image", "mask") | {"source": SOURCE, "seed": SEED}, _ABOUT["simulate"]),
+    "invert": Signature(_invert, IMAGING | _OF_INVERSION, _ABOUT["invert"]),
 }
 
 
@@ -155,6 +200,7 @@ def _of_gaussian(each):
 
 # Name -> `Signature`.
 SIGNATURES = _STAMPS | {gaussian(name): _of_gaussian(each) for name, each in _STAMPS.items()}
+SIGNATURES["about"] = Signature(_about, {"item": Tensor(("batch",), "int32")}, _ABOUT["about"])
 # Those that need an estimator.
 _OF_ESTIMATOR = ("model", gaussian("model"))
 
@@ -234,9 +280,29 @@ def _traced(signature, networks):
     def traced(inputs):
         _check_axes(signature, inputs)
         with plain():
-            return signature.function(networks, inputs)
+            return _told(signature.function, networks, inputs)
 
     return traced
+
+
+def _told(function, networks, inputs):
+    """The outputs, and `status` of each system: 0, or a number of `rim_tf_client.status`, the others then being NaN."""
+    found = checks(inputs, networks.mass)
+    if not found:
+        return function(networks, inputs)
+    numbers = {name: number for number, (name, _) in MUST_BE.items()}
+    status = tf.zeros_like(next(iter(found.values())), "int32")
+    for name in sorted(found, key=numbers.get, reverse=True):  # so that the first of them is told
+        status = tf.where(found[name], status, numbers[name])
+    outputs = function(networks, with_stand_ins(inputs, status == 0, networks.mass))
+    for name, value in outputs.items():
+        if name != "magnification":  # which a source without flux has none of
+            finite = tf.reduce_all(tf.math.is_finite(value), axis=range(1, len(value.shape)))
+            status = tf.where((status == 0) & ~finite, NO_RESULT, status)
+    for name, value in outputs.items():
+        good = tf.reshape(status == 0, [-1] + [1] * (len(value.shape) - 1))
+        outputs[name] = tf.where(good, value, float("nan"))
+    return outputs | {"status": status}
 
 
 def _check_axes(signature, inputs):
@@ -294,12 +360,16 @@ def example(name, mass=SIE_SHEAR, pixels=_WARM_UP_PIXELS):
         "image": np.exp(-(((np.hypot(x, y) - theta_E) / 0.2) ** 2)),
         "noise_rms": np.full((pixels, pixels), 0.02),
         "mask": np.ones((pixels, pixels)),
-        "psf": psf / psf.sum() if SIGNATURES[name].inputs["psf"] is not GAUSSIAN_PSF else np.float64(0.05),
+        "psf": psf / psf.sum() if SIGNATURES[name].inputs.get("psf") is not GAUSSIAN_PSF else np.float64(0.05),
         "lens": ops.convert_to_numpy(lens)[0],
         "pixel_scale": np.float64(scale),
         "source_pixel_scale": np.float64(SOURCE_SCALE_RATIO * scale),
         "source": np.exp(-((x / 2) ** 2 + (y / 2) ** 2) / 0.1),
         "seed": np.int32(0),
+        "strength": np.float64(10.0),
+        "regularisation": np.int32(1),
+        "prior_mean": np.zeros((16, 16)),
+        "item": np.int32(0),
     }
     return {key: arrays[key][None].astype(each.dtype) for key, each in SIGNATURES[name].inputs.items()}
 
@@ -314,15 +384,20 @@ _UNITS = {
     "source_pixel_scale": f"of the source [arcsec]; trained at {SOURCE_SCALE_RATIO:.4g} of the image's",
     "source": "surface brightness, centred on (0, 0)",
     "seed": "of the noise",
+    "strength": "lambda of the prior exp(-lambda / 2 (s - m)^T H (s - m)) [1 / brightness^2]",
+    "regularisation": "H: 0 for brightness, 1 for gradient, 2 for curvature",
+    "prior_mean": "m, on the grid of the source; zeros where nothing is known of it",
+    "item": "any number",
 }
 _CARD = """# Lens and source by a Recurrent Inference Machine
 
 A SavedModel for TensorFlow Serving or `tf.saved_model.load`, by rim_tf {{ version }}, which it does not need.
 
 Row 0 of an image is the smallest y, the centre of the field is (0, 0), angles run anticlockwise from +x, lengths are in
-arcsec. The columns of `lens`: {{ names | join(", ") }}.
+arcsec. The mass model of `lens` is {{ types | join(" + ") }}, its columns {{ names | join(", ") }}.
 Every axis but that one is free; the batch is the first of each.
-There is no linear inversion here: its evidence needs more than a graph.
+`status` is 0, or says why a system could not be used, all its other outputs being NaN; the other systems of its batch
+have theirs. `rim-tf serve` and `rim_tf_client` make an error of such a request (INVALID_ARGUMENT).
 
 ## Signatures
 {% for name, each in signatures.items() %}
@@ -341,6 +416,12 @@ There is no linear inversion here: its evidence needs more than a graph.
 |---|---|
 {% for key, text in units.items() %}| `{{ key }}` | {{ text }} |
 {% endfor %}
+| status | what is wrong |
+|---|---|
+| 0 | nothing |
+{% for number, (name, must_be) in must_be.items() %}| {{ number }} | `{{ name }}` must be {{ must_be }} |
+{% endfor %}| {{ no_result }} | there is no finite result: some number is too large or too small |
+
 ## What it was made of
 
 {% for name, text in provenance.items() %}- {{ name }}: {{ text }}
@@ -354,9 +435,12 @@ def _card(traced, networks, provenance):
     outputs = {name: each.get_concrete_function().structured_outputs for name, each in traced.items()}
     return jinja2.Template(_CARD, keep_trailing_newline=True).render(
         version=__version__,
+        types=networks.mass.types,
         names=networks.mass.names,
         signatures={name: SIGNATURES[name] for name in traced},
         outputs=outputs,
         units=_UNITS,
+        must_be=MUST_BE,
+        no_result=NO_RESULT,
         provenance=provenance,
     )

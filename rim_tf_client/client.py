@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import http.client
+import itertools
 import json
 import random
 import time
@@ -11,6 +12,7 @@ import urllib.parse
 import numpy as np
 
 from rim_tf_client.messages import DTYPES, METHODS, STATES, SignatureDefMap, from_proto, to_proto
+from rim_tf_client.status import complaint
 
 # Seconds before the second attempt; each further one waits twice as long, and by chance up to half as long again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -36,7 +38,8 @@ class Client:
     """A model on a server. It may be used by many threads at a time.
 
     Args:
-      server: HOST:PORT of gRPC, or http://HOST:PORT of REST.
+      server: HOST:PORT of gRPC, or http://HOST:PORT of REST; of servers that all have the model several, with commas
+        between them. Requests go to them in turn, and what one does not take (UNAVAILABLE) to the next.
       model: its name there.
       version: a number; None is the newest.
       timeout: seconds that a call may take, with all its attempts.
@@ -47,10 +50,7 @@ class Client:
 
     def __init__(self, server, model="rim", version=None, timeout=60.0):
         self.server, self.model, self.version, self.timeout = server, model, version, timeout
-        address = urllib.parse.urlsplit(server if "://" in server else f"grpc://{server}")
-        if address.scheme not in ("grpc", "http") or not address.hostname or address.path not in ("", "/"):
-            raise ValueError(f"{server!r} is no address of a server; wanted is HOST:PORT or http://HOST:PORT.")
-        self._way = (_ByREST if address.scheme == "http" else _ByGRPC)(address, model, version)
+        self._ways, self._turns = [_way(each, model, version) for each in server.split(",")], itertools.count()
 
     def __enter__(self):
         return self
@@ -60,7 +60,8 @@ class Client:
 
     def close(self):
         """Let the connection go."""
-        self._way.close()
+        for way in self._ways:
+            way.close()
 
     def predict(self, signature, inputs, timeout=None):
         """The outputs of a signature.
@@ -74,11 +75,14 @@ class Client:
           {name: array}.
 
         Raises:
-          ServerError: no answer in time, or a refusal. A server that is not there (UNAVAILABLE) is asked again, with
-            longer and longer pauses, until the time is over.
+          ServerError: no answer in time, or a refusal, be it of one system alone. A server that is not there
+            (UNAVAILABLE) is asked again, with longer and longer pauses, until the time is over.
         """
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
-        return self._again(lambda seconds: self._way.predict(signature, inputs, seconds), timeout)
+        outputs = self._again(lambda way, seconds: way.predict(signature, inputs, seconds), timeout)
+        if wrong := complaint(outputs):  # TensorFlow Serving knows no better than to hand it on
+            raise ServerError("INVALID_ARGUMENT", wrong)
+        return outputs
 
     def predict_many(self, signature, many, at_once=8, timeout=None):
         """`predict` for each of many inputs, some at a time.
@@ -110,24 +114,37 @@ class Client:
 
     def status(self, timeout=None):
         """{number of a version: its state, as "AVAILABLE"}."""
-        return self._again(self._way.status, timeout)
+        return self._again(lambda way, seconds: way.status(seconds), timeout)
 
     def signatures(self, timeout=None):
         """{signature: {"inputs": {name: (type, shape)}, "outputs": the same}}, -1 where a shape is free."""
-        return self._again(self._way.signatures, timeout)
+        return self._again(lambda way, seconds: way.signatures(seconds), timeout)
 
     def _again(self, call, timeout):
-        """What `call` gives within the time there is."""
+        """What `call` of one way to a server gives within the time there is; a pause when all have been tried."""
         end, pause = time.monotonic() + (self.timeout if timeout is None else timeout), _FIRST_PAUSE
-        while True:
+        first = next(self._turns)
+        for attempt in itertools.count(1):
             try:
-                return call(max(end - time.monotonic(), 1e-3))
+                return call(self._ways[(first + attempt) % len(self._ways)], max(end - time.monotonic(), 1e-3))
             except ServerError as error:
+                if error.code != "UNAVAILABLE" or time.monotonic() > end:
+                    raise
+                if attempt % len(self._ways):
+                    continue
                 pause *= random.uniform(1.0, 1.5)
-                if error.code != "UNAVAILABLE" or time.monotonic() + pause > end:
+                if time.monotonic() + pause > end:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _way(server, model, version):
+    """One address, as something that calls the model there."""
+    address = urllib.parse.urlsplit(server if "://" in server else f"grpc://{server}")
+    if address.scheme not in ("grpc", "http") or not address.hostname or address.path not in ("", "/"):
+        raise ValueError(f"{server!r} is no address of a server; wanted is HOST:PORT or http://HOST:PORT.")
+    return (_ByREST if address.scheme == "http" else _ByGRPC)(address, model, version)
 
 
 class _ByGRPC:
@@ -218,7 +235,7 @@ class _ByREST:
     def predict(self, signature, inputs, seconds):
         values = {"signature_name": signature, "inputs": {name: array.tolist() for name, array in inputs.items()}}
         outputs = self._json("POST", self.path + ":predict", seconds, values)["outputs"]
-        return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+        return {name: _array(value) for name, value in outputs.items()}
 
     def status(self, seconds):
         states = self._json("GET", self.path, seconds)["model_version_status"]
@@ -242,3 +259,9 @@ class _ByREST:
 
     def close(self):
         """There is a connection for each call alone."""
+
+
+def _array(value):
+    """A JSON value: numbers, or words as the bytes that gRPC gives."""
+    array = np.asarray(value)
+    return np.char.encode(array) if array.dtype.kind == "U" else np.asarray(value, np.float32)

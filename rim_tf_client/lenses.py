@@ -73,7 +73,8 @@ def reconstruct(client, observation, lens):
     Args:
       client: `rim_tf_client.Client`.
       observation: `rim_tf.observation.Observation`.
-      lens: `SevenNumbers`, or `rim_tf.LensParameters`.
+      lens: `SevenNumbers`, `rim_tf.LensParameters`, or a `rim_tf.CompositeLens` of the components that the model was
+        exported for (`mass_models`).
 
     Returns:
       `rim_tf.results.SourceFit`.
@@ -90,7 +91,7 @@ def model(client, observation, lens_class=SevenNumbers):
     Args:
       client: as of `reconstruct`.
       observation: likewise, without the light of a lens galaxy.
-      lens_class: what is made of the seven numbers.
+      lens_class: called with the numbers of the lens that was found.
 
     Returns:
       `Found`.
@@ -98,6 +99,24 @@ def model(client, observation, lens_class=SevenNumbers):
     outputs, seconds = _asked(client, "model", "model_gaussian_psf", observation, None)
     lens = lens_class(*map(float, outputs["lens"][0]))
     return Found(_fit(observation, lens, outputs, seconds), outputs["lens_covariance"][0], float(outputs["field"][0]))
+
+
+def mass_models(client):
+    """Of which components the lenses of a model on a server are.
+
+    Args:
+      client: `rim_tf_client.Client`.
+
+    Returns:
+      Types of the components of the lens that `reconstruct` takes, and of the one that `model` finds; an empty tuple
+      where the model finds none.
+
+    Raises:
+      ServerError: as of `Client.predict`; also of a model that does not say, which rim_tf 0.2 exported.
+    """
+    said = client.predict("about", {"item": np.zeros(1, np.int32)})
+    names = ("mass_model", "found_mass_model")
+    return tuple(tuple(word.decode() for word in said[name][0]) if name in said else () for name in names)
 
 
 def _asked(client, of_stamps, of_gaussians, observation, lens):

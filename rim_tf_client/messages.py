@@ -37,6 +37,7 @@ _MESSAGES = {
         "float_val": (5, "float", "*"),
         "double_val": (6, "double", "*"),
         "int_val": (7, "int32", "*"),
+        "string_val": (8, "bytes", "*"),
         "int64_val": (10, "int64", "*"),
         "bool_val": (11, "bool", "*"),
     },
@@ -164,6 +165,7 @@ DTYPES = {
     1: (np.dtype("float32"), "DT_FLOAT", "float_val"),
     2: (np.dtype("float64"), "DT_DOUBLE", "double_val"),
     3: (np.dtype("int32"), "DT_INT32", "int_val"),
+    7: (np.dtype("S"), "DT_STRING", "string_val"),
     9: (np.dtype("int64"), "DT_INT64", "int64_val"),
     10: (np.dtype("bool"), "DT_BOOL", "bool_val"),
 }
@@ -177,11 +179,15 @@ def to_proto(array):
       ValueError: of a type that is not in DTYPES.
     """
     array = np.asarray(array)
-    if array.dtype not in _NUMBERS:
+    kind = np.dtype("S") if array.dtype.kind == "S" else array.dtype  # bytes, of whatever length
+    if kind not in _NUMBERS:
         raise ValueError(f"An array of {array.dtype} cannot be sent; wanted is one of {', '.join(map(str, _NUMBERS))}.")
-    proto = TensorProto(dtype=_NUMBERS[array.dtype])
+    proto = TensorProto(dtype=_NUMBERS[kind])
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
+    if kind.kind == "S":
+        proto.string_val.extend(array.ravel().tolist())
+        return proto
     proto.tensor_content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     return proto
 
@@ -199,7 +205,7 @@ def from_proto(proto):
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError(f"its shape {shape} is not known")
     wanted = math.prod(shape)
-    if proto.tensor_content:
+    if proto.tensor_content and dtype.kind != "S":
         if len(proto.tensor_content) != wanted * dtype.itemsize:
             raise ValueError(
                 f"it has {len(proto.tensor_content)} bytes, and its shape {shape} of {dtype} {wanted * dtype.itemsize}"

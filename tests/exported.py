@@ -7,7 +7,15 @@ import functools
 import modelled
 
 # Both kinds of PSF, each function once: those that are left out differ from one of these by their PSF alone.
-SIGNATURES = ("serving_default", "gaussian_psf", "model_gaussian_psf", "log_likelihood_gaussian_psf", "simulate")
+SIGNATURES = (
+    "serving_default",
+    "gaussian_psf",
+    "model_gaussian_psf",
+    "log_likelihood_gaussian_psf",
+    "simulate",
+    "invert_gaussian_psf",
+    "about",
+)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Runs an exported model with TensorFlow alone, in both ways of loading it; called by test_export.py: MODEL FOLDER.
 
-FOLDER holds the inputs of each signature, as SIGNATURE.npz; what comes out is written there as LOADER-SIGNATURE.npz.
+FOLDER holds the inputs of each signature, as SIGNATURE.npz or, more than once, as SIGNATURE@WHAT.npz; what comes out is
+written there as LOADER-SIGNATURE.npz, or with its @WHAT.
 """
 
 import pathlib
@@ -16,7 +17,8 @@ inputs = {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
 def write(loader, signature, outputs):
-    np.savez(folder / f"{loader}-{signature}.npz", **outputs)
+    words = {name: np.asarray(value, "S") for name, value in outputs.items() if value.dtype == object}
+    np.savez(folder / f"{loader}-{signature}.npz", **outputs | words)
 
 
 model = tf.saved_model.load(model_path)  # keep it: its signatures hold their variables only weakly
@@ -26,7 +28,7 @@ for signature, arrays in inputs.items():
     with tf.GradientTape() as tape:
         if differentiated:
             tape.watch(tensors["lens"])
-        outputs = model.signatures[signature](**tensors)
+        outputs = model.signatures[signature.split("@")[0]](**tensors)
         total = tf.reduce_sum(outputs["source"] ** 2) if differentiated else None
     if differentiated:
         outputs = {"slope": tape.gradient(total, tensors["lens"]), **outputs}
@@ -36,7 +38,7 @@ for signature, arrays in inputs.items():
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     graph = tf.compat.v1.saved_model.load(session, ["serve"], model_path)
     for signature, arrays in inputs.items():
-        definition = graph.signature_def[signature]
+        definition = graph.signature_def[signature.split("@")[0]]
         feeds = {definition.inputs[name].name: value for name, value in arrays.items()}
         fetched = {name: tensor.name for name, tensor in definition.outputs.items()}
         write("session", signature, session.run(fetched, feeds))

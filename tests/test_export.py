@@ -14,14 +14,17 @@ import tensorflow as tf
 from numpy.testing import assert_allclose
 
 import rim_tf
+from rim_tf.config import REGULARISATIONS
 from rim_tf.errors import InputError
 from rim_tf.export import SIGNATURES, _Networks, export_saved_model
 from rim_tf.grids import PixelGrid
+from rim_tf.lens import lens_of
 from rim_tf.models.looks import judge, see, surest
 from rim_tf.physics.imaging import imaging_operator, imaging_problem
-from rim_tf.physics.mass.model import SIE_SHEAR
+from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 from rim_tf.systems import GAUSSIAN_PSF, batch_of
 from rim_tf_client.messages import WARM_UP, PredictionLog, from_proto
+from rim_tf_client.status import MUST_BE
 
 LOADER = pathlib.Path(__file__).parent / "load_saved_model.py"
 
@@ -57,6 +60,9 @@ def inputs_of(signature, systems, rng):
     """What a signature takes of `batch`."""
     n = len(systems["pixel_scale"])
     more = {"source": rng.uniform(size=(n, 36, 30)).astype("float32"), "seed": np.arange(n, dtype="int32") + 5}
+    # Of an inversion with a mean above 0: the Python interface has none but 0.
+    more |= {"strength": np.float32([3.0, 30.0, 300.0]), "regularisation": np.int32([0, 1, 2])}
+    more |= {"prior_mean": np.zeros((n, 20, 20), "float32"), "item": np.zeros(n, "int32")}
     return {name: tf.constant((systems | more)[name]) for name in SIGNATURES[signature].inputs}
 
 
@@ -68,7 +74,7 @@ def inputs():
         stamps = batch([rng.uniform(size=(5, 7)) for _ in range(3)], (33, 40), rng)
     gaussians = batch([0.03, 0.07, 0.0], (33, 40), rng)
     return {
-        name: inputs_of(name, gaussians if each.inputs["psf"] is GAUSSIAN_PSF else stamps, rng)
+        name: inputs_of(name, gaussians if each.inputs.get("psf") is GAUSSIAN_PSF else stamps, rng)
         for name, each in SIGNATURES.items()
     }
 
@@ -84,7 +90,13 @@ def expected(networks, inputs):
             best = surest(looks)
             given = {**given, "lens": tf.constant(best["lens"])}
             found[name] = {"lens": best["lens"], "lens_covariance": best["covariance"], "field": best["field"]}
-        if "log_likelihood" in name:
+        if "about" in name:
+            words = {"mass_model": SIE_SHEAR.types, "lens_parameters": SIE_SHEAR.names}
+            words["found_mass_model"] = words["mass_model"]
+            found[name] = {key: np.array([value] * 3, "S") for key, value in words.items()}
+        elif "invert" in name:
+            found[name] = inversion(given)
+        elif "log_likelihood" in name:
             found[name] = log_likelihood(given)
         elif "simulate" in name:
             operator = imaging_operator({**given, "image": given["noise_rms"]}, (36, 30))
@@ -94,8 +106,8 @@ def expected(networks, inputs):
     return found
 
 
-def reconstruction(rim, given):
-    """Of each system by itself, as `rim_tf.reconstruct` finds it."""
+def of_python(given, method):
+    """What method(observation, lens, source_pixel_scale, i) makes of each system by itself."""
     results = []
     for i in range(3):
         psf = given["psf"][i].numpy()
@@ -108,7 +120,23 @@ def reconstruction(rim, given):
         lens = rim_tf.LensParameters(*map(float, given["lens"][i]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rim_tf.InputWarning)  # two steps explain little
-            results.append(rim_tf.reconstruct(observation, lens, rim, float(given["source_pixel_scale"][i])))
+            results.append(method(observation, lens, float(given["source_pixel_scale"][i]), i))
+    return results
+
+
+def inversion(given):
+    def invert(observation, lens, scale, i):
+        settings = {"strength": float(given["strength"][i]), "regularisation": REGULARISATIONS[i], "solver": "exact"}
+        return rim_tf.invert(observation, lens, scale, 20, **settings)
+
+    results = of_python(given, invert)
+    names = ("source", "standard_deviation", "model_image", "chi2_per_pixel", "log_evidence", "flux", "magnification")
+    return {name: np.array([getattr(each, name) for each in results]) for name in names}
+
+
+def reconstruction(rim, given):
+    """As `rim_tf.reconstruct` finds it."""
+    results = of_python(given, lambda observation, lens, scale, i: rim_tf.reconstruct(observation, lens, rim, scale))
     names = ("source", "model_image", "chi2_per_pixel", "flux", "magnification", "flux_outside")
     found = {name: np.array([getattr(each, name) for each in results]) for name in names}
     found["chi2"] = np.array([np.nansum(each.residual**2) for each in results])
@@ -133,6 +161,9 @@ def assert_same(outputs, expected, tolerance=1e-5):
     for name, value in expected.items():
         value = np.asarray(value)
         assert outputs[name].shape == value.shape, name
+        if value.dtype.kind == "S":
+            assert np.array_equal(outputs[name].astype("S"), value), name
+            continue
         assert_allclose(outputs[name], value, rtol=tolerance, atol=tolerance * np.abs(value).max(), err_msg=name)
 
 
@@ -141,7 +172,7 @@ def test_every_signature_gives_the_numbers_of_the_python_interface(networks, inp
     outputs = SIGNATURES[signature].function(_Networks(*networks, SIE_SHEAR), inputs[signature])
     outputs = {name: np.asarray(value) for name, value in outputs.items()}
     assert_same(outputs, expected[signature])
-    assert set(outputs) - set(expected[signature]) <= {"image"}
+    assert set(outputs) - set(expected[signature]) <= {"image", "chi2", "flux_outside"}
     if "image" in outputs:
         noise = (outputs["image"] - outputs["model_image"]) / inputs[signature]["noise_rms"].numpy()
         assert abs(noise.mean()) < 0.05 and noise.std() == pytest.approx(1, abs=0.05)
@@ -155,6 +186,10 @@ def elsewhere(path, inputs, tmp_path_factory):
     for signature in exported.SIGNATURES:
         arrays = {name: value.numpy() for name, value in inputs[signature].items()}
         np.savez(folder / f"{signature}.npz", **arrays)
+    arrays = {name: value.numpy() for name, value in inputs["gaussian_psf"].items()}
+    arrays["noise_rms"][0, arrays["mask"][0]] = -1.0
+    arrays["lens"][2, 1] = np.nan  # which as the place of rays would be no index of anything
+    np.savez(folder / "gaussian_psf@wrong.npz", **arrays)
     # -I: no PYTHONPATH and no working directory; the loader makes sure that rim_tf cannot be imported.
     arguments = [sys.executable, "-I", LOADER, path, folder]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
@@ -171,6 +206,33 @@ def test_same_numbers_without_rim_tf(elsewhere, inputs, expected, signature):
     if "image" in outputs["session"]:
         one, two = (outputs[loader]["image"] for loader in outputs)
         assert_allclose(one, two, atol=1e-5)  # the same seeds, the same noise
+
+
+def test_what_cannot_be_used_is_told_and_harms_no_other_lens_of_its_batch(elsewhere, expected):
+    for loader in ("saved_model", "session"):
+        outputs = np.load(elsewhere / f"{loader}-gaussian_psf@wrong.npz")
+        assert outputs["status"].tolist() == [2, 0, 5] and MUST_BE[2][0] == "noise_rms" and MUST_BE[5][0] == "lens"
+        for name, value in expected["gaussian_psf"].items():
+            assert np.isnan(outputs[name][[0, 2]]).all()
+            value = np.asarray(value)
+            assert_allclose(outputs[name][1], value[1], rtol=1e-5, atol=1e-5 * np.abs(value[1]).max())
+        right = np.load(elsewhere / f"{loader}-gaussian_psf.npz")
+        assert right["status"].tolist() == [0, 0, 0]
+
+
+def test_other_components_give_what_the_python_interface_gives(networks, inputs):
+    mass = MassModel(("power_law", "shear"))
+    row = (1.9, 0.1, -0.05, 0.02, 0.01, 0.03, 0.02)
+    given = inputs["gaussian_psf"] | {"lens": tf.constant([[0.5, *row]] * 3, tf.float32)}
+    outputs = SIGNATURES["gaussian_psf"].function(_Networks(networks[0], None, mass), given)
+    lens = lens_of(mass, (0.5, *row))
+    rim = networks[0]
+    results = of_python(
+        given | {"lens": inputs["gaussian_psf"]["lens"]},
+        lambda seen, _, scale, i: rim_tf.reconstruct(seen, lens, rim, scale),
+    )
+    source = np.array([each.source for each in results])
+    assert_allclose(outputs["source"], source, atol=1e-5 * source.max())
 
 
 def test_the_slope_in_the_lens_passes_through(networks, elsewhere, inputs):

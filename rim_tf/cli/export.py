@@ -14,8 +14,15 @@ from rim_tf.errors import InputError
 @click.option(
     "--estimator", default=ModelConfig.estimator, show_default=True, help="Weights of the estimator; likewise."
 )
+@click.option(
+    "--component",
+    "components",
+    multiple=True,
+    metavar="TYPE",
+    help="Of the lenses that it will be asked about, in their order, as in lens.json; by default sie and shear.",
+)
 @options.out(required=True, help="A version of a model, as models/rim/1: its name is a whole number.")
-def export(weights, estimator, out):
+def export(weights, estimator, components, out):
     """Write the networks as version OUT of a model, which TensorFlow Serving or `rim-tf serve` take up.
 
     What it can do, with what inputs, is in OUT/assets.extra/MODEL_CARD.md. It takes up to a minute.
@@ -28,8 +35,10 @@ def export(weights, estimator, out):
     import_quietly()
     from rim_tf.export import export_saved_model
     from rim_tf.models.pretrained import load_pretrained, provenance_of
+    from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 
+    mass = MassModel(components) if components else SIE_SHEAR
     networks = load_pretrained(weights), load_pretrained(estimator, "estimator")
     known = {"RIM": provenance_of(weights), "estimator": provenance_of(estimator, "estimator")}
-    export_saved_model(networks[0], out, estimator=networks[1], provenance=known)
+    export_saved_model(networks[0], out, mass, estimator=networks[1], provenance=known)
     click.echo(f"Wrote {out}; start a server with: rim-tf serve {out.parent}")

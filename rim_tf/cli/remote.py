@@ -22,7 +22,12 @@ def _asked(command):
         [
             click.argument("image"),
             options.observed(),
-            click.option("--server", required=True, metavar="URL", help="HOST:PORT of gRPC, or http://HOST:PORT."),
+            click.option(
+                "--server",
+                required=True,
+                metavar="URL",
+                help="HOST:PORT of gRPC, or http://HOST:PORT; several with commas.",
+            ),
             click.option("--model", "model_name", default="rim", show_default=True, help="Its name on the server."),
             click.option("--version", type=click.IntRange(min=0), help="Of the model; by default the newest."),
             click.option("--timeout", default=60.0, show_default=True, type=options.POSITIVE, help="Seconds in all."),
@@ -35,7 +40,7 @@ def _asked(command):
 
 
 @remote.command(short_help="Find the source behind a known lens.")
-@click.option("--lens", required=True, metavar="JSON", help="The seven parameters of an SIE with shear.")
+@click.option("--lens", required=True, metavar="JSON", help="Parameters of the lens, as rim-tf export was told.")
 @_asked
 def reconstruct(lens, **arguments):
     """Find the source behind the lens in IMAGE, a FITS file, as `rim-tf reconstruct` does.
@@ -64,7 +69,7 @@ def _run(lens_path, image, noise, psf, mask, pixel_scale, centre_psf, server, ou
         numbers = [io.number_or_path(each) for each in (noise, psf)]
         observation = io.read_observation(image, *numbers, mask, pixel_scale, centre_psf)
         import_quietly()
-        lens = None if lens_path is None else _known(lens_path)
+        lens = None if lens_path is None else io.read_lens(lens_path)
         fit, more = _answer(observation, lens, server, **asked)
         summary = _write(folder, fit, more, {name: value for name, value in given.items() if value is not None})
     if lens is None:
@@ -76,32 +81,37 @@ def _run(lens_path, image, noise, psf, mask, pixel_scale, centre_psf, server, ou
     click.echo(f"\nWrote {written(out, _RESULTS)}")
 
 
-def _known(path):
-    from rim_tf import io
-    from rim_tf.physics.mass.model import SIE_SHEAR
-
-    lens = io.read_lens(path)
-    if lens.mass != SIE_SHEAR:
-        raise InputError(f"{path} is a lens of {', '.join(lens.mass.types)}; the server knows an SIE with shear alone.")
-    return lens
-
-
 def _answer(observation, lens, server, model_name, version, timeout):
     """`SourceFit`, and what else is to be told of it."""
-    from rim_tf.lens import LensParameters
+    from rim_tf.lens import lens_of
+    from rim_tf.physics.mass.model import MassModel
     from rim_tf_client import Client, ServerError, lenses
 
     try:
-        with Client(server, model_name, version, timeout) as client:
-            if lens is not None:
-                return lenses.reconstruct(client, observation, lens), {}
-            found = lenses.model(client, observation, LensParameters)
+        client = Client(server, model_name, version, timeout)
     except ValueError as error:
         raise InputError(f"--server: {error}") from None
+    try:
+        with client:
+            taken, found = lenses.mass_models(client)
+            if lens is not None:
+                _check_components(lens.mass.types, taken, server)
+                return lenses.reconstruct(client, observation, lens), {}
+            mass = MassModel(found or taken)
+            found = lenses.model(client, observation, lambda *values: lens_of(mass, values))
     except ServerError as error:
         raise InputError(f"The server {server} gave no result: {error}.") from None
     error = dict(zip(found.source_fit.lens.mass.names, found.covariance.diagonal() ** 0.5, strict=True))
     return found.source_fit, {"lens_error": error, "field": found.field}
+
+
+def _check_components(types, taken, server):
+    if types != taken:
+        options = " ".join(f"--component {each}" for each in types)
+        raise InputError(
+            f"--lens has the components {', '.join(types)}; the model on {server} was exported for {', '.join(taken)}. "
+            f"Serve one that was written with: rim-tf export {options}"
+        )
 
 
 def _write(folder, fit, more, given):

@@ -179,7 +179,8 @@ def _array(key, value, dtype):
 
 
 def _written(outputs, by_row):
-    lists = {key: value.tolist() for key, value in outputs.items()}
+    words = {key: np.char.decode(value) for key, value in outputs.items() if value.dtype.kind == "S"}
+    lists = {key: value.tolist() for key, value in (outputs | words).items()}
     if not by_row:
         return {"outputs": lists}
     return {"predictions": [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]}

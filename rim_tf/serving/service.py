@@ -16,6 +16,7 @@ from rim_tf_client.messages import (
     from_proto,
     to_proto,
 )
+from rim_tf_client.status import complaint
 
 # Bytes that a call takes for each number in its inputs, with the shipped weights on images of 64 and 192 pixels.
 _BYTES_PER_NUMBER = 1000
@@ -56,6 +57,8 @@ class Service:
             version.check(signature, arrays)
             _check_size(arrays)
             outputs = self._wait(self.batcher.submit((version, signature), arrays), seconds)
+            if wrong := complaint(outputs):
+                raise Refusal("INVALID_ARGUMENT", wrong)
             status = "OK"
             return outputs
         except Refusal as refusal:

@@ -80,7 +80,7 @@ class Version:
             raise Refusal("RESOURCE_EXHAUSTED", "The memory is not enough; send fewer or smaller images.") from None
         except tf.errors.InvalidArgumentError as error:
             raise Refusal("INVALID_ARGUMENT", _sentence(error)) from None
-        return {key: value.numpy() for key, value in outputs.items()}
+        return {key: _array(value) for key, value in outputs.items()}
 
 
 def _loaded(path):
@@ -91,6 +91,11 @@ def _loaded(path):
         return tf.saved_model.load(str(path))
     finally:
         absl.logging.set_verbosity(before)
+
+
+def _array(tensor):
+    """As NumPy: words as bytes of a fixed length, not as objects."""
+    return np.asarray(tensor.numpy(), "S") if tensor.dtype == tf.string else tensor.numpy()
 
 
 def _sentence(error):

@@ -1,7 +1,9 @@
 """Other people's pipelines: the examples that they copy, the command line, and a Python without TensorFlow."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -24,8 +26,10 @@ def load(name):
 
 def test_every_example_is_run_here():
     assert {path.stem for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "build_c",
         "curl",
         "from_python",
+        "reconstruct",
         "with_jax",
         "with_lenstronomy",
     }
@@ -71,6 +75,41 @@ def test_the_remote_command_gives_what_the_python_interface_gives(server, lens, 
         np.testing.assert_allclose(hdus["SOURCE"].data, fit.source, atol=1e-5 * fit.source.max())
         assert hdus[0].header["THETA_E"] == fit.lens.theta_E
     assert json.loads((tmp_path / "summary.json").read_text())["flux"] == pytest.approx(fit.flux, rel=1e-4)
+
+
+def components(folder):
+    """A lens of components in lens.json, and its path."""
+    two = (rim_tf.Component("sie", theta_E=theta_E, x_lens=x) for theta_E, x in ((1.2, 0), (0.2, 1.5)))
+    lens = rim_tf.CompositeLens(*two)
+    rim_tf.io.write_lens(lens, folder / "components.json")
+    return lens, folder / "components.json"
+
+
+def test_a_lens_of_other_components_than_the_model_was_exported_for_is_refused(server, lens, tmp_path):
+    options = ("--server", f"127.0.0.1:{server.port}", "--out", tmp_path / "out")
+    result = run("remote", "reconstruct", *files(lens), "--lens", components(tmp_path)[1], *options)
+    assert result.exit_code == 2 and "was exported for sie, shear" in result.output
+    assert "rim-tf export --component sie --component sie" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lens_of_the_components_that_the_model_was_exported_for(lens, tmp_path, monkeypatch):
+    known, path = components(tmp_path)
+    asked = {}
+
+    def predict(client, signature, inputs):  # in the place of a server, whose model would take half a minute to write
+        if signature == "about":
+            return {"mass_model": np.array([[b"sie", b"sie"]])}
+        asked.update(inputs)
+        image = inputs["image"]
+        return {"source": image, "model_image": image, "chi2_per_pixel": np.ones(1), "flux_outside": np.zeros(1)}
+
+    monkeypatch.setattr("rim_tf_client.Client.predict", predict)
+    options = ("--server", "127.0.0.1:9", "--out", tmp_path / "out")
+    result = run("remote", "reconstruct", *files(lens), "--lens", path, *options)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(asked["lens"], [known.as_tuple()], rtol=1e-6)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["lens"] == known.to_dict()
 
 
 def test_what_no_server_answers_is_one_sentence(server, lens, tmp_path):
@@ -119,6 +158,37 @@ def test_seven_numbers_move_as_a_lens_of_rim_tf_does():
     assert ours.named() == theirs.named() and ours.to_dict() == theirs.to_dict()
     assert ours.moved((0.3, -0.2)).as_tuple() == theirs.moved((0.3, -0.2)).as_tuple()
     assert ours.moved_source((0.3, -0.2)) == pytest.approx(theirs.moved_source((0.3, -0.2)))
+
+
+def test_from_c(version, lens, tmp_path):
+    import exported
+
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc)")
+    # The linker that is quick with a library of a gigabyte, where there is one.
+    gold = " -fuse-ld=gold" if shutil.which("ld.gold") else ""
+    environment = os.environ | {"PYTHON": sys.executable, "CC": f"cc{gold}"}
+    program = tmp_path / "reconstruct"
+    built = subprocess.run(["sh", EXAMPLES / "build_c.sh", program], env=environment, capture_output=True, text=True)
+    assert built.returncode == 0 and not built.stderr, built.stderr
+    observation = rim_tf.io.read_observation(lens / "image.fits", str(lens / "noise.fits"), str(lens / "psf.fits"))
+    known = rim_tf.io.read_lens(lens / "lens.json")
+    arrays = {"image": observation.image, "noise_rms": observation.noise, "psf": observation.psf}
+    for name, array in (arrays | {"lens": known.as_tuple()}).items():
+        np.asarray(array, "float32").tofile(tmp_path / f"{name}.f32")
+    np.asarray(observation.mask, "uint8").tofile(tmp_path / "mask.u8")
+    fit = rim_tf.reconstruct(observation, known, exported.networks()[0])
+    sizes = [*observation.shape, len(observation.psf), observation.pixel_scale, fit.source_pixel_scale]
+    command = [program, version, tmp_path, *map(repr, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    source = np.fromfile(tmp_path / "source.f32", "float32").reshape(fit.source.shape)
+    np.testing.assert_allclose(source, fit.source, atol=1e-5 * fit.source.max())
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert float(said["flux"]) == pytest.approx(fit.flux, rel=1e-4)
+    (tmp_path / "lens.f32").write_bytes(bytes(28))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "status 5" in done.stderr
 
 
 def test_from_python(server):

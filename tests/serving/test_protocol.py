@@ -13,7 +13,7 @@ from rim_tf.config import ServingSettings
 from rim_tf.errors import InputError
 from rim_tf.export import example
 from rim_tf.serving.server import Server
-from rim_tf_client import Client, ServerError
+from rim_tf_client import Client, ServerError, lenses
 from rim_tf_client.messages import MESSAGES
 
 pytest.importorskip("tensorflow_serving", reason="install the extra test: tensorflow-serving-api is missing")
@@ -155,6 +155,7 @@ def test_our_client(server, truth, way):
         assert client.status() == {1: "AVAILABLE"}
         signatures = client.signatures()
         assert signatures[SIGNATURE]["inputs"]["lens"] == ("float32", [-1, 7])
+        assert lenses.mass_models(client) == (("sie", "shear"), ("sie", "shear"))
         # Each gets the answer to its own question, whoever else asks.
         many = [inputs(1 + i % 3, seed=i) for i in range(9)]
         for arrays, outputs in zip(many, client.predict_many(SIGNATURE, many, at_once=5), strict=True):
@@ -234,21 +235,56 @@ def test_what_is_no_rest_request_is_refused(server):
 
 def test_a_bad_request_does_not_spoil_its_neighbours(server, truth):
     bad = inputs() | {"noise_rms": np.ones((1, 1, 1), "float32")}
+    lost = inputs()
+    lost["image"][0, 3, 3] = np.nan  # of the right shape, and so in one batch with the others
     good = inputs(seed=3)
     with Client(f"127.0.0.1:{server.port}") as client:
-        results = list(client.predict_many(SIGNATURE, [good, bad] * 4, at_once=8))
-    assert all(isinstance(each, ServerError) for each in results[1::2])
-    for outputs in results[::2]:
+        results = list(client.predict_many(SIGNATURE, [good, bad, lost] * 3, at_once=9))
+    for outputs, one, other in zip(*(results[i::3] for i in range(3)), strict=True):
         assert_same(outputs, truth(good))
+        assert one.code == other.code == "INVALID_ARGUMENT" and "image must be finite" in str(other)
 
 
-def test_lost_pixels_stay_with_their_lens(server):
-    lost = inputs(2)
-    lost["image"][1, 3, 3] = np.nan
-    with Client(f"127.0.0.1:{server.port}") as client:
-        outputs = client.predict(SIGNATURE, lost)
-    assert np.isfinite(outputs["source"][0]).all() and np.isnan(outputs["chi2"][1])
-    assert_array_equal(np.isfinite(outputs["chi2"]), [True, False])
+WRONG = {
+    "image": (lambda x: np.full_like(x, np.nan), "image must be finite where mask is true; that of system 1 of the 2"),
+    "noise_rms": (np.zeros_like, "noise_rms must be finite and above 0"),
+    "mask": (np.zeros_like, "mask must be true somewhere"),
+    "psf": (np.zeros_like, "psf must be finite: a stamp whose sum is 1"),
+    "lens": (lambda x: np.full_like(x, np.inf), "lens must be finite and within"),
+    "pixel_scale": (np.zeros_like, "pixel_scale must be"),
+    "source_pixel_scale": (lambda x: -x, "source_pixel_scale must be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_that_cannot_be_are_refused_with_a_sentence(server, name):
+    change, why = WRONG[name]
+    arrays = inputs(2)
+    arrays[name][1] = change(arrays[name][1])
+    with Client(f"127.0.0.1:{server.port}") as client, pytest.raises(ServerError, match=why) as refused:
+        client.predict(SIGNATURE, arrays)
+    assert refused.value.code == "INVALID_ARGUMENT"
+    status, answer = rest(server, "POST", "/v1/models/rim:predict", json.dumps({"inputs": _lists(arrays)}))
+    assert status == 400 and why in answer["error"]
+
+
+def _lists(arrays):
+    return {name: value.tolist() for name, value in arrays.items()}
+
+
+def test_a_server_that_hands_the_status_on_has_it_turned_into_an_error(server, channel, truth, monkeypatch):
+    monkeypatch.setattr("rim_tf.serving.service.complaint", lambda outputs: None)  # as TensorFlow Serving
+    arrays = inputs(2)
+    arrays["lens"][1, 0] = -1.0
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request_of(arrays), timeout=60)
+    outputs = {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
+    assert_array_equal(outputs["status"], [0, 5])
+    for name, value in truth(inputs(2)).items():
+        assert_allclose(outputs[name][0], value[0], rtol=1e-4, atol=1e-5 * np.abs(value[0]).max(), err_msg=name)
+        assert name == "status" or np.isnan(outputs[name][1]).all()
+    with Client(f"127.0.0.1:{server.port}") as client, pytest.raises(ServerError, match="lens must be") as refused:
+        client.predict(SIGNATURE, arrays)
+    assert refused.value.code == "INVALID_ARGUMENT"
 
 
 class Nothing:

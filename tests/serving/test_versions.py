@@ -1,5 +1,7 @@
 """Versions that come and go; batches; a client that waits for a server."""
 
+import concurrent.futures
+import shutil
 import threading
 import time
 
@@ -10,8 +12,10 @@ from rim_tf.errors import InputError
 from rim_tf.serving import versions
 from rim_tf.serving.batching import Batcher
 from rim_tf.serving.refusals import Refusal
+from rim_tf.serving.service import Service
 from rim_tf.serving.versions import Model
 from rim_tf_client import Client, ServerError
+from rim_tf_client.messages import GetModelStatusRequest
 
 
 class Loaded:
@@ -63,6 +67,45 @@ def test_a_damaged_version_replaces_nothing(folder):
     (path / "saved_model.pb").write_text("mended")
     model.look()
     assert model.find().number == 2
+
+
+def test_versions_that_roll_under_load_lose_no_request(folder):
+    class Counting(Loaded):
+        signatures = ("number",)
+
+        def check(self, name, arrays):
+            pass
+
+        def run(self, name, arrays):
+            return {"y": np.full(len(arrays["x"]), self.number)}
+
+    versions.Version = Counting  # undone with the fixture's own
+    add(folder, 1)
+    service = Service(Model(folder), workers=1)
+    request = GetModelStatusRequest(model_spec={"name": "rim"})
+    answers, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            version = service.version_of(request.model_spec)
+            answers.append(int(service.predict(version, "number", {"x": np.zeros(1)}, 10)["y"][0]))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        for _ in range(3):
+            path = add(folder, 2)
+            service.model.look()
+            seen = len(answers)
+            while len(answers) < seen + 20:
+                time.sleep(0.001)
+            path.rename(folder / "gone")
+            service.model.look()
+            shutil.rmtree(folder / "gone")
+        ended.set()
+        for each in asking:
+            each.result(10)  # raises what was raised there
+    service.close()
+    assert set(answers) == {1, 2} and service.counts == {("number", "OK"): len(answers)}
 
 
 def test_several_versions_side_by_side(folder):
@@ -139,7 +182,36 @@ def test_a_server_that_is_not_there_is_asked_until_the_time_is_over(address):
     assert failed.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and 0.3 < time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("address", ["", "ftp://there:1", "http://there/path", "http://"])
+class Replica:
+    """In the place of the way to a server."""
+
+    def __init__(self):
+        self.asked, self.there = 0, True
+
+    def status(self, seconds):
+        self.asked += 1
+        if not self.there:
+            raise ServerError("UNAVAILABLE", "gone")
+        return {1: "AVAILABLE"}
+
+
+def test_requests_go_to_the_servers_in_turn_and_past_one_that_is_gone():
+    client = Client("127.0.0.1:9,http://127.0.0.1:9")
+    client._ways = replicas = [Replica(), Replica()]
+    for _ in range(4):
+        client.status()
+    assert [each.asked for each in replicas] == [2, 2]
+    replicas[0].there = False
+    started = time.monotonic()
+    for _ in range(6):
+        assert client.status() == {1: "AVAILABLE"}
+    assert replicas[1].asked == 2 + 6 and time.monotonic() - started < 0.1  # without a pause
+    replicas[1].there = False
+    with pytest.raises(ServerError, match="gone"):
+        client.status(timeout=0.5)
+
+
+@pytest.mark.parametrize("address", ["", "ftp://there:1", "http://there/path", "http://", "there:1,"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ValueError, match="no address"):
         Client(address)

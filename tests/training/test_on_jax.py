@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 if keras.backend.backend() != "jax":
     pytest.skip("training on JAX needs Keras on JAX", allow_module_level=True)
 
+import jax
 from jax import numpy as jnp
 from registry import SMALL_ESTIMATOR
 
@@ -68,6 +69,34 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(patched, tmp_
     rates = [line["learning_rate"] for line in logged]
     assert_allclose(rates, [float(runs.learning_rate(TINY)(step)) for step in (1, 3, 5)], rtol=1e-4)
     assert_allclose([line["val_loss"] for line in parts], [line["val_loss"] for line in logged], rtol=1e-5)
+
+
+def test_frames_that_grow_do_so_at_their_step_and_across_a_stop(patched, tmp_path, monkeypatch):
+    growing = dataclasses.replace(TINY, growing_frames=((8, 4),))
+    run, first, taken = type(patched)(growing, None, None), patched.first_state(), []
+
+    def epoch(state, where, stamps, rate, parts):
+        """In the place of what takes a quarter of a minute to compile for each size: which lenses it would take."""
+        step, turn = map(int, where)
+        (part,) = parts
+        inputs, _, _ = jax.eval_shape(lambda stamps: run._drawn(part, turn, stamps), stamps)
+        taken.append((step, turn, part, inputs["image"].shape))
+        state["weights"][0] = state["weights"][0] * 0.5 + turn + part
+        return state, {name: 0.0 for name in ("loss", run.metric.__name__, "gradient_norm")}, {}
+
+    monkeypatch.setattr(run, "_epoch", epoch)
+    monkeypatch.setattr(run, "_validate", patched._validate)  # on frames that do not grow
+    monkeypatch.setattr(run, "first_state", lambda: {n: [jnp.array(v) for v in some] for n, some in first.items()})
+    monkeypatch.setattr(on_jax, "_Run", lambda *given: run)
+    whole = np.array(on_jax.train(growing, tmp_path / "whole", verbose=0).get_weights()[0])
+    # As many pixels in a batch of either size, and each size begins with its own first lens.
+    small, large = (0, (16, 8, 8)), (1, (4, 16, 16))
+    assert taken == [(0, 0, *small), (2, 2, *small), (4, 0, *large)]
+    # Stopped among small frames, and where the large ones begin.
+    for n_steps in (2, 4, 6):
+        model = on_jax.train(dataclasses.replace(growing, n_steps=n_steps), tmp_path / "parts", verbose=0)
+    assert taken[3:] == taken[:3]
+    assert_allclose(model.get_weights()[0], whole)
 
 
 # The same run on two devices, and then on one; devices are made before JAX starts.

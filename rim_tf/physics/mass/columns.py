@@ -38,6 +38,10 @@ class Real:
     def check(self, value):
         """Raises InputError where the value, a finite float, is out of range."""
 
+    def allows(self, value):
+        """Whether `check` would pass it: a boolean tensor, shaped like the value."""
+        return ops.isfinite(value)
+
     def to_real(self, value):
         """Value -> u, tensors of one shape."""
         return (value,)
@@ -60,6 +64,9 @@ class Positive(Real):
         if value <= 0:
             unit = f" [{self.unit}]" if self.unit else ""
             raise InputError(f"Lens parameter {self.name} is {value:g}; it must be above 0{unit}.")
+
+    def allows(self, value):
+        return ops.isfinite(value) & (value > 0)
 
     def to_real(self, value):
         return (ops.log(value),)
@@ -88,6 +95,9 @@ class Interval(Real):
             raise InputError(
                 f"Lens parameter {self.name} is {value:g}; it must be above {self.low:g} and below {self.high:g}."
             )
+
+    def allows(self, value):
+        return (self.low < value) & (value < self.high)
 
     def to_real(self, value):
         share = ops.clip((value - self.low) / (self.high - self.low), 1e-6, 1 - 1e-6)
@@ -129,6 +139,10 @@ class Disc:
         length = math.hypot(a, b)
         if length > self.largest:
             raise InputError(self.refusal.format(value=f"{length:g}"))
+
+    def allows(self, a, b):
+        """Whether `check` would pass them, but for the rounding of float32."""
+        return a**2 + b**2 <= (1 + 1e-6) * self.largest**2
 
     def to_real(self, a, b):
         """The two values -> two coordinates u, tensors of one shape."""

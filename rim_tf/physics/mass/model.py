@@ -15,6 +15,9 @@ for _module in pkgutil.iter_modules([str(pathlib.Path(__file__).parent)]):
     if _module.name != "model":
         importlib.import_module(f"rim_tf.physics.mass.{_module.name}")
 
+# Of a parameter in a batch, in whatever unit.
+_FARTHEST = 1e6
+
 
 @dataclasses.dataclass(frozen=True)
 class MassModel:
@@ -134,6 +137,13 @@ class MassModel:
         """Raises InputError where one of the finite floats `values`, in the order of `names`, is out of range."""
         for column, indices in self.columns:
             column.check(*(values[i] for i in indices))
+
+    def allows(self, lens):
+        """Which lenses `check` would pass, boolean [batch]; nothing may be farther than float32 can square."""
+        allowed = ops.all(ops.abs(lens) < _FARTHEST, axis=1)
+        for column, indices in self.columns:
+            allowed = allowed & column.allows(*(lens[:, i] for i in indices))
+        return allowed
 
 
 def find_profile(name):

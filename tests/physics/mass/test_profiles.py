@@ -9,6 +9,7 @@ from keras import ops
 from numpy.testing import assert_allclose
 from registry import PROFILES
 
+from rim_tf.errors import InputError
 from rim_tf.physics.mass import profile as profile_module
 from rim_tf.physics.mass.columns import Real
 from rim_tf.physics.mass.model import MassModel
@@ -48,6 +49,27 @@ def jacobian(function, x, y, lens):
 
 def test_every_profile_has_an_instance():
     assert set(PROFILES) == set(profile_module.PROFILES)
+
+
+@every_profile
+def test_a_batch_allows_the_lenses_that_can_be_made_one_by_one(name):
+    mass, lens = case(name)
+    rows = [np.array(lens[0])]
+    for column in range(mass.size):
+        for value in (-2.0, -0.5, 0.0, 0.5, 0.96, 2.0, 4.0):
+            rows.append(np.where(np.arange(mass.size) == column, value, lens[0]))
+
+    def can_be_made(row):
+        try:
+            mass.check(row)
+        except InputError:
+            return False
+        return True
+
+    found = array(mass.allows(tensor(rows)))
+    assert found.tolist() == [can_be_made(row) for row in rows] and found.any()
+    for value in (np.nan, np.inf, -np.inf, 1e30):
+        assert not array(mass.allows(tensor(np.where(np.eye(mass.size, dtype=bool), value, lens[0])))).any()
 
 
 @every_profile
