@@ -32,7 +32,6 @@ from rim_tf.inference import workflow
 from rim_tf.inference.rim import reconstruct
 from rim_tf.io import open_fits, read_observation
 from rim_tf.lens import Component, CompositeLens, LensParameters
-from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
 
 # As in the paper, but for the lens galaxy.
@@ -64,10 +63,10 @@ def mock(index, stamps, config=MOCKS, stream="test"):
     return seen, LensParameters(*map(float, given["lens"])), source.numpy()[0], float(noise), bool(with_galaxy)
 
 
-def judged_mock(index, stamps, rim, estimator, config):
+def judged_mock(index, stamps, networks, config):
     """One row of the study."""
     seen, truth, source, noise, with_galaxy = mock(index, stamps)
-    result = workflow.model(seen, config, rim=rim, estimator=estimator)
+    rim, result = networks[0], workflow.model(seen, config, None, *networks)
     frame = result.frame
     fits_ = dict(
         zip(
@@ -197,7 +196,7 @@ KINDS = {
 }
 
 
-def judged_beyond(kind, index, rim, estimator):
+def judged_beyond(kind, index, networks, config):
     """One row: what `model` says of system `index` of that kind."""
     from rim_tf.data import seeds
     from rim_tf.data.single import draw_system, observe_system
@@ -215,7 +214,7 @@ def judged_beyond(kind, index, rim, estimator):
         seen = dataclasses.replace(seen, image=seen.image + other.image - bare.image)
     row = {"kind": kind, "index": index, "truth": lens.to_dict(), "true_theta_E": truth.theta_E}
     try:
-        result = workflow.model(seen, ModelConfig(), rim=rim, estimator=estimator)
+        result = workflow.model(seen, config, None, *networks)
     except InputError as error:
         return row | {"error": str(error)}
     return row | result.summary()
@@ -322,9 +321,9 @@ def _files(path, band=""):
     return read_observation(f"{path}[IMAGE{band}]", f"{path}[{noise}]", f"{path}[{psf}]")
 
 
-def judged_real(name, read, published, rim, estimator, config, out):
+def judged_real(name, read, published, networks, config, out):
     try:
-        result = workflow.model(read(), config, rim=rim, estimator=estimator)
+        result = workflow.model(read(), config, None, *networks)
     except InputError as error:
         return {"name": name, "published": published, "error": str(error)}
     result.source_fit.plot().savefig(out / f"{name}.png", dpi=70)
@@ -378,15 +377,20 @@ def _given(function):
     for option in (
         click.option("--weights", default=ModelConfig.weights, show_default=True),
         click.option("--estimator", default=ModelConfig.estimator, show_default=True),
+        click.option("--joint", default=ModelConfig.joint, show_default=True),
+        click.option("--search", type=click.Choice(["descent", "network"]), default=ModelConfig.search),
+        click.option("--fast", is_flag=True, help="What the network finds, without a fit."),
         click.option("--out", type=click.Path(path_type=pathlib.Path), required=True),
     ):
         function = option(function)
     return function
 
 
-def _networks(weights, estimator):
+def _settled(settings):
+    """The `ModelConfig` of these options, and its networks."""
     warnings.simplefilter("ignore")
-    return load_pretrained(weights), load_pretrained(estimator, "estimator")
+    config = ModelConfig(**settings)
+    return config, workflow.networks(*config.networks)
 
 
 @click.group()
@@ -398,17 +402,17 @@ def main():
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--n", default=1000, show_default=True)
 @_given
-def mocks(galaxies, n, weights, estimator, out):
+def mocks(galaxies, n, out, **settings):
     """Simulated systems."""
     from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.find import find_galaxies
 
-    networks = _networks(weights, estimator)
+    config, networks = _settled(settings)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
     out.mkdir(parents=True, exist_ok=True)
     rows = _done(out / "rows.jsonl")
     for index in range(len(rows), n):
-        rows.append(judged_mock(index, stamps, *networks, ModelConfig()))
+        rows.append(judged_mock(index, stamps, networks, config))
         _append(out / "rows.jsonl", rows[-1])
         row = rows[-1]
         click.echo(
@@ -423,16 +427,16 @@ def mocks(galaxies, n, weights, estimator, out):
 @main.command()
 @click.option("--n", default=8, show_default=True, help="Systems of each kind.")
 @_given
-def beyond(n, weights, estimator, out):
+def beyond(n, out, **settings):
     """Systems of other kinds than networks were trained on."""
-    networks = _networks(weights, estimator)
+    config, networks = _settled(settings)
     out.mkdir(parents=True, exist_ok=True)
     rows = _done(out / "rows.jsonl")
     known = {(row["kind"], row["index"]) for row in rows}
     for index, kind in ((index, kind) for index in range(n) for kind in KINDS):
         if (kind, index) in known:
             continue
-        rows.append(judged_beyond(kind, index, *networks))
+        rows.append(judged_beyond(kind, index, networks, config))
         _append(out / "rows.jsonl", rows[-1])
         row = rows[-1]
         said = row.get("error") or f"theta_E {row['lens']['theta_E']:.3f} {' '.join(row['flags'])}"
@@ -481,9 +485,9 @@ def residues(galaxies, n, out):
 @click.option("--data", type=click.Path(exists=True, path_type=pathlib.Path), required=True)
 @click.option("--only", default="", help="Lenses whose name begins so.")
 @_given
-def real(data, only, weights, estimator, out):
+def real(data, only, out, **settings):
     """Real lenses."""
-    networks = _networks(weights, estimator)
+    config, networks = _settled(settings)
     out.mkdir(parents=True, exist_ok=True)
     rows = _done(out / "rows.jsonl")
     known = {row["name"] for row in rows}
@@ -491,7 +495,7 @@ def real(data, only, weights, estimator, out):
         if name in known or not name.startswith(only):
             continue
         started = time.perf_counter()
-        rows.append(judged_real(name, read, published, *networks, ModelConfig(), out))
+        rows.append(judged_real(name, read, published, networks, config, out))
         _append(out / "rows.jsonl", rows[-1])
         click.echo(f"{real_report(rows[-1:])[0]}  ({time.perf_counter() - started:.0f} s in all)")
     click.echo("\n".join(real_report(rows)))

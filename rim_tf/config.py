@@ -463,6 +463,11 @@ class ModelConfig:
         1.5, "How many times its usual width the source grid has, while the lens is fitted.", least=0.5, most=4
     )
 
+    @property
+    def networks(self):
+        """Weights of the RIM, of the estimator, and of the network that finds both where it is needed, else None."""
+        return self.weights, self.estimator, self.joint if self.fast or self.search == "network" else None
+
     def __post_init__(self):
         check(self)
 

@@ -438,7 +438,7 @@ class Job:
     row: Row
     out: pathlib.Path
     config: ModelConfig
-    checksums: tuple[str, str]
+    checksums: tuple[str, str, str | None]
     pictures: bool
     fingerprint: dict
     threads: int
@@ -609,8 +609,7 @@ def model_row(job: Job) -> dict:
     try:
         with heard(quiet=True) as said:
             observation = row.observation()
-            rim, estimator = _networks(config.weights, config.estimator, job.checksums, job.threads)
-            result = workflow.model(observation, config, None, rim, estimator)
+            result = workflow.model(observation, config, None, *_networks(config.networks, job.checksums, job.threads))
             folder.mkdir(exist_ok=True)
             with locked(folder):
                 for name in reversed(
@@ -637,11 +636,11 @@ def _sentence(error):
 
 
 @functools.lru_cache(maxsize=1)
-def _networks(weights, estimator, checksums, threads):
-    """The RIM and the estimator, loaded once in a process; `checksums` tells apart files of the same name."""
+def _networks(names, checksums, threads):
+    """Those of `ModelConfig.networks`, loaded once in a process; `checksums` tells apart files of the same name."""
     import tensorflow as tf
 
-    from rim_tf.models.pretrained import load_pretrained
+    from rim_tf.inference import workflow
 
     if multiprocessing.parent_process() is not None:
         # Many processes share this machine; and what the user's environment says goes first.
@@ -649,7 +648,7 @@ def _networks(weights, estimator, checksums, threads):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-    return load_pretrained(weights), load_pretrained(estimator, "estimator")
+    return workflow.networks(*names)
 
 
 # --------------------------------------------------------------------------------------- what is finished already
@@ -658,14 +657,15 @@ def _networks(weights, estimator, checksums, threads):
 def _checksums(config):
     from rim_tf.models.pretrained import checksum_of
 
-    return checksum_of(config.weights), checksum_of(config.estimator, "estimator")
+    kinds = zip(config.networks, ("rim", "estimator", "joint"), strict=True)
+    return tuple(None if name is None else checksum_of(name, kind) for name, kind in kinds)
 
 
 def _settings_checksum(config, checksums):
     """Of all that the numbers follow from beside a lens's own row and files; the names of weights do not count."""
     from rim_tf import __version__
 
-    settings = dataclasses.asdict(config) | {"weights": checksums[0], "estimator": checksums[1]}
+    settings = dataclasses.asdict(config) | dict(zip(("weights", "estimator", "joint"), checksums, strict=True))
     text = json.dumps({"version": __version__, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from registry import SMALL_ESTIMATOR
 
-from rim_tf.config import SMALL
+from rim_tf.config import SMALL, JointConfig
 
 PIXELS, SCALE = 32, 0.1
 # Good figures of all tests, of a lens that is to be believed.
@@ -37,6 +37,14 @@ def networks():
     from rim_tf.models.rim import RIM
 
     return RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))), build_model(SMALL_ESTIMATOR)
+
+
+@functools.cache
+def joint():
+    """A network that finds lens and source together."""
+    from rim_tf.models.pretrained import build_model
+
+    return build_model(JointConfig(n_steps=2, features=4, hidden=(4, 4), eye=(4,), eye_side=2, memory=8))
 
 
 def save_networks(folder):

@@ -169,7 +169,6 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
       InputError: no such weights, a frame in which no ring can be seen, or a source that came out as no number.
     """
     from rim_tf.inference.estimate import estimate_lens
-    from rim_tf.models.pretrained import load_pretrained
 
     config = config or ModelConfig()
     progress = progress or (lambda step, done, total: None)
@@ -179,12 +178,9 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
             "side. Cut out a larger region."
         )
     started = time.perf_counter()
-    rim = load_pretrained(config.weights) if rim is None else rim
-    estimator = load_pretrained(config.estimator, "estimator") if estimator is None else estimator
-    if config.search == "network" or config.fast:
-        joint = load_pretrained(config.joint, "joint") if joint is None else joint
-    else:
-        joint = None
+    given = rim, estimator, joint if config.networks[2] else None
+    loaded = networks(*(name if own is None else None for name, own in zip(config.networks, given, strict=True)))
+    rim, estimator, joint = (new if own is None else own for new, own in zip(loaded, given, strict=True))
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
     search = _Search(observation, seen, rim, estimator, joint, config, progress)
@@ -208,6 +204,21 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
         return result
     posterior = _counted(result, rim, config, progress)
     return dataclasses.replace(result, posterior=posterior, seconds=time.perf_counter() - started)
+
+
+def networks(weights, estimator, joint=None):
+    """The networks of the settings `ModelConfig.networks`, loaded; None for each that is None.
+
+    Args:
+      weights: of the RIM, as in `load_pretrained`.
+      estimator: likewise.
+      joint: likewise.
+    """
+    from rim_tf.models.pretrained import load_pretrained
+
+    kinds = ("rim", "estimator", "joint")
+    names = zip((weights, estimator, joint), kinds, strict=True)
+    return tuple(None if name is None else load_pretrained(name, kind) for name, kind in names)
 
 
 def sample(result, rim, config=None, folder=None, progress=None):

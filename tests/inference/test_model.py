@@ -88,3 +88,21 @@ def test_without_a_galaxy_none_is_looked_for(monkeypatch):
     with pytest.warns(InputWarning) as caught:
         workflow.model(free, config, rim=rim, estimator=estimator)
     assert not any("--no-lens-light" in str(each.message) for each in caught)
+
+
+def test_the_network_searches_and_alone_it_fits_nothing():
+    observation = Observation(modelled.ring(galaxy=0.0), 0.05, 0.05, None, modelled.SCALE)
+    rim, estimator = modelled.networks()
+    stages = {}
+    for name, config in {"search": {"search": "network"}, "fast": {"fast": True}}.items():
+        config = dataclasses.replace(QUICK, starts=3, no_lens_light=True, **config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            result = workflow.model(observation, config, None, rim, estimator, modelled.joint())
+        stages[name] = [step["stage"] for step in result.path]
+        assert np.isfinite(result.source_fit.source).all()
+        if name == "fast":
+            np.testing.assert_allclose(result.path[-1]["lens"], result.path[-2]["lens"], rtol=1e-5, atol=1e-6)
+    assert set(stages["search"]) == set(stages["fast"]) == {"network", "fine"}
+    assert stages["fast"].count("fine") == 1 < stages["search"].count("fine")
+    assert "coarse" not in stages["search"]
