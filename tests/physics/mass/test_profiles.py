@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from gradients import array, grad, tensor, traced
+from gradients import array, grad, tensor, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import PROFILES
@@ -77,20 +77,22 @@ def test_deflection_is_the_gradient_of_the_potential(name, rng):
 @every_profile
 def test_gradients_are_finite_differences(name, rng):
     mass, lens = case(name)
-    at, h = [tensor(a) for a in (*positions(rng, len(lens)), lens)], 1e-6
+    at, h = [*positions(rng, len(lens)), lens], 1e-6
+    # Of all rays and lenses, moved by h in each argument and by -h, at once: a batch of batches.
+    steps = [(0, h), (1, h), *((2, unit) for unit in h * np.eye(lens.shape[1]))]
+    signed = [(which, sign * step) for which, step in steps for sign in (1, -1)]
+    moved = [[a + step if j == which else a for which, step in signed] for j, a in enumerate(at)]
+    moved = [tensor(np.concatenate(each)) for each in moved]
     for what, function in functions(mass).items():
-        weight, function = rng.normal(size=at[0].shape), traced(function)
+        weight = rng.normal(size=at[0].shape)
 
         def total(x, y, lens, function=function, weight=weight):
             return ops.sum(tensor(weight) * function(x, y, lens))
 
-        def difference(which, step, function=function, weight=weight):  # [batch, n], of all rays and lenses at once
-            above, below = (function(*(a + i * step if j == which else a for j, a in enumerate(at))) for i in (1, -1))
-            return weight * (array(above) - array(below)) / (2 * h)
-
-        in_lens = [difference(2, tensor(unit)).sum(axis=1) for unit in h * np.eye(lens.shape[1])]
-        expected = [difference(0, h), difference(1, h), np.stack(in_lens, axis=1)]
-        for ours, theirs in zip(grad(total, (0, 1, 2))(*at), expected, strict=True):
+        above, below = np.moveaxis(array(whole(function)(*moved)).reshape(len(steps), 2, *weight.shape), 1, 0)
+        in_x, in_y, *in_lens = weight * (above - below) / (2 * h)
+        expected = [in_x, in_y, np.stack(in_lens, axis=1).sum(axis=2)]
+        for ours, theirs in zip(whole(grad(total, (0, 1, 2)))(*map(tensor, at)), expected, strict=True):
             atol = 1e-8 * np.maximum(np.abs(theirs).max(axis=1, keepdims=True), 1.0)
             assert np.all(np.abs(array(ours) - theirs) <= atol + 2e-6 * np.abs(theirs)), what
 
