@@ -23,7 +23,7 @@ model = tf.saved_model.load(model_path)  # keep it: its signatures hold their va
 for signature, arrays in inputs.items():
     tensors = {name: tf.constant(value) for name, value in arrays.items()}
     differentiated = signature == "serving_default"
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:  # of what is not differentiated it builds no gradient
         if differentiated:
             tape.watch(tensors["lens"])
         outputs = model.signatures[signature](**tensors)
