@@ -6,10 +6,12 @@ FOLDER holds the inputs of each signature, as SIGNATURE.npz; what comes out is w
 import pathlib
 import sys
 
-import numpy as np
-import tensorflow as tf
-
 sys.modules["rim_tf"] = None  # whoever imports it from here on fails
+# TensorFlow imports these where they are installed, which takes longer than the rest of it.
+sys.modules |= dict.fromkeys(["jax", "pandas", "scipy", "sklearn"])
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 model_path, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 inputs = {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}

@@ -219,6 +219,8 @@ def test_gradients_are_the_same_on_both_backends(tmp_path):
 # Two logical CPUs share a step as two GPUs would; they can only be made before TensorFlow starts.
 DISTRIBUTED = """
 import sys
+from rim_tf.cli import heavy
+heavy.import_quietly()
 import keras, numpy as np, tensorflow as tf
 keras.config.disable_traceback_filtering()
 tf.config.set_logical_device_configuration(
