@@ -6,6 +6,11 @@ python tests/small_sets.py FOLDER [RUNNER [OPTION ...]]
 import sys
 import time
 
+if __name__ == "__main__":  # in half the time
+    from rim_tf.cli import heavy
+
+    heavy.import_quietly()
+
 from rim_tf.config import MockConfig
 from rim_tf.data.sets import building
 from rim_tf.data.sources.galaxies import GalaxySet

@@ -61,6 +61,7 @@ def test_registry_is_complete():
     assert MODELS == sorted(name for name, layer in built.items() if isinstance(layer, keras.Model))
 
 
+@pytest.mark.once
 @every_layer
 def test_config_round_trip(name):
     case = LAYERS[name]
