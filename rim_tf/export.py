@@ -251,17 +251,19 @@ def export_saved_model(
     traced = {name: _traced(SIGNATURES[name], networks) for name in signatures}
     for name, each in traced.items():
         setattr(module, name, each)
+    # Once for the graph and the card; `save` would trace each again.
+    concrete = {name: each.get_concrete_function() for name, each in traced.items()}
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name that is no number, and so none of a version that a server looks for.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             unfinished = pathlib.Path(folder) / "model"
-            tf.saved_model.save(module, str(unfinished), traced, options)
+            tf.saved_model.save(module, str(unfinished), concrete, options)
             extra = unfinished / "assets.extra"
             extra.mkdir()
-            write_warm_up(extra / WARM_UP, traced, mass)
-            write_text(extra / "MODEL_CARD.md", _card(traced, networks, provenance or {}))
+            write_warm_up(extra / WARM_UP, signatures, mass)
+            write_text(extra / "MODEL_CARD.md", _card(concrete, networks, provenance or {}))
             shutil.move(unfinished, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
@@ -429,15 +431,15 @@ have theirs. `rim-tf serve` and `rim_tf_client` make an error of such a request 
 {% endfor %}"""
 
 
-def _card(traced, networks, provenance):
+def _card(concrete, networks, provenance):
     from rim_tf import __version__
 
-    outputs = {name: each.get_concrete_function().structured_outputs for name, each in traced.items()}
+    outputs = {name: each.structured_outputs for name, each in concrete.items()}
     return jinja2.Template(_CARD, keep_trailing_newline=True).render(
         version=__version__,
         types=networks.mass.types,
         names=networks.mass.names,
-        signatures={name: SIGNATURES[name] for name in traced},
+        signatures={name: SIGNATURES[name] for name in concrete},
         outputs=outputs,
         units=_UNITS,
         must_be=MUST_BE,

@@ -35,6 +35,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_collectstart(collector):
+    """TensorFlow, before any test module, comes without what else of the test extra it would import: half the time."""
+    if isinstance(collector, pytest.Session) and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        from rim_tf.cli import heavy
+
+        heavy.import_quietly()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20190106)

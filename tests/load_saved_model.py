@@ -7,10 +7,12 @@ written there as LOADER-SIGNATURE.npz, or with its @WHAT.
 import pathlib
 import sys
 
-import numpy as np
-import tensorflow as tf
-
 sys.modules["rim_tf"] = None  # whoever imports it from here on fails
+# TensorFlow imports these where they are installed, which takes longer than the rest of it.
+sys.modules |= dict.fromkeys(["jax", "pandas", "scipy", "sklearn"])
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 model_path, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 inputs = {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
@@ -25,7 +27,7 @@ model = tf.saved_model.load(model_path)  # keep it: its signatures hold their va
 for signature, arrays in inputs.items():
     tensors = {name: tf.constant(value) for name, value in arrays.items()}
     differentiated = signature == "serving_default"
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:  # of what is not differentiated it builds no gradient
         if differentiated:
             tape.watch(tensors["lens"])
         outputs = model.signatures[signature.split("@")[0]](**tensors)

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from rim_tf.data.seeds import generator, seed_pair
-from rim_tf.data.streaming import simulate_batch
+from rim_tf.data.streaming import Simulator
 from rim_tf.evaluation import coverage, measures
 from rim_tf.models.source_errors import NOTHING, SourceDistribution
 from rim_tf.physics.imaging import imaging_operator
@@ -24,18 +24,18 @@ def measure(model, stamps, mocks, n, batch_size=10, stream="test"):
       {name: [n, ...]} of log_prob, for each pixel; the rank of the true flux; of the pixels of each kind their number
       and a histogram of their credibilities, [n, bins]; and noise, its rms over the image's peak.
     """
-    seed, parts, rng = tf.constant(seed_pair(stream, 0)), [], generator(stream, 0, 1)
+    seed, parts, rng = seed_pair(stream, 0), [], generator(stream, 0, 1)
     prepare = TASKS[type(model.config)].prepare(model.config)
-    simulate = tf.function(lambda index: simulate_batch(seed, index, batch_size, stamps, mocks))
+    simulate = Simulator(seed, batch_size, stamps, mocks)
 
-    @tf.function
+    @tf.function(autograph=False)
     def find(inputs, source):
         head = model(prepare(inputs))
         law = SourceDistribution(head, model.config.levels)
         return law.log_prob(source), law.sample(_SAMPLES, 1), law.unit
 
     for index in range(-(-n // batch_size)):
-        inputs, source = simulate(tf.constant(index))
+        inputs, source = simulate(index)
         log_prob, samples, unit = (x.numpy() for x in find(inputs, source))
         truth, flat = source.numpy().reshape(batch_size, -1), samples.reshape(batch_size, _SAMPLES, -1)
         rows = {"log_prob": log_prob / truth.shape[1], "noise": _noise(inputs, source)}

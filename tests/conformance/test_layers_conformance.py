@@ -61,6 +61,7 @@ def test_registry_is_complete():
     assert MODELS == sorted(name for name, layer in built.items() if isinstance(layer, keras.Model))
 
 
+@pytest.mark.once
 @every_layer
 def test_config_round_trip(name):
     case = LAYERS[name]
@@ -219,6 +220,8 @@ def test_gradients_are_the_same_on_both_backends(tmp_path):
 # Two logical CPUs share a step as two GPUs would; they can only be made before TensorFlow starts.
 DISTRIBUTED = """
 import sys
+from rim_tf.cli import heavy
+heavy.import_quietly()
 import keras, numpy as np, tensorflow as tf
 keras.config.disable_traceback_filtering()
 tf.config.set_logical_device_configuration(

@@ -34,7 +34,7 @@ def test_no_stream_shares_with_those_of_the_shipped_weights():
 
 
 def test_tensorflow_draws_no_number_twice():
-    @tf.function
+    @tf.function(autograph=False)
     def draw(pair, index):
         drawn = [Draws(pair, index, round_index) for round_index in range(2)]
         drawn += [mocks.observing_draws(pair, index), mocks.pool_draws(pair, index)]

@@ -53,9 +53,8 @@ def test_agrees_with_the_profiler(config):
     n = 24
     cell = RIMCell(2 if config.gradient_step else 1, config.features, config.hidden, config.kernel, config.stride)
     cell.build((None, None, None, len(config.inputs)))
-    graph = tf.function(lambda x: cell(x, cell.initial_state(1, n, n))[0]).get_concrete_function(
-        tf.TensorSpec([1, n, n, len(config.inputs)])
-    )
+    call = tf.function(lambda x: cell(x, cell.initial_state(1, n, n))[0], autograph=False)
+    graph = call.get_concrete_function(tf.TensorSpec([1, n, n, len(config.inputs)]))
     options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
     profile = tf.compat.v1.profiler.profile(graph.graph, cmd="op", options=options.with_empty_output().build())
     by_type = {}

@@ -69,6 +69,7 @@ def test_unknown_kind_is_refused():
         IterateLoss("rsm")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", IterateLoss.KINDS)
 def test_config_round_trip(kind):
     loss = keras.losses.deserialize(keras.losses.serialize(IterateLoss(kind)))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from gradients import array, tensor
+from gradients import array, tensor, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import SMALL_ERRORS, SMALL_SMALL, doubled, observation, stirred
@@ -111,18 +111,21 @@ def test_coordinates_come_back_and_count_little_light_as_none():
     assert_allclose(y[-1], 1e4 + 0.05) and np.all(np.diff(y) > 0)
 
 
-def seen_by(inputs):
-    """Views of a RIM that is not trained, and the head of a network that is not either."""
-    rim, network = stirred(RIM(SMALL_SMALL)), stirred(SourceErrors(SMALL_ERRORS))
-    problem = imaging_problem({name: ops.convert_to_tensor(value) for name, value in inputs.items()}, (12, 12))
-    views_ = views(problem, rim.solve(problem))
-    return views_, array(network(views_))
-
-
 def test_nothing_has_a_unit():
     inputs = observation()
-    views_, output = seen_by(inputs)
-    brighter, output_of_brighter = seen_by(inputs | {name: 10 * inputs[name] for name in ("image", "noise_rms")})
+    rim, network = stirred(RIM(SMALL_SMALL)), stirred(SourceErrors(SMALL_ERRORS))
+
+    @whole
+    def seen_by(inputs):  # views of a RIM that is not trained, and the head of a network that is not either
+        problem = imaging_problem(inputs, (12, 12))
+        views_ = views(problem, rim.solve(problem))
+        return views_, network(views_)
+
+    bright = inputs | {name: 10 * inputs[name] for name in ("image", "noise_rms")}
+    (views_, output), (brighter, output_of_brighter) = (
+        seen_by({name: ops.convert_to_tensor(value) for name, value in each.items()}) for each in (inputs, bright)
+    )
+    output, output_of_brighter = array(output), array(output_of_brighter)
     assert array(views_["seen"]).shape == (2, 12, 12, N_SEEN)
     assert_allclose(array(brighter["seen"]), array(views_["seen"]), atol=2e-3)
     assert_allclose(output_of_brighter[..., 1], 10 * output[..., 1], rtol=1e-5)
@@ -139,9 +142,9 @@ def test_views_know_how_sharp_the_data_are():
     sharp = doubled(observation()) | {"psf": tensor([0.01, 0.01]), "mask": tensor(np.ones((2, 12, 12)), "bool")}
     blurred = sharp | {"psf": tensor([1.0, 1.0])}
     fine, coarse = [], []
+    seen_of = whole(lambda inputs: views(imaging_problem(inputs, (12, 12)), tensor(np.ones((2, 2, 12, 12))))["seen"])
     for inputs in (sharp, blurred):
-        problem = imaging_problem(inputs, (12, 12))
-        seen = array(views(problem, tensor(np.ones((2, 2, 12, 12))))["seen"])
+        seen = array(seen_of(inputs))
         fine.append(seen[..., -4].mean())
         coarse.append(seen[..., -2].mean())
     assert fine[1] < 0.3 * fine[0] and coarse[1] / coarse[0] > 2 * fine[1] / fine[0]

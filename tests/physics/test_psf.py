@@ -48,7 +48,7 @@ def test_stamp_convolves_as_scipy_does(shape, stamp, rng):
 def test_sizes_that_are_unknown_when_traced(direction, rng):
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec([None] * 3, "float64")] * 2)
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3, "float64")] * 2, autograph=False)
     def blur(image, psf):
         rows, columns = ops.shape(image)[1:]
         return getattr(StampBlur(psf, grid(rows, columns)), direction)(image)

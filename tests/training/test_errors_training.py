@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
 
@@ -50,11 +51,17 @@ def tiny(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(tiny, few_galaxies):
+    with tiny_runs.traced_once(tiny):
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(tiny, few_galaxies, tmp_path_factory):
+def run(tiny, traced_once, tmp_path_factory):
     """The folder of a whole run, and its network as it was then; to be read only."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, module.train(tiny, folder, verbose=0)
+    return folder, tiny_runs.copied(module.train(tiny, folder, verbose=0))
 
 
 def test_a_run_that_was_stopped_among_turns_goes_on_as_if_nothing_had_happened(tiny, run, tmp_path):

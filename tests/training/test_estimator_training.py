@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
 from registry import SMALL_ALEXNET, SMALL_ESTIMATOR
@@ -50,11 +51,17 @@ def few_galaxies():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(few_galaxies):
+    with tiny_runs.traced_once(TINY):
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(few_galaxies, tmp_path_factory):
+def run(traced_once, tmp_path_factory):
     """The folder of a whole run, and its network as it was then; to be read only."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, module.train(TINY, folder, verbose=0)
+    return folder, tiny_runs.copied(module.train(TINY, folder, verbose=0))
 
 
 def test_the_target_is_the_true_lens_whatever_the_network_of_sources_is_told():

@@ -34,6 +34,8 @@ TINY = dataclasses.replace(
     model=SMALL_ESTIMATOR,
     mocks=MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2),
     batch_size=4,
+    micro_batches=2,
+    average_decay=0.5,
     n_steps=6,
     steps_per_epoch=2,
     n_procedural=3,
@@ -90,7 +92,8 @@ def test_frames_that_grow_do_so_at_their_step_and_across_a_stop(patched, tmp_pat
     monkeypatch.setattr(on_jax, "_Run", lambda *given: run)
     whole = np.array(on_jax.train(growing, tmp_path / "whole", verbose=0).get_weights()[0])
     # As many pixels in a batch of either size, and each size begins with its own first lens.
-    small, large = (0, (16, 8, 8)), (1, (4, 16, 16))
+    n = TINY.micro_batches
+    small, large = (0, (16 // n, 8, 8)), (1, (4 // n, 16, 16))
     assert taken == [(0, 0, *small), (2, 2, *small), (4, 0, *large)]
     # Stopped among small frames, and where the large ones begin.
     for n_steps in (2, 4, 6):
@@ -99,42 +102,39 @@ def test_frames_that_grow_do_so_at_their_step_and_across_a_stop(patched, tmp_pat
     assert_allclose(model.get_weights()[0], whole)
 
 
-# The same run on two devices, and then on one; devices are made before JAX starts.
+# The same run on two devices; they are made before JAX starts.
 TWO_DEVICES = """
 import dataclasses, sys
 import numpy as np
 import rim_tf.data.sources.find
 from test_on_jax import TINY
 from training import on_jax, runs
-from training.monitor import read_metrics
 
 runs.VALIDATION_BATCHES = 1
 rim_tf.data.sources.find.N_PROCEDURAL = {"train": 3, "validation": 3}
-weights, losses = [], []
-for strategy in ("mirrored", "one-device"):
-    config = dataclasses.replace(TINY, micro_batches=2, average_decay=0.5, n_steps=2)
-    out = f"{sys.argv[1]}/{strategy}"
-    weights.append(on_jax.train(config, out, verbose=0, strategy=strategy).get_weights())
-    losses.append([[line[name] for name in ("loss", "gradient_norm", "val_loss")] for line in read_metrics(out)])
-    print(strategy, losses[-1])
-np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-for a, b in zip(*weights):
-    # Adam makes steps of the learning rate, 1e-3, of gradients that are nothing but rounding.
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
 run = on_jax._Run(TINY, None, None, "mirrored")
 assert len(run.devices) == 2 and len(run.model.trainable_variables[0].value.sharding.device_set) == 2
+on_jax._Run = lambda *given: run
+model = on_jax.train(dataclasses.replace(TINY, n_steps=2), sys.argv[1], verbose=0, strategy="mirrored")
+np.savez(f"{sys.argv[1]}/given.npz", *model.get_weights())
 """
 
 
-def test_two_devices_learn_what_one_does(tmp_path):
+def test_two_devices_learn_what_one_does(patched, tmp_path):
     here = pathlib.Path(__file__).resolve().parent
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     path = os.pathsep.join(map(str, (here.parents[1], here.parent, here)))
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    arguments = [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two")]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+    one = on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path / "one", verbose=0).get_weights()
+    for a, b in zip(load_arrays(tmp_path / "two" / "given.npz").values(), one, strict=True):
+        # Adam makes steps of the learning rate, 1e-3, of gradients that are nothing but rounding.
+        assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+    ((ours,), (theirs,)) = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    for name in ("loss", "gradient_norm", "val_loss"):
+        assert_allclose(theirs[name], ours[name], rtol=1e-4)
 
 
 def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):
@@ -188,9 +188,10 @@ def test_steps_that_are_no_number_change_nothing_and_at_last_end_a_run(patched, 
     with pytest.raises(InputError, match="no finite number for 2 steps; the last batch is kept as .*not-finite-step-2"):
         on_jax.train(dataclasses.replace(TINY, most_skipped=2), tmp_path, verbose=0)
     kept = load_arrays(tmp_path / "not-finite-step-2.npz")
-    inputs, target, _ = patched._drawn(0, 1, patched.stamps)
-    assert_allclose(kept["0_target"], target)
-    assert_allclose(kept["0_image"], inputs["image"])
+    for i in range(TINY.micro_batches):
+        inputs, target, _ = patched._drawn(0, TINY.micro_batches + i, patched.stamps)
+        assert_allclose(kept[f"{i}_target"], target)
+        assert_allclose(kept[f"{i}_image"], inputs["image"])
     np.testing.assert_array_equal(after["state"]["weights"][1], before)
 
 

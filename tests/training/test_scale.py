@@ -32,6 +32,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # One of two workers; the second one kills itself where the first one has saved twice.
 WORKER = """
 import os, signal, sys
+from rim_tf.cli import heavy
+heavy.import_quietly()
 import numpy as np
 import rim_tf.data.sources.find
 from tiny_runs import SHORT
@@ -74,24 +76,7 @@ def few_held_out():
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once(few_held_out):
-    """Runs like SHORT share one learner, as it was when it was made: tracing one takes longer than training it."""
-    team = on_tensorflow.Team(strategy_of("one-device"))
-    shared = on_tensorflow._Learner(SHORT, team)
-    make = on_tensorflow._Learner
-    first = {name: [np.array(v.value) for v in group] for name, group in shared._groups().items()}
-    notes = json.dumps(shared.notes)
-
-    def learner(config, team):
-        if dataclasses.replace(config, most_skipped=SHORT.most_skipped) != SHORT:
-            return make(config, team)
-        for name, group in shared._groups().items():
-            for variable, value in zip(group, first[name], strict=True):
-                variable.assign(value)
-        shared.notes = json.loads(notes)
-        return shared
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_tensorflow, "_Learner", learner)
+    with tiny_runs.traced_once(SHORT) as make:
         yield make
 
 

@@ -31,6 +31,8 @@ from training.train import main
 # On two devices, which can be made before TensorFlow starts; and killed when the first epoch is saved.
 KILLED = """
 import os, signal
+from rim_tf.cli import heavy
+heavy.import_quietly()
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -59,11 +61,17 @@ def few_held_out():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(few_held_out):
+    with tiny_runs.traced_once(TINY):
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A model, and the folder that it was trained in without interruption."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return train(TINY, folder, verbose=0), folder
+    return tiny_runs.copied(train(TINY, folder, verbose=0)), folder
 
 
 def test_a_run_killed_on_two_devices_goes_on_on_one_as_if_nothing_had_happened(whole, tmp_path, request):
@@ -119,10 +127,10 @@ def test_a_run_goes_on_with_the_psfs_that_it_began_with_or_not_at_all(tmp_path, 
     class OpenedError(Exception):
         pass
 
-    def initial_model(config):
+    def learner(*given):
         raise OpenedError
 
-    monkeypatch.setattr("training.runs.initial_model", initial_model)
+    monkeypatch.setattr("training.on_tensorflow._Learner", learner)
     psfs = np.random.default_rng(0).uniform(size=(2, 3, 3)).astype(np.float32)
     for began, others, how in (
         (psfs, (None, psfs[::-1], psfs[:1]), "with other PSFs than now"),

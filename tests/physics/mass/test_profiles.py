@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from gradients import array, grad, tensor, traced
+from gradients import array, grad, tensor
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import PROFILES
@@ -99,20 +99,22 @@ def test_deflection_is_the_gradient_of_the_potential(name, rng):
 @every_profile
 def test_gradients_are_finite_differences(name, rng):
     mass, lens = case(name)
-    at, h = [tensor(a) for a in (*positions(rng, len(lens)), lens)], 1e-6
+    at, h = [*positions(rng, len(lens)), lens], 1e-6
+    # Of all rays and lenses, moved by h in each argument and by -h, at once: a batch of batches.
+    steps = [(0, h), (1, h), *((2, unit) for unit in h * np.eye(lens.shape[1]))]
+    signed = [(which, sign * step) for which, step in steps for sign in (1, -1)]
+    moved = [[a + step if j == which else a for which, step in signed] for j, a in enumerate(at)]
+    moved = [tensor(np.concatenate(each)) for each in moved]
     for what, function in functions(mass).items():
-        weight, function = rng.normal(size=at[0].shape), traced(function)
+        weight = rng.normal(size=at[0].shape)
 
         def total(x, y, lens, function=function, weight=weight):
             return ops.sum(tensor(weight) * function(x, y, lens))
 
-        def difference(which, step, function=function, weight=weight):  # [batch, n], of all rays and lenses at once
-            above, below = (function(*(a + i * step if j == which else a for j, a in enumerate(at))) for i in (1, -1))
-            return weight * (array(above) - array(below)) / (2 * h)
-
-        in_lens = [difference(2, tensor(unit)).sum(axis=1) for unit in h * np.eye(lens.shape[1])]
-        expected = [difference(0, h), difference(1, h), np.stack(in_lens, axis=1)]
-        for ours, theirs in zip(grad(total, (0, 1, 2))(*at), expected, strict=True):
+        above, below = np.moveaxis(array(function(*moved)).reshape(len(steps), 2, *weight.shape), 1, 0)
+        in_x, in_y, *in_lens = weight * (above - below) / (2 * h)
+        expected = [in_x, in_y, np.stack(in_lens, axis=1).sum(axis=2)]
+        for ours, theirs in zip(grad(total, (0, 1, 2))(*map(tensor, at)), expected, strict=True):
             atol = 1e-8 * np.maximum(np.abs(theirs).max(axis=1, keepdims=True), 1.0)
             assert np.all(np.abs(array(ours) - theirs) <= atol + 2e-6 * np.abs(theirs)), what
 
@@ -127,10 +129,14 @@ def test_exact_centre_is_finite(name, dtype):
     x, y = away + centre[:, :1], 0.5 * away[:, ::-1] + centre[:, 1:]
     x[:, -1], y[:, -1] = centre.T
     at = [tensor(a, dtype) for a in (x, y, lens)]
-    for what, function in functions(mass).items():
-        assert np.all(np.isfinite(array(function(*at)))), what
-        for slope in grad(lambda x, y, lens, f=function: ops.sum(f(x, y, lens)), (0, 1, 2))(*at):
-            assert np.all(np.isfinite(array(slope))) and array(slope).dtype == dtype, what
+
+    def everything(*at):  # what `functions` gives, but each call made once
+        others = mass.convergence(*at), *mass.shear(*at), mass.potential(*at), mass.inverse_magnification(*at)
+        return ops.stack([*mass.deflection(*at), *others])
+
+    assert np.all(np.isfinite(array(everything(*at))))
+    for slope in grad(lambda *at: ops.sum(everything(*at)), (0, 1, 2))(*at):  # finite only where those of all are
+        assert np.all(np.isfinite(array(slope))) and array(slope).dtype == dtype
 
 
 @every_profile
