@@ -19,6 +19,7 @@ from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import workflow
 from rim_tf.inference.verdict import LIMITS
 from rim_tf.lens import LENS_PARAMETERS
+from rim_tf.models.pretrained import checksum_of, save_trained
 
 HEADER = fits.Header({"PIXSCALE": modelled.SCALE})
 
@@ -34,7 +35,7 @@ def asked(monkeypatch):
     """The observations that `workflow.model` was called with; it is replaced by what gives a result at once."""
     asked = []
 
-    def model(observation, config, progress, rim, estimator):
+    def model(observation, config, progress, rim, estimator, joint):
         asked.append((observation, config))
         return modelled.of(observation)
 
@@ -414,3 +415,12 @@ def test_what_was_found_in_a_part_of_a_frame_has_the_coordinates_of_the_whole(ca
         # And the middle of the source goes with it, but for the shear.
         middle = WCS(hdus["SOURCE"].header).wcs_pix2world([(np.array(hdus["SOURCE"].shape[::-1]) - 1) / 2], 0)[0]
         np.testing.assert_allclose(middle, lens.moved_source((0.3, -0.2)), atol=1e-6)
+
+
+def test_weights_of_a_network_that_is_not_used_do_not_count(config, tmp_path):
+    save_trained(modelled.joint(), tmp_path / "joint", {})
+    without = survey._checksums(config)
+    assert without[2] is None and without == survey._checksums(dataclasses.replace(config, joint="nothing"))
+    fast = dataclasses.replace(config, fast=True, joint=str(tmp_path / "joint.json"))
+    assert survey._checksums(fast) == (*without[:2], checksum_of(tmp_path / "joint.json", "joint"))
+    assert survey._settings_checksum(fast, without) != survey._settings_checksum(config, without)

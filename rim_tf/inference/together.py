@@ -60,7 +60,7 @@ def find_together(
     error = _WIDER * np.maximum(u.std(0), 1e-4)
     inputs["start"] = model.mass.to_real(inputs.pop("lens"))
     inputs["start_error"] = tf.constant(np.tile(error, (n, 1)), tf.float32)
-    lenses, chi2 = (each.numpy() for each in _traced(model, n_steps, not isinstance(observation.psf, float))(inputs))
+    lenses, chi2 = (each.numpy() for each in _traced(model, not isinstance(observation.psf, float))(inputs, n_steps))
     chi2 = np.where(np.isfinite(chi2) & np.isfinite(lenses).all((1, 2)), chi2, np.inf)
     order = [i for i in np.argsort(chi2, kind="stable") if np.isfinite(chi2[i])]
     return Together(
@@ -70,9 +70,9 @@ def find_together(
     )
 
 
-@functools.lru_cache(maxsize=8)
-def _traced(model, n_steps, stamps):
-    """A function of the inputs of a batch -> lenses at every step [batch, n_steps + 1, columns], chi^2 per pixel."""
+@functools.lru_cache(maxsize=4)
+def _traced(model, stamps):
+    """A function of the inputs of a batch and the number of steps -> what `JointRIM.search` returns; traced once."""
     names = [name for name in IMAGING if name != "lens"]
     axes = {name: IMAGING[name].axes for name in names}
     if not stamps:
@@ -84,8 +84,8 @@ def _traced(model, n_steps, stamps):
     of_lens = tf.TensorSpec([None, model.mass.size])
     specification |= {"start": of_lens, "start_error": of_lens}
 
-    @tf.function(input_signature=[specification], autograph=False)
-    def traced(inputs):
+    @tf.function(input_signature=[specification, tf.TensorSpec([], tf.int32)], autograph=False)
+    def traced(inputs, n_steps):
         return model.search(inputs, n_steps)
 
     return traced

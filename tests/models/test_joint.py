@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from gradients import array
+from gradients import array, traced
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import LENSES, observation, stirred
@@ -54,6 +54,16 @@ def test_it_knows_no_unit_of_brightness(model):
         assert_allclose(array(other[name]), array(one[name]), rtol=1e-3, atol=1e-3)
     assert_allclose(array(other["source"]), factor * array(one["source"]), rtol=2e-3, atol=1e-3 * factor)
     assert_allclose(array(other["log_error"]), np.log(factor) + array(one["log_error"]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_compiled_search_ends_where_every_iterate_does(model):
+    inputs = {name: ops.convert_to_tensor(each) for name, each in started(observation("stamp")).items()}
+    u = model(inputs)["u"]
+    lenses, chi2 = traced(lambda inputs: model.search(inputs, 2))(inputs)
+    assert_allclose(array(lenses)[:, 0], array(inputs["lens"]), atol=1e-5)
+    for i in range(2):
+        assert_allclose(array(lenses)[:, i + 1], array(model.mass.from_real(u[:, i])), rtol=1e-3, atol=1e-4)
+    assert (array(chi2) > 0).all()
 
 
 def test_a_system_does_not_see_its_neighbours(model):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from registry import SMALL_ERRORS
 
-from rim_tf.config import PAPER, SMALL
+from rim_tf.config import PAPER, SMALL, JointConfig
 from rim_tf.errors import InputError
 from rim_tf.models import pretrained, remote
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
@@ -50,8 +50,12 @@ def test_what_was_saved_comes_back(trained):
     assert description["seed"] == 5 and description["model"]["type"] == "rim"
 
 
+_JOINT = JointConfig(features=4, hidden=(4, 3), eye=(4, 5), eye_side=2, memory=6, components=3)
+JOINT = [_JOINT, dataclasses.replace(_JOINT, eye=(), curvature="fixed")]
+
+
 @pytest.mark.parametrize(
-    "config", [TINY, dataclasses.replace(PAPER, kernel=5, features=3, hidden=(5, 2)), SMALL_ERRORS]
+    "config", [TINY, dataclasses.replace(PAPER, kernel=5, features=3, hidden=(5, 2)), SMALL_ERRORS, *JOINT]
 )
 def test_shapes_are_known_without_the_network(config, tmp_path):
     build_model(config).save_weights(tmp_path / "w.weights.h5")
