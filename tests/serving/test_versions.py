@@ -179,7 +179,9 @@ def test_a_server_that_is_not_there_is_asked_until_the_time_is_over(address):
     started = time.monotonic()
     with Client(address, timeout=1.0) as client, pytest.raises(ServerError) as failed:
         client.status()
-    assert failed.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and 0.3 < time.monotonic() - started < 3
+    assert (
+        failed.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and 0.25 < time.monotonic() - started < 3
+    )  # pauses of 0.1 and 0.2 s at the least
 
 
 class Replica:
