@@ -386,10 +386,14 @@ def _given(function):
     return function
 
 
-def _settled(settings):
-    """The `ModelConfig` of these options, and its networks."""
+def _settled(settings, out):
+    """The `ModelConfig` of these options and its networks, once the folder is known to hold no rows of others."""
     warnings.simplefilter("ignore")
-    config = ModelConfig(**settings)
+    config, path = ModelConfig(**settings), out / "settings.json"
+    out.mkdir(parents=True, exist_ok=True)
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise click.ClickException(f"{out} holds rows of other settings, {path.read_text()}; choose another --out.")
+    path.write_text(json.dumps(settings))
     return config, workflow.networks(*config.networks)
 
 
@@ -407,9 +411,8 @@ def mocks(galaxies, n, out, **settings):
     from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.find import find_galaxies
 
-    config, networks = _settled(settings)
+    config, networks = _settled(settings, out)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
-    out.mkdir(parents=True, exist_ok=True)
     rows = _done(out / "rows.jsonl")
     for index in range(len(rows), n):
         rows.append(judged_mock(index, stamps, networks, config))
@@ -429,8 +432,7 @@ def mocks(galaxies, n, out, **settings):
 @_given
 def beyond(n, out, **settings):
     """Systems of other kinds than networks were trained on."""
-    config, networks = _settled(settings)
-    out.mkdir(parents=True, exist_ok=True)
+    config, networks = _settled(settings, out)
     rows = _done(out / "rows.jsonl")
     known = {(row["kind"], row["index"]) for row in rows}
     for index, kind in ((index, kind) for index in range(n) for kind in KINDS):
@@ -487,8 +489,7 @@ def residues(galaxies, n, out):
 @_given
 def real(data, only, out, **settings):
     """Real lenses."""
-    config, networks = _settled(settings)
-    out.mkdir(parents=True, exist_ok=True)
+    config, networks = _settled(settings, out)
     rows = _done(out / "rows.jsonl")
     known = {row["name"] for row in rows}
     for name, read, published in real_lenses(data):

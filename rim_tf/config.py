@@ -171,19 +171,19 @@ class JointConfig:
     features: Annotated[int, Limits(least=1, most=4096)] = 32
     hidden: tuple[Annotated[int, Limits(least=1, most=4096)], Annotated[int, Limits(least=1, most=4096)]] = (32, 16)
     """These four as of `RIMConfig`."""
-    eye: tuple[Annotated[int, Limits(least=1, most=4096)], ...] = (24, 48, 64)
-    """Channels of the convolutions that look at the residual, each of which halves the sides; none for no look."""
-    eye_side: Annotated[int, Limits(least=1, most=64)] = 8
+    encoder: tuple[Annotated[int, Limits(least=1, most=4096)], ...] = (24, 48, 64)
+    """Channels of the convolutions that encode the image plane, each of which halves the sides; none for no encoder."""
+    encoder_side: Annotated[int, Limits(least=1, most=64)] = 8
     """Side of the maps that come of them, whatever the image's."""
     memory: Annotated[int, Limits(least=1, most=4096)] = 128
-    """Numbers that the part which moves the lens remembers from step to step."""
+    """Units of the recurrent layer that updates the lens."""
     components: Annotated[int, Limits(least=1, most=64)] = 2
     """Gaussians in the mixture that the lens's posterior is."""
-    curvature: Literal["none", "fixed", "free"] = "free"
-    """What it sees of Gauss and Newton's steps in the lens: nothing; that with the source held fixed; and, beside it,
-    that with a source that may follow."""
-    follow: Annotated[int, Limits(least=1, most=100)] = 2
-    """How many steps of SIRT a source that may follow takes."""
+    curvature: Literal["none", "fixed", "projected"] = "projected"
+    """What it sees of Gauss and Newton's steps in the lens: nothing; "fixed", the one with the source held fixed; or
+    "projected", beside that the one of variable projection, with a source that follows."""
+    projection_steps: Annotated[int, Limits(least=1, most=100)] = 2
+    """How many steps of SIRT a source that follows takes."""
     source_scale_ratio: Annotated[float, Limits(least=1e-3, most=10)] = 0.5
     """Source pixel over image pixel that it was trained with."""
     through_rays: bool = False
@@ -197,8 +197,8 @@ class JointConfig:
             raise InputError(f"stride is {self.stride}; it must be at most the kernel, which is {self.kernel}.")
         if not self.mass:
             raise InputError("mass is empty; it needs at least one.")
-        if not self.eye and self.curvature == "none":
-            raise InputError("eye is empty and curvature is 'none'; the lens would be moved blindly.")
+        if not self.encoder and self.curvature == "none":
+            raise InputError("encoder is empty and curvature is 'none'; the lens would be moved blindly.")
 
 
 # What networks there are: a file of settings names one of them as its "type".
@@ -447,7 +447,10 @@ class ModelConfig:
         "and source together.",
         choices=("descent", "network"),
     )
-    fast: bool = setting(False, "Leave it at what that network finds; nothing is fitted.")
+    fast: bool = setting(
+        False,
+        "Search by the network, and take the lens that it finds: no fit of the lens, hence no rounds and no attempts.",
+    )
     starts: int = setting(
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )
@@ -470,6 +473,8 @@ class ModelConfig:
 
     def __post_init__(self):
         check(self)
+        if self.fast and self.posterior:
+            raise InputError("posterior is of a fitted lens; leave fast (--fast) away, or posterior (--posterior).")
 
 
 @dataclasses.dataclass(frozen=True)

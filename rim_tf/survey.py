@@ -322,7 +322,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     provenance = {f"IN_{name.upper()[:5]}": value for name, value in named.items()}
     provenance |= {
         "METHOD": ("rim", "how the source was found"),
-        "LENSFIT": (True, "whether the lens was fitted to the data"),
+        "LENSFIT": (not config.fast, "whether the lens was fitted to the data"),
         "BELIEVED": (result.verdict.believed, "whether no test speaks against the model"),
         "FLAGS": (" ".join(result.verdict.flags), "tests that do"),
         "SKYNOISE": (result.verdict.sky_noise, "rms of empty sky in units of NOISE"),

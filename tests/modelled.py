@@ -44,7 +44,7 @@ def joint():
     """A network that finds lens and source together."""
     from rim_tf.models.pretrained import build_model
 
-    return build_model(JointConfig(n_steps=2, features=4, hidden=(4, 4), eye=(4,), eye_side=2, memory=8))
+    return build_model(JointConfig(n_steps=2, features=4, hidden=(4, 4), encoder=(4,), encoder_side=2, memory=8))
 
 
 def save_networks(folder):

@@ -25,12 +25,12 @@ def measure(model, stamps, mocks, n, batch_size=10, stream="test"):
       and a histogram of their credibilities, [n, bins]; and noise, its rms over the image's peak.
     """
     seed, parts, rng = seed_pair(stream, 0), [], generator(stream, 0, 1)
-    prepare = TASKS[type(model.config)].prepare(model.config)
+    prepare = TASKS[type(model.config)].prepare(model.config, mocks)
     simulate = Simulator(seed, batch_size, stamps, mocks)
 
     @tf.function(autograph=False)
     def find(inputs, source):
-        head = model(prepare(inputs))
+        head = model(prepare(inputs, source))
         law = SourceDistribution(head, model.config.levels)
         return law.log_prob(source), law.sample(_SAMPLES, 1), law.unit
 

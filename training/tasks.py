@@ -8,7 +8,7 @@ from keras import ops
 
 from rim_tf.config import EstimatorConfig, JointConfig, RIMConfig, SourceErrorsConfig
 from rim_tf.errors import InputError
-from rim_tf.models.joint import first_guess
+from rim_tf.models.joint import WIDER, first_guess
 from rim_tf.models.losses import (
     IterateLoss,
     JointLoss,
@@ -25,8 +25,6 @@ from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 
 LENS_LOSS, ERRORS_LOSS, JOINT_LOSS = "lens", "source-errors", "joint"
-# The errors that a joint network is told of its start are wider than the estimator's, as the starts are.
-_WIDER = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,7 @@ def _starts(model, mocks):
             unit = ops.where(lengths, truth[:, :1], 1.0) * mocks.lens_error
             drawn = (ops.convert_to_tensor(inputs["lens"]) - truth) / unit
             guess["start"] = guess["start"] + guess["start_error"] * drawn
-            guess["start_error"] = _WIDER * guess["start_error"]
+            guess["start_error"] = WIDER * guess["start_error"]
         return guess
 
     return started

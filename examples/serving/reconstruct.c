@@ -47,6 +47,7 @@ static int next_field(Bytes *message, Bytes *content) {
   if (wire == 2) {
     uint64_t length = varint(message);
     content->at = message->at;
+    if (length > (uint64_t)(message->end - message->at)) fail(SIGNATURE, "this file is damaged");
     message->at += length;
     content->end = message->at;
   } else if (wire == 0) {
@@ -85,7 +86,9 @@ static TF_Output tensor_of(TF_Graph *graph, const TF_Buffer *definition, int sid
   char *colon = strrchr(name, ':');
   if (!colon) fail(key, "the signature " SIGNATURE " of this model has no such tensor");
   *colon = 0;
-  return (TF_Output){TF_GraphOperationByName(graph, name), atoi(colon + 1)};
+  TF_Operation *operation = TF_GraphOperationByName(graph, name);
+  if (!operation) fail(name, "this operation of the signature is not in the graph");
+  return (TF_Output){operation, atoi(colon + 1)};
 }
 
 /* ---- Tensors from files. */

@@ -270,7 +270,7 @@ def choose(
     source_pixels: int | None = None,
     prior: LensPrior | None = None,
 ) -> tuple[list[Lens], list]:
-    """The n best of some lenses, as `explore` would rank them, without a step.
+    """The n best of some lenses, by their chi^2 on the frame as it is, without a step; no two are the same.
 
     Args:
       observation: as of `explore`, and so what is not named here.

@@ -8,15 +8,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from rim_tf.config import JointConfig
+from rim_tf.errors import InputError
 from rim_tf.lens import Lens, lens_of
-from rim_tf.models.joint import JointRIM
+from rim_tf.models.joint import WIDER, JointRIM
 from rim_tf.observation import Observation
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
 
-# It was trained with errors that much wider than the estimator's, and for half as many steps; its lens still gets
-# better after these, though its errors do not.
-_WIDER, _STEPS = 1.2, 2 * JointConfig.n_steps
+# As many times the steps that it was trained for: its lens still gets better after these, though its errors do not.
+_LONGER = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +23,14 @@ class Together:
     """What a network has found from several starts, the best first.
 
     Attributes:
-      lenses: of the starts.
-      chi2_per_pixel: with the source that belongs to each.
-      path: parameters of the best, from its start on, one tuple for each step.
+      lenses: of those starts that ended at a lens; there may be none.
+      chi2_per_pixel: of each, at every step, with the source as it was then, [lenses, steps + 1].
+      path: parameters of each, from its start on, [lenses, steps + 1, columns].
     """
 
     lenses: list[Lens]
     chi2_per_pixel: np.ndarray
-    path: list[tuple]
+    path: np.ndarray
 
 
 def find_together(
@@ -39,35 +38,42 @@ def find_together(
     starts: Sequence[Lens],
     samples: np.ndarray,
     model: JointRIM,
-    n_steps: int = _STEPS,
+    n_steps: int | None = None,
 ) -> Together:
     """Lens and source from each of several starts, all in one call of the network.
 
     Args:
       observation: `Observation`, cut to about 2.3 theta_E, the lens galaxy taken off.
       starts: lenses of the network's mass model.
-      samples: of the posterior that they are from, [n, columns], which say how uncertain they are.
+      samples: of the posterior or posteriors that they are from, [n, columns], which say how uncertain they are.
       model: `JointRIM`.
-      n_steps: how many.
+      n_steps: how many; None for twice as many as it was trained for.
 
     Returns:
       `Together`.
+
+    Raises:
+      InputError: starts of another mass model.
     """
     n, config = len(starts), model.config
+    for start in starts:
+        if start.mass != model.mass:
+            raise InputError(
+                f"A start has the mass model {start.mass.types}, and the network that finds lens and source together "
+                f"knows {model.mass.types}; take weights of one mass model."
+            )
+    n_steps = _LONGER * config.n_steps if n_steps is None else n_steps
     batch = batch_of([observation] * n, starts, [config.source_scale_ratio * observation.pixel_scale] * n)
     inputs = {name: tf.constant(value) for name, value in batch.items()}
     u = ops.convert_to_numpy(model.mass.to_real(tf.constant(samples, tf.float32)))
-    error = _WIDER * np.maximum(u.std(0), 1e-4)
+    error = WIDER * np.maximum(u.std(0), 1e-4)
     inputs["start"] = model.mass.to_real(inputs.pop("lens"))
     inputs["start_error"] = tf.constant(np.tile(error, (n, 1)), tf.float32)
-    lenses, chi2 = (each.numpy() for each in _traced(model, not isinstance(observation.psf, float))(inputs, n_steps))
-    chi2 = np.where(np.isfinite(chi2) & np.isfinite(lenses).all((1, 2)), chi2, np.inf)
-    order = [i for i in np.argsort(chi2, kind="stable") if np.isfinite(chi2[i])]
-    return Together(
-        [lens_of(model.mass, lenses[i, -1].astype(float)) for i in order],
-        chi2[order],
-        [tuple(map(float, each)) for each in lenses[order[0]]] if order else [],
-    )
+    path, chi2 = (each.numpy() for each in _traced(model, not isinstance(observation.psf, float))(inputs, n_steps))
+    at_last = chi2[:, -1]
+    ended = np.isfinite(at_last) & ops.convert_to_numpy(model.mass.allows(tf.constant(path[:, -1])))
+    order = [i for i in np.argsort(at_last, kind="stable") if ended[i]]
+    return Together([lens_of(model.mass, each) for each in path[order, -1]], chi2[order], path[order])
 
 
 @functools.lru_cache(maxsize=4)

@@ -151,7 +151,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
 
     The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
-    starts are drawn; the lens is fitted with the source reconstructed by the RIM at every step; then, where there is a
+    starts are drawn, and searched from as `config.search` says; unless `config.fast` leaves it at that, the lens is
+    fitted with the source reconstructed by the RIM at every step; then, where there is a
     lens galaxy, its light is fitted again beside the source and the lens once more, until chi^2 stands still.
 
     Args:
@@ -183,6 +184,11 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     rim, estimator, joint = (new if own is None else own for new, own in zip(loaded, given, strict=True))
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
+    if joint is not None and joint.mass != estimator.mass:
+        raise InputError(
+            f"The estimator {config.estimator!r} knows the mass model {estimator.mass.types}, and the network "
+            f"{config.joint!r} another, {joint.mass.types}; take weights of one mass model (--estimator, --joint)."
+        )
     search = _Search(observation, seen, rim, estimator, joint, config, progress)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # of frames that are cut and masked on the way
@@ -414,7 +420,7 @@ class _Search:
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
-        self.found = self._fit(self.starts[:1] if self.config.fast else self.starts)
+        self.found = self._fit(self.starts)
         for _ in range(self.config.rounds if self.light is not None and not self.config.fast else 0):
             before = self._state()
             self._beside(self.found.model_image, self.found.lens)
@@ -497,19 +503,30 @@ class _Search:
         given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
         if self.joint is None:
             return explore(seen, starts, self.rim, *given)
-        return self._explored_by_network(seen, starts, estimate.samples, given)
+        samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, self.seen)}.values()])
+        return self._explored_by_network(seen, starts, samples, given)
 
     def _explored_by_network(self, seen, starts, samples, given):
         """As `_explore`, by the network that finds lens and source together."""
         from rim_tf.inference.optimise import choose
         from rim_tf.inference.together import find_together
 
-        # The lenses of both images are among them: those of the one begin where those of the other end.
-        chosen = [starts[0], *starts[1 :: max(1, len(starts) // _TOGETHER)]][:_TOGETHER]
-        found = find_together(seen, chosen, samples, self.joint)
-        lenses, ranked = choose(seen, [*found.lenses, starts[0]], self.rim, _CHOSEN, *given)
-        of_pixel = {"stage": "network", "chi2_per_pixel": ranked[0]["chi2_per_pixel"]}
-        return lenses, [of_pixel | {"lens": each} for each in found.path[:-1]] + ranked
+        # From all over the list, as its lenses come from the image with the galaxy and from that without.
+        places = np.unique(np.linspace(0, len(starts) - 1, min(_TOGETHER, len(starts))).round().astype(int))
+        found = find_together(seen, [starts[i] for i in places], samples, self.joint)
+        if not found.lenses:
+            self.doubts.append("The search by the network found no lens; that of the estimator is taken.")
+        candidates = [*found.lenses, starts[0]]
+        lenses, history = choose(seen, candidates, self.rim, _CHOSEN, *given)
+        apart = [np.abs(np.subtract(each.as_tuple(), lenses[0].as_tuple())).max() for each in candidates]
+        best = int(np.argmin(apart))
+        if best < len(found.lenses):
+            steps = zip(found.chi2_per_pixel[best], found.path[best], strict=True)
+            history = [
+                {"stage": "network", "chi2_per_pixel": float(chi2), "lens": tuple(map(float, lens))}
+                for chi2, lens in steps
+            ]
+        return lenses, history
 
     def _model_image(self, arcs, lens):
         from rim_tf.inference.optimise import model_image

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from rim_tf.config import JointConfig
+from rim_tf.errors import InputError
 from rim_tf.models import mixture
 from rim_tf.models.estimator import usual
 from rim_tf.models.layers import RIMCell, Softplus
@@ -30,24 +31,31 @@ _SEEN_OF_LENS = 3
 N_SEEN_BY_CELL = len(_SEEN) + _SEEN_OF_LENS
 # What the cell puts out: the update, the gain of the gradient's step, and the change of the pixels' errors.
 N_PUT_OUT = 3
-# Maps of the image plane that the eye sees, beside those of each parameter.
+# Maps of the image plane that the encoder sees, beside those of each parameter.
 N_MAPS = 7
 # Longest step in a parameter and largest change of its error, per step: in units of the error, and of its logarithm.
 _LONGEST, _FASTEST = 3.0, 1.0
 # A step of Gauss and Newton counts up to so many errors.
 _BELIEVED = 5.0
+# Logits of the share of such a step that an untrained network takes, with a fixed source and a projected one.
+_FIRST_GATES = (-3.0, -1.0)
 # First errors of the source's pixels, over the image's peak, and the least.
 _FIRST_ERROR, _LEAST_LOG_ERROR = 0.03, -10.0
 
 
 def n_figures(config, n):
     """How many numbers say how a lens of n parameters stands, in a network of the settings `config`."""
-    return 3 * n + 2 + {"none": 0, "fixed": 2 * n, "free": 4 * n + n * (n - 1) // 2}[config.curvature]
+    return 3 * n + 2 + {"none": 0, "fixed": 2 * n, "projected": 4 * n + n * (n - 1) // 2}[config.curvature]
+
+
+def n_moves(config):
+    """How many numbers move each parameter: its own step, a gate for each of Gauss and Newton's, its error's change."""
+    return 2 + {"none": 0, "fixed": 1, "projected": 2}[config.curvature]
 
 
 @keras.saving.register_keras_serializable("rim_tf")
-class Eye(keras.layers.Layer):
-    """Convolutions that look at images of any size and say what they see in so many numbers.
+class ImageEncoder(keras.layers.Layer):
+    """Convolutions that encode images of any size in so many numbers.
 
     Args:
       features: channels of each convolution, of stride 2.
@@ -82,21 +90,21 @@ class Eye(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("rim_tf")
-class Helm(keras.layers.Layer):
-    """Moves the lens by what is seen now and remembered of the steps before.
+class LensUpdate(keras.layers.Layer):
+    """Moves the lens by what is seen now and remembered of the steps before: a GRU and a linear layer.
 
     Args:
-      n_parameters: of the lens.
+      n_outputs: numbers to put out.
       memory: numbers that are remembered.
     """
 
-    def __init__(self, n_parameters, memory, **kwargs):
+    def __init__(self, n_outputs, memory, **kwargs):
         super().__init__(**kwargs)
-        self.n_parameters, self.memory = n_parameters, memory
+        self.n_outputs, self.memory = n_outputs, memory
         self.recall = keras.layers.GRUCell(memory, dtype=self.dtype_policy)
         # Small at first, as the cell's: an untrained network leaves the lens where it is.
         small = keras.initializers.RandomNormal(stddev=0.01)
-        self.move = keras.layers.Dense(4 * n_parameters, kernel_initializer=small, dtype=self.dtype_policy)
+        self.move = keras.layers.Dense(n_outputs, kernel_initializer=small, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         self.recall.build(input_shape)
@@ -104,12 +112,12 @@ class Helm(keras.layers.Layer):
         self.built = True
 
     def call(self, x, memory):
-        """What is seen [batch, figures], memory [batch, memory] -> four numbers for each parameter, new memory."""
+        """What is seen [batch, figures], memory [batch, memory] -> [batch, n_outputs], new memory."""
         memory, _ = self.recall(x, [memory])
         return self.move(memory), memory
 
     def get_config(self):
-        return super().get_config() | {"n_parameters": self.n_parameters, "memory": self.memory}
+        return super().get_config() | {"n_outputs": self.n_outputs, "memory": self.memory}
 
 
 @keras.saving.register_keras_serializable("rim_tf")
@@ -118,6 +126,9 @@ class JointRIM(keras.Model):
 
     Args:
       config: `JointConfig`.
+
+    Raises:
+      InputError: config.mass does not begin with a type that has a theta_E.
 
     Attributes:
       remat: as in `rim_tf.models.rim.unroll`, which training may set.
@@ -128,16 +139,18 @@ class JointRIM(keras.Model):
     def __init__(self, config: JointConfig, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config, self.mass, self.link = config, MassModel(config.mass), Softplus
+        if not self.mass.names[0].startswith("theta_E"):
+            raise InputError(f"mass is {config.mass}; it must begin with a type that has a theta_E, as 'sie'.")
         n, same = self.mass.size, {"dtype": self.dtype_policy}
         self.cell = RIMCell(N_PUT_OUT, config.features, config.hidden, config.kernel, config.stride, **same)
         self.cell.build((None, None, None, N_SEEN_BY_CELL))
         n_seen = n_figures(config, n)
-        if config.eye:
-            self.eye = Eye(config.eye, config.eye_side, config.memory, **same)
-            self.eye.build((None, None, None, N_MAPS + n))
+        if config.encoder:
+            self.encoder = ImageEncoder(config.encoder, config.encoder_side, config.memory, **same)
+            self.encoder.build((None, None, None, N_MAPS + n))
             n_seen += config.memory
-        self.helm = Helm(n, config.memory, **same)
-        self.helm.build((None, n_seen))
+        self.controller = LensUpdate(n_moves(config) * n, config.memory, **same)
+        self.controller.build((None, n_seen))
         self.head = DenseHead(config.components * mixture.n_columns(n), (config.memory,), **same)
         self.head.build((None, 1, 1, config.memory))
         self.built = True
@@ -147,7 +160,17 @@ class JointRIM(keras.Model):
 
         Args:
           rim: `RIM` of the same features, hidden, kernel and stride, and of the inputs of the preset `small`.
+
+        Raises:
+          InputError: another one.
         """
+        own, like = self.config, rim.config
+        same = all(getattr(own, name) == getattr(like, name) for name in ("features", "hidden", "kernel", "stride"))
+        if not (same and like.inputs == _SEEN and like.link == "softplus" and like.gradient_step):
+            raise InputError(
+                "The weights to begin from are those of a RIM of other features, hidden, kernel, stride, link or "
+                "inputs than this network's cell; take those of a RIM like the preset `small`."
+            )
         new = []
         for own, other in zip(self.cell.weights, rim.cell.weights, strict=True):
             value, other = ops.convert_to_numpy(own).copy(), ops.convert_to_numpy(other)
@@ -174,7 +197,7 @@ class JointRIM(keras.Model):
             log_error: logarithm of the standard deviation of the last source's pixels, [batch, n, m].
         """
         loop = _Loop(self, inputs, self._source_shape(inputs) if source_shape is None else source_shape)
-        found = unroll(loop.update, loop.look, loop.first(), loop.state(), self.config.n_steps, self.remat)
+        found = unroll(loop.update, loop.observe, loop.first(), loop.state(), self.config.n_steps, self.remat)
         u, log_sigma, memory, log_error = (found[name][:, -1] for name in ("u", "log_sigma", "memory", "log_error"))
         raw = ops.cast(self.head(ops.cast(memory[:, None, None], self.compute_dtype)), u.dtype)
         raw = ops.reshape(raw, (-1, self.config.components, mixture.n_columns(self.mass.size)))
@@ -191,30 +214,31 @@ class JointRIM(keras.Model):
 
         Args:
           inputs: as of `call`.
-          n_steps: how many steps, a number or a scalar tensor; None takes all that the network was trained for.
+          n_steps: how many steps, a number or, on TensorFlow, a scalar tensor; None takes all that the network was
+            trained for.
 
         Returns:
-          Lenses [batch, n_steps + 1, parameters], the first where they started; and chi^2 per pixel after the last,
-          with the source found beside it, [batch].
+          Lenses [batch, n_steps + 1, parameters], the first where they started; and chi^2 per pixel of each, with the
+          source as it was then, [batch, n_steps + 1].
         """
         loop = _Loop(self, inputs, self._source_shape(inputs))
         n_steps = self.config.n_steps if n_steps is None else n_steps
         at, state = loop.first(), loop.state()
         batch, n = ops.shape(at["u"])
         path = ops.repeat(at["u"][:, None], n_steps + 1, axis=1)
+        chi2 = ops.repeat(loop.chi2_per_pixel(at)[:, None], n_steps + 1, axis=1)
 
-        def step(done, path, *parts):
+        def step(done, path, chi2, *parts):
             at_now, state_now = keras.tree.pack_sequence_as((at, state), list(parts))
-            update, state_now = loop.update(at_now, loop.look(at_now), state_now)
+            update, state_now = loop.update(at_now, loop.observe(at_now), state_now)
             at_now = keras.tree.map_structure(ops.add, at_now, update)
             path = ops.slice_update(path, [0, done + 1, 0], at_now["u"][:, None])
-            return done + 1, path, *keras.tree.flatten((at_now, state_now))
+            chi2 = ops.slice_update(chi2, [0, done + 1], loop.chi2_per_pixel(at_now)[:, None])
+            return done + 1, path, chi2, *keras.tree.flatten((at_now, state_now))
 
-        first = (0, path, *keras.tree.flatten((at, state)))
-        _, path, *parts = ops.while_loop(lambda done, *_: done < n_steps, step, first)
-        at, _ = keras.tree.pack_sequence_as((at, state), parts)
-        lenses = ops.reshape(self.mass.from_real(ops.reshape(path, (-1, n))), (batch, n_steps + 1, n))
-        return lenses, loop.chi2_per_pixel(at)
+        first = (0, path, chi2, *keras.tree.flatten((at, state)))
+        _, path, chi2, *_ = ops.while_loop(lambda done, *_: done < n_steps, step, first)
+        return ops.reshape(self.mass.from_real(ops.reshape(path, (-1, n))), (batch, n_steps + 1, n)), chi2
 
     def _source_shape(self, inputs):
         stride = self.config.stride
@@ -272,7 +296,7 @@ class _Loop:
         problem = self.problem.through(self.tangents.lensing(self.tangents.landing(self.mass.from_real(at["u"]))))
         return problem.chi2_per_pixel(problem.model_image(self.model.link.source(at["latent"])))
 
-    def look(self, at):
+    def observe(self, at):
         """What there is to be seen of an estimate: for the source a `Step` and maps, for the lens maps and figures."""
         config = self.model.config
         u = at["u"] if config.through_rays else ops.stop_gradient(at["u"])
@@ -299,9 +323,10 @@ class _Loop:
         figures = [(u - centre) / spread, at["log_sigma"] - ops.log(spread), chi2[:, None]]
         figures += [ops.log(problem.noise_level)[:, None]]
         steps = []
-        seen = {"none": [], "fixed": [tangents], "free": [tangents]}[config.curvature]
-        if config.curvature == "free":
-            seen.append(self.tangents.beside(tangents, landing, weight, problem.curvature_bound, config.follow))
+        seen = {"none": [], "fixed": [tangents], "projected": [tangents]}[config.curvature]
+        if config.curvature == "projected":
+            given = landing, weight, problem.curvature_bound
+            seen.append(self.tangents.projected(tangents, *given, config.projection_steps))
         for i, columns in enumerate(seen):
             columns = ops.reshape(columns * root[:, None], (batch, n, -1))
             gradient = ops.matmul(columns, ops.reshape(residual, (batch, -1, 1)))
@@ -352,14 +377,14 @@ class _Loop:
         output = ops.cast(output, at["latent"].dtype)
 
         seen = [ops.cast(each, model.compute_dtype) for each in (of_image, figures, at["memory"])]
-        if model.config.eye:
-            seen[1] = ops.concatenate([model.eye(seen[0]), seen[1]], axis=-1)
-        raw, memory = model.helm(*seen[1:])
+        if model.config.encoder:
+            seen[1] = ops.concatenate([model.encoder(seen[0]), seen[1]], axis=-1)
+        raw, memory = model.controller(*seen[1:])
         raw = ops.cast(raw, at["u"].dtype)
-        own, *gates, wider = ops.split(raw, 4, axis=-1)
+        own, *gates, wider = ops.split(raw, n_moves(model.config), axis=-1)
         own = _LONGEST * ops.tanh(own / _LONGEST)
-        for gate, newton, usual_gate in zip(gates, steps, (-3.0, -1.0), strict=False):
-            own = own + ops.sigmoid(gate + usual_gate) * newton
+        for gate, newton, first in zip(gates, steps, _FIRST_GATES[: len(steps)], strict=True):
+            own = own + ops.sigmoid(gate + first) * newton
         return {
             "u": ops.exp(at["log_sigma"]) * own,
             "log_sigma": _FASTEST * ops.tanh(wider),
@@ -369,12 +394,19 @@ class _Loop:
         }, state
 
 
+# The errors that a network is told of its start are so much wider than the estimator's: it is trained from draws too.
+WIDER = 1.2
+
+
 def first_guess(estimator, inputs):
     """What a `JointRIM` starts from: `inputs` with the mean of an estimator's posterior, and its errors.
 
     Args:
       estimator: `rim_tf.models.estimator.Estimator` of the same mass model.
       inputs: as of `Estimator.call`.
+
+    Returns:
+      The dictionary with `start` and `start_error`, in coordinates without bounds, [batch, parameters] each.
     """
     start, error = mixture.moments(estimator.posterior(inputs).head)
     return inputs | {"start": start, "start_error": error}

@@ -22,7 +22,7 @@ from rim_tf.files import read_json, write_json, written_whole
 from rim_tf.models import remote
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.flops import convolutions
-from rim_tf.models.joint import N_MAPS, N_PUT_OUT, N_SEEN_BY_CELL, JointRIM, n_figures
+from rim_tf.models.joint import N_MAPS, N_PUT_OUT, N_SEEN_BY_CELL, JointRIM, n_figures, n_moves
 from rim_tf.models.mixture import n_columns
 from rim_tf.models.networks import AlexNet
 from rim_tf.models.rim import RIM
@@ -118,16 +118,16 @@ def _joint_shapes(config):
 def _joint_dense(config, n, memory):
     """(layer, number, shape) of all arrays beside the cell of a `JointRIM`."""
     channels = N_MAPS + n
-    for i, features in enumerate(config.eye):
-        name = f"eye/convolutions/{_numbered('conv2d', i)}"
+    for i, features in enumerate(config.encoder):
+        name = f"encoder/convolutions/{_numbered('conv2d', i)}"
         yield from ((name, 0, (3, 3, channels, features)), (name, 1, (features,)))
         channels = features
     n_seen = n_figures(config, n)
-    if config.eye:
-        yield from (("eye/dense", 0, (config.eye_side**2 * channels, memory)), ("eye/dense", 1, (memory,)))
+    if config.encoder:
+        yield from (("encoder/dense", 0, (config.encoder_side**2 * channels, memory)), ("encoder/dense", 1, (memory,)))
         n_seen += memory
-    yield from (("helm/recall", i, (rows, 3 * memory)) for i, rows in enumerate((n_seen, memory, 2)))
-    yield from (("helm/move", 0, (memory, 4 * n)), ("helm/move", 1, (4 * n,)))
+    yield from (("controller/recall", i, (rows, 3 * memory)) for i, rows in enumerate((n_seen, memory, 2)))
+    yield from (("controller/move", 0, (memory, n_moves(config) * n)), ("controller/move", 1, (n_moves(config) * n,)))
     n_outputs = config.components * n_columns(n)
     yield from (("head/dense/dense", 0, (memory, memory)), ("head/dense/dense", 1, (memory,)))
     yield from (("head/output_layer", 0, (memory, n_outputs)), ("head/output_layer", 1, (n_outputs,)))

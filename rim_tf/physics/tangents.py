@@ -11,7 +11,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.physics.imaging import Imaging
 from rim_tf.physics.lensing import LensingOperator
 
-# How far a coordinate is moved to see the rays move, in units of its `step`: float32 leaves a ten-thousandth of it.
+# How far a coordinate is moved to see the rays move, in units of its `step`: rounding in float32 is a ten-thousandth.
 _DIFFERENCE = 0.1
 
 
@@ -45,7 +45,10 @@ class Tangents:
         return ops.repeat(values, self.mass.size, axis=0)
 
     def landing(self, lens):
-        """Where the rays of lenses [batch, columns] land, in columns and rows of the source grid."""
+        """Where the rays of lenses [batch, parameters] land, in columns and in rows of the source grid.
+
+        Two tensors [batch, rows, columns].
+        """
         return self.source_grid.pixel_of(*self.mass.ray_trace(*self._theta, lens))
 
     def lensing(self, landing):
@@ -81,7 +84,7 @@ class Tangents:
         ]
         return ops.concatenate(sizes, axis=1)
 
-    def beside(self, tangents, landing, weight, bound, n):
+    def projected(self, tangents, landing, weight, bound, n):
         """Tangents less what a change of the source could do as well, about: n steps of SIRT towards it.
 
         What is left says how well the lens is known when the source is not (variable projection, Golub & Pereyra 1973).
@@ -92,6 +95,9 @@ class Tangents:
           weight: inverse variances, [batch, rows, columns].
           bound: `Problem.curvature_bound` of that weight, [batch, n, m].
           n: number of steps.
+
+        Returns:
+          Shaped like the tangents.
         """
         shape = ops.shape(tangents)
         columns = ops.reshape(tangents, (-1, *shape[2:]))

@@ -13,6 +13,7 @@ from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import estimate, lens_light, workflow
 from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import build_model
 from rim_tf.observation import Observation
 
 LENS = LensParameters(1.3, 0.12, -0.08, 0.03, -0.02, 0.02, 0.03)
@@ -102,7 +103,17 @@ def test_the_network_searches_and_alone_it_fits_nothing():
         stages[name] = [step["stage"] for step in result.path]
         assert np.isfinite(result.source_fit.source).all()
         if name == "fast":
-            np.testing.assert_allclose(result.path[-1]["lens"], result.path[-2]["lens"], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(result.lens.as_tuple(), result.path[-1]["lens"], rtol=1e-5, atol=1e-6)
     assert set(stages["search"]) == set(stages["fast"]) == {"network", "fine"}
     assert stages["fast"].count("fine") == 1 < stages["search"].count("fine")
     assert "coarse" not in stages["search"]
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(InputError, match="posterior is of a fitted lens; leave fast"):
+        ModelConfig(fast=True, posterior=True)
+    rim, estimator = modelled.networks()
+    other = build_model(dataclasses.replace(modelled.joint().config, mass=("power_law", "shear")))
+    observation = Observation(modelled.ring(), 0.05, 0.05, None, modelled.SCALE)
+    with pytest.raises(InputError, match=r"knows the mass model \('sie', 'shear'\), and the network .* another"):
+        workflow.model(observation, ModelConfig(fast=True), None, rim, estimator, other)

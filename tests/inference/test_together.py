@@ -4,11 +4,13 @@ import dataclasses
 
 import modelled
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
+from rim_tf.errors import InputError
 from rim_tf.inference import together
 from rim_tf.inference.together import find_together
-from rim_tf.lens import LensParameters
+from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.observation import Observation
 
 STARTS = [LensParameters(theta_E, 0.1, 0.0, 0.02, 0.0, 0.01, 0.0) for theta_E in (0.5, 0.8, 1.1)]
@@ -23,28 +25,31 @@ def observation(psf=0.05, rows=21, columns=20):
 def test_the_best_of_all_starts_comes_first():
     found = find_together(observation(), STARTS, SAMPLES, modelled.joint(), n_steps=3)
     assert len(found.lenses) == 3
-    assert (np.diff(found.chi2_per_pixel) >= 0).all() and np.isfinite(found.chi2_per_pixel).all()
-    assert len(found.path) == 4
-    starts = [start.as_tuple() for start in STARTS]
-    assert min(np.abs(np.subtract(found.path[0], start)).max() for start in starts) < 1e-5
-    assert_allclose(found.path[-1], found.lenses[0].as_tuple(), rtol=1e-5, atol=1e-6)
+    assert (np.diff(found.chi2_per_pixel[:, -1]) >= 0).all() and np.isfinite(found.chi2_per_pixel).all()
+    assert found.path.shape == (3, 4, 7) and found.chi2_per_pixel.shape == (3, 4)
+    starts = np.array([start.as_tuple() for start in STARTS])
+    assert_allclose(found.path[np.argsort(found.path[:, 0, 0]), 0], starts, rtol=1e-5, atol=1e-5)
+    assert_allclose(found.path[:, -1], [lens.as_tuple() for lens in found.lenses], rtol=1e-5, atol=1e-6)
     # Each by itself is what it is among others.
     alone = find_together(observation(), STARTS[1:2], SAMPLES, modelled.joint(), n_steps=3)
-    assert min(abs(alone.chi2_per_pixel[0] - each) for each in found.chi2_per_pixel) < 1e-3 * alone.chi2_per_pixel[0]
+    chi2 = alone.chi2_per_pixel[0, -1]
+    assert np.abs(found.chi2_per_pixel[:, -1] - chi2).min() < 1e-3 * chi2
 
 
 def test_more_steps_than_it_was_trained_for_go_on_where_it_was():
     seen = observation(np.ones((3, 5)) / 15)
     short, long = (find_together(seen, STARTS[:1], SAMPLES, modelled.joint(), n_steps=n) for n in (2, 4))
-    assert_allclose(long.path[:3], short.path, rtol=1e-4, atol=1e-5)
+    assert_allclose(long.path[:, :3], short.path, rtol=1e-4, atol=1e-5)
+    assert_allclose(long.chi2_per_pixel[:, :3], short.chi2_per_pixel, rtol=1e-3)
 
 
-def test_what_is_no_number_is_left_out(monkeypatch):
+def test_what_is_no_lens_is_left_out(monkeypatch):
     traced = together._traced(modelled.joint(), False)
 
     def broken(inputs, n_steps):
         lenses, chi2 = (each.numpy() for each in traced(inputs, n_steps))
-        chi2[0] = np.nan
+        chi2[0, -1] = np.nan
+        lenses[1, -1, 0] = 0.0  # no ring is of no size
         return Tensor(lenses), Tensor(chi2)
 
     @dataclasses.dataclass
@@ -56,4 +61,10 @@ def test_what_is_no_number_is_left_out(monkeypatch):
 
     monkeypatch.setattr(together, "_traced", lambda *given: broken)
     found = find_together(observation(), STARTS, SAMPLES, modelled.joint(), n_steps=2)
-    assert len(found.lenses) == len(found.chi2_per_pixel) == 2
+    assert len(found.lenses) == len(found.chi2_per_pixel) == len(found.path) == 1
+
+
+def test_a_start_of_another_mass_model_is_refused():
+    other = CompositeLens(Component("power_law", theta_E=1.0))
+    with pytest.raises(InputError, match=r"mass model \('power_law',\), and the network .* knows \('sie', 'shear'\)"):
+        find_together(observation(), [other], SAMPLES, modelled.joint())

@@ -18,7 +18,7 @@ from rim_tf.models.rim import INPUTS, RIM, Step
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR
 
-TINY = JointConfig(n_steps=2, features=4, hidden=(4, 3), eye=(4, 4), eye_side=2, memory=8)
+TINY = JointConfig(n_steps=2, features=4, hidden=(4, 3), encoder=(4, 4), encoder_side=2, memory=8)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,11 @@ def test_the_compiled_search_ends_where_every_iterate_does(model):
     assert_allclose(array(lenses)[:, 0], array(inputs["lens"]), atol=1e-5)
     for i in range(2):
         assert_allclose(array(lenses)[:, i + 1], array(model.mass.from_real(u[:, i])), rtol=1e-3, atol=1e-4)
-    assert (array(chi2) > 0).all()
+    sources = model(inputs)["source"]
+    for i in range(2):
+        problem = imaging_problem(inputs | {"lens": model.mass.from_real(u[:, i])}, sources.shape[2:])
+        expected = problem.chi2_per_pixel(problem.model_image(sources[:, i]))
+        assert_allclose(array(chi2)[:, i + 1], array(expected), rtol=1e-2)
 
 
 def test_a_system_does_not_see_its_neighbours(model):
@@ -91,20 +95,28 @@ def test_the_cell_of_a_rim_does_in_it_what_it_did_before():
     after, _ = joint.cell(more, state)
     assert_allclose(array(after)[..., :2], array(before), rtol=1e-5, atol=1e-6)
     assert_allclose(array(after)[..., 2], 0, atol=1e-7)
+    for change in ({"hidden": (4, 4)}, {"link": "sigmoid"}, {"inputs": SMALL.inputs[::-1]}, {"gradient_step": False}):
+        other = RIM(dataclasses.replace(rim.config, **change))
+        with pytest.raises(InputError, match="of other features, hidden, kernel, stride, link or inputs"):
+            joint.begin_from(other)
 
 
 def test_what_it_does_not_look_at_has_no_weights():
     sizes = [
         JointRIM(dataclasses.replace(TINY, **change)).count_params()
-        for change in ({}, {"curvature": "fixed"}, {"curvature": "none"}, {"eye": (), "curvature": "fixed"})
+        for change in ({}, {"curvature": "fixed"}, {"curvature": "none"}, {"encoder": (), "curvature": "fixed"})
     ]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 4
+    with pytest.raises(InputError, match="must begin with a type that has a theta_E"):
+        JointRIM(dataclasses.replace(TINY, mass=("shear", "sie")))
     with pytest.raises(InputError, match="blindly"):
-        dataclasses.replace(TINY, eye=(), curvature="none")
+        dataclasses.replace(TINY, encoder=(), curvature="none")
 
 
-@pytest.mark.parametrize("change", [{"curvature": "none"}, {"eye": (), "curvature": "fixed"}, {"through_rays": True}])
+@pytest.mark.parametrize(
+    "change", [{"curvature": "none"}, {"encoder": (), "curvature": "fixed"}, {"through_rays": True}]
+)
 def test_every_variant_runs(change):
     found = JointRIM(dataclasses.replace(TINY, n_steps=1, **change))(started(observation()))
     assert all(np.isfinite(array(each)).all() for each in found.values())

@@ -50,8 +50,8 @@ def test_what_was_saved_comes_back(trained):
     assert description["seed"] == 5 and description["model"]["type"] == "rim"
 
 
-_JOINT = JointConfig(features=4, hidden=(4, 3), eye=(4, 5), eye_side=2, memory=6, components=3)
-JOINT = [_JOINT, dataclasses.replace(_JOINT, eye=(), curvature="fixed")]
+_JOINT = JointConfig(features=4, hidden=(4, 3), encoder=(4, 5), encoder_side=2, memory=6, components=3)
+JOINT = [_JOINT, dataclasses.replace(_JOINT, encoder=(), curvature="fixed")]
 
 
 @pytest.mark.parametrize(

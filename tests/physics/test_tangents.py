@@ -52,11 +52,11 @@ def test_no_source_could_have_made_what_is_left(rng):
     lensed = problem.model_image(tensor(rng.uniform(size=SOURCE)))
     columns = np.repeat(array(lensed)[:, None], SIE_SHEAR.size, axis=1)
     given = landing, problem.weight, problem.curvature_bound
-    left = [array(tangents.beside(tensor(columns), *given, n)) for n in (1, 10, 80)]
+    left = [array(tangents.projected(tensor(columns), *given, n)) for n in (1, 10, 80)]
     sizes = [np.sqrt((each**2).sum()) for each in (columns, *left)]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
     assert sizes[3] < 0.3 * sizes[0]
     # Not so what lies where the source is dark: the residual of least squares stays.
     noise = rng.normal(size=columns.shape)
-    kept = array(tangents.beside(tensor(noise), *given, 80))
+    kept = array(tangents.projected(tensor(noise), *given, 80))
     assert ((kept * noise).sum((2, 3)) > 0.2 * (noise**2).sum((2, 3))).all()

@@ -29,7 +29,13 @@ def tiny(tmp_path_factory):
     save_trained(build_model(SMALL_ESTIMATOR), path / "estimator", {})
     save_trained(RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4))), path / "rim", {})
     model = JointConfig(
-        estimator=str(path / "estimator.json"), n_steps=1, features=4, hidden=(4, 4), eye=(4,), eye_side=2, memory=8
+        estimator=str(path / "estimator.json"),
+        n_steps=1,
+        features=4,
+        hidden=(4, 4),
+        encoder=(4,),
+        encoder_side=2,
+        memory=8,
     )
     return dataclasses.replace(
         EXPERIMENTS["joint"],
