@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from gradients import array, traced
+from gradients import array, traced, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import LENSES, observation, stirred
@@ -26,15 +26,21 @@ def model():
     return stirred(JointRIM(TINY))
 
 
+@pytest.fixture(scope="module")
+def run(model):
+    """The model as a function of its inputs, which JAX compiles once."""
+    return whole(lambda inputs: model(inputs))
+
+
 def started(inputs, error=0.02):
     """A batch with its own lens as the start."""
     start = SIE_SHEAR.to_real(ops.convert_to_tensor(inputs["lens"]))
     return inputs | {"start": start, "start_error": error * ops.ones_like(start)}
 
 
-def test_every_iterate_is_finite_and_of_its_shape(model):
+def test_every_iterate_is_finite_and_of_its_shape(run):
     inputs = started(observation())
-    found = {name: array(each) for name, each in model(inputs).items()}
+    found = {name: array(each) for name, each in run(inputs).items()}
     n, *shape = inputs["image"].shape
     shape = [k + k % 2 for k in shape]
     assert found["u"].shape == found["log_sigma"].shape == (n, 2, 7)
@@ -45,31 +51,33 @@ def test_every_iterate_is_finite_and_of_its_shape(model):
     assert_allclose(np.exp(found["head"][..., 0]).sum(1), 1, rtol=1e-5)
 
 
-def test_it_knows_no_unit_of_brightness(model):
+def test_it_knows_no_unit_of_brightness(run):
     inputs = started(observation())
     factor = 1e3
     brighter = inputs | {name: factor * inputs[name] for name in ("image", "noise_rms")}
-    one, other = model(inputs), model(brighter)
+    one, other = run(inputs), run(brighter)
     for name in ("u", "log_sigma", "head"):
         assert_allclose(array(other[name]), array(one[name]), rtol=1e-3, atol=1e-3)
     assert_allclose(array(other["source"]), factor * array(one["source"]), rtol=2e-3, atol=1e-3 * factor)
     assert_allclose(array(other["log_error"]), np.log(factor) + array(one["log_error"]), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.once
 def test_the_compiled_search_ends_where_every_iterate_does(model):
     inputs = {name: ops.convert_to_tensor(each) for name, each in started(observation("stamp")).items()}
-    u = model(inputs)["u"]
+    iterates = model(inputs)
+    u, sources = iterates["u"], iterates["source"]
     lenses, chi2 = traced(lambda inputs: model.search(inputs, 2))(inputs)
     assert_allclose(array(lenses)[:, 0], array(inputs["lens"]), atol=1e-5)
     for i in range(2):
         assert_allclose(array(lenses)[:, i + 1], array(model.mass.from_real(u[:, i])), rtol=1e-3, atol=1e-4)
-    sources = model(inputs)["source"]
     for i in range(2):
         problem = imaging_problem(inputs | {"lens": model.mass.from_real(u[:, i])}, sources.shape[2:])
         expected = problem.chi2_per_pixel(problem.model_image(sources[:, i]))
         assert_allclose(array(chi2)[:, i + 1], array(expected), rtol=1e-2)
 
 
+@pytest.mark.once
 def test_a_system_does_not_see_its_neighbours(model):
     inputs = started(observation())
     alone = model({name: each[1:] for name, each in inputs.items()})
@@ -101,6 +109,7 @@ def test_the_cell_of_a_rim_does_in_it_what_it_did_before():
             joint.begin_from(other)
 
 
+@pytest.mark.once
 def test_what_it_does_not_look_at_has_no_weights():
     sizes = [
         JointRIM(dataclasses.replace(TINY, **change)).count_params()
@@ -114,6 +123,7 @@ def test_what_it_does_not_look_at_has_no_weights():
         dataclasses.replace(TINY, encoder=(), curvature="none")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change", [{"curvature": "none"}, {"encoder": (), "curvature": "fixed"}, {"through_rays": True}]
 )
