@@ -5,17 +5,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from gradients import tensor
+from gradients import array, tensor
+from keras import ops
 
-from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, SMALL, SourceErrorsConfig
+from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_SMALL, PAPER, SMALL, JointConfig, SourceErrorsConfig
 from rim_tf.grids import PixelGrid
 from rim_tf.models.estimator import Estimator
+from rim_tf.models.joint import ImageEncoder, JointRIM, LensUpdate
 from rim_tf.models.layers import ConvGRUCell, RIMCell
 from rim_tf.models.networks import AlexNet, DenseHead, ResidualBlock, ResidualNetwork
 from rim_tf.models.rim import RIM
 from rim_tf.models.source_errors import N_SEEN, Pyramid, SourceErrors
 from rim_tf.physics.imaging import Imaging
 from rim_tf.physics.lensing import LensingOperator
+from rim_tf.physics.mass.model import SIE_SHEAR
 from rim_tf.physics.operators import Compose
 from rim_tf.physics.psf import GaussianBlur, StampBlur
 
@@ -147,6 +150,11 @@ SMALL_ALEXNET = dataclasses.replace(
 SMALL_ERRORS = SourceErrorsConfig("none", features=5, levels=2)
 
 
+def _of_rows(layer, channels):
+    layer.build((None, channels))
+    return layer
+
+
 def _views():
     (seen,) = _images(N_SEEN)
     return {"seen": seen, "estimate": seen[..., 0], "unit": np.float32([0.5, 2.0])}
@@ -163,7 +171,24 @@ def _cell_arguments():
     return x, [coarse, fine]
 
 
+SMALL_JOINT = JointConfig(n_steps=1, features=4, hidden=(4, 3), encoder=(4, 4), encoder_side=2, memory=8)
+
+
+def started(inputs, error=0.02):
+    """What `JointRIM.call` takes: systems that start with their own lenses, which it is not told."""
+    inputs = dict(inputs)
+    lens = ops.convert_to_tensor(inputs.pop("lens"))
+    start = SIE_SHEAR.to_real(lens)
+    return inputs | {"start": array(start), "start_error": np.full(start.shape, error, "float32")}
+
+
 LAYERS = {
+    "ImageEncoder": Case(lambda **policy: built(ImageEncoder((4, 5), 2, 3, **policy), 3), lambda: tuple(_images(3))),
+    "LensUpdate": Case(
+        lambda **policy: stirred(_of_rows(LensUpdate(6, 5, **policy), 4)),
+        lambda: tuple(each[:, 0, 0] for each in _images(4, 5)),
+    ),
+    "Joint RIM": Case(lambda **policy: stirred(JointRIM(SMALL_JOINT, **policy)), lambda: (started(observation()),)),
     "ConvGRUCell": Case(lambda **policy: built(ConvGRUCell(5, 3, **policy), 3), lambda: tuple(_images(3, 5))),
     "RIMCell": Case(lambda **policy: built(RIMCell(2, 4, (5, 4), 3, 2, **policy), 3), _cell_arguments),
     "RIM, as in the paper": Case(lambda **policy: stirred(RIM(SMALL_PAPER, **policy)), lambda: (observation("stamp"),)),

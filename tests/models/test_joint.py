@@ -7,9 +7,9 @@ import pytest
 from gradients import array, traced, whole
 from keras import ops
 from numpy.testing import assert_allclose
-from registry import LENSES, observation, stirred
+from registry import LENSES, SMALL_JOINT, observation, started, stirred
 
-from rim_tf.config import SMALL, JointConfig
+from rim_tf.config import SMALL
 from rim_tf.errors import InputError
 from rim_tf.models import mixture
 from rim_tf.models.joint import JointRIM
@@ -18,7 +18,7 @@ from rim_tf.models.rim import INPUTS, RIM, Step
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.mass.model import SIE_SHEAR
 
-TINY = JointConfig(n_steps=2, features=4, hidden=(4, 3), encoder=(4, 4), encoder_side=2, memory=8)
+TINY = dataclasses.replace(SMALL_JOINT, n_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,6 @@ def model():
 def run(model):
     """The model as a function of its inputs, which JAX compiles once."""
     return whole(lambda inputs: model(inputs))
-
-
-def started(inputs, error=0.02):
-    """A batch with its own lens as the start."""
-    start = SIE_SHEAR.to_real(ops.convert_to_tensor(inputs["lens"]))
-    return inputs | {"start": start, "start_error": error * ops.ones_like(start)}
 
 
 def test_every_iterate_is_finite_and_of_its_shape(run):
@@ -64,11 +58,12 @@ def test_it_knows_no_unit_of_brightness(run):
 
 @pytest.mark.once
 def test_the_compiled_search_ends_where_every_iterate_does(model):
-    inputs = {name: ops.convert_to_tensor(each) for name, each in started(observation("stamp")).items()}
+    seen = observation("stamp")
+    inputs = {name: ops.convert_to_tensor(each) for name, each in started(seen).items()}
     iterates = model(inputs)
     u, sources = iterates["u"], iterates["source"]
     lenses, chi2 = traced(lambda inputs: model.search(inputs, 2))(inputs)
-    assert_allclose(array(lenses)[:, 0], array(inputs["lens"]), atol=1e-5)
+    assert_allclose(array(lenses)[:, 0], seen["lens"], atol=1e-5)
     for i in range(2):
         assert_allclose(array(lenses)[:, i + 1], array(model.mass.from_real(u[:, i])), rtol=1e-3, atol=1e-4)
     for i in range(2):

@@ -42,6 +42,7 @@ def tiny(tmp_path_factory):
         model=model,
         mocks=MOCKS,
         batch_size=4,
+        micro_batches=2,  # as large as what is validated on, so that one trace will do
         n_steps=2,
         steps_per_epoch=2,
         n_procedural=5,
