@@ -202,6 +202,11 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
             search.finish()
         judged, found = search.judged(), search.found.fit()
     _check_finite(found.reconstruction, find_method("rim"))
+    if config.fast:
+        search.doubts.append(
+            "The lens is as the network found it and was not fitted: its errors leave out how far it is from the best "
+            "lens, which may be several times as much; leave --fast (fast) away for a fit."
+        )
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started

@@ -97,9 +97,9 @@ def test_the_network_searches_and_alone_it_fits_nothing():
     stages = {}
     for name, config in {"search": {"search": "network"}, "fast": {"fast": True}}.items():
         config = dataclasses.replace(QUICK, starts=3, no_lens_light=True, **config)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)
+        with pytest.warns(InputWarning) as caught:
             result = workflow.model(observation, config, None, rim, estimator, modelled.joint())
+        assert any("was not fitted" in str(each.message) for each in caught) == (name == "fast")
         stages[name] = [step["stage"] for step in result.path]
         assert np.isfinite(result.source_fit.source).all()
         if name == "fast":
