@@ -3,12 +3,9 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
-from rim_tf.data.seeds import seed_pair
-from rim_tf.data.streaming import Simulator
-from rim_tf.evaluation import measures
 from rim_tf.models.joint import first_guess
+from rim_tf.models.losses import rms_over_peak
 from rim_tf.models.mixture import LensPosterior
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.physics.imaging import imaging_problem
@@ -35,34 +32,18 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
     true_rms and true_chi2 of what the RIM `small` finds with the true lens.
     """
     estimator, rim = load_pretrained(model.config.estimator, "estimator"), load_pretrained()
-    simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
 
-    @tf.function(autograph=False)
-    def find(inputs):
+    def find(inputs, source):
         found = model(first_guess(estimator, inputs))
-        chi2 = []
-        for lens, source in (
-            (model.mass.from_real(found["u"][:, -1]), found["source"][:, -1]),
-            (inputs["lens"], rim(inputs)[:, -1]),
-        ):
-            problem = imaging_problem(inputs | {"lens": lens}, source.shape[1:])
-            chi2 += [problem.chi2_per_pixel(problem.model_image(source)), source]
-        return found["head"], chi2
+        lens, columns = model.mass.from_real(found["u"][:, -1]), {}
+        ways = {"": (lens, found["source"][:, -1]), "true_": (inputs["lens"], rim(inputs)[:, -1])}
+        for name, (lens, each) in ways.items():
+            problem = imaging_problem(inputs | {"lens": lens}, each.shape[1:])
+            columns[f"{name}chi2"] = problem.chi2_per_pixel(problem.model_image(each))
+            columns[f"{name}rms"] = 100 * rms_over_peak(source, each)
+        return LensPosterior(found["head"], model.mass), columns
 
-    parts = []
-
-    def posterior(inputs):
-        return LensPosterior(find(inputs)[0], model.mass)
-
-    lenses = lens_figures.measure(model, stamps, mocks, n, batch_size, stream, posterior)
-    for index in range(-(-n // batch_size)):
-        inputs, source = simulate(index)
-        _, (chi2, found, true_chi2, with_truth) = find(inputs)
-        columns = {"chi2": chi2.numpy(), "true_chi2": true_chi2.numpy()}
-        for name, each in (("rms", found), ("true_rms", with_truth)):
-            columns[name] = 100 * measures.of_sources(source.numpy(), each.numpy())["rms"]
-        parts.append(columns)
-    return lenses | {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+    return lens_figures.measure(model, stamps, mocks, n, batch_size, stream, find)
 
 
 def report(measured):

@@ -31,11 +31,11 @@ _SAMPLES = 1000
 _OUTLIER = 5.0
 
 
-def measure(model, stamps, mocks, n, batch_size=20, stream="test", posterior_of=None):
+def measure(model, stamps, mocks, n, batch_size=20, stream="test", find=None):
     """Lenses found in test images, beside the true ones; the arguments are those of `training.publish.measure`.
 
     Args:
-      posterior_of: inputs -> `LensPosterior`; None for that of an `Estimator`.
+      find: inputs and true sources -> `LensPosterior`, and further columns {name: [batch]}; None for an `Estimator`.
 
     Returns:
       {name: [n, ...]} of truth, mean and sigma [n, parameters]; credibility, of each parameter alone [n, parameters]
@@ -45,18 +45,19 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test", posterior_of=
     simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
 
     @tf.function(autograph=False)
-    def find(inputs):
-        posterior = (posterior_of or model.posterior)(inputs)
+    def judged(inputs, source):
+        posterior, more = (model.posterior(inputs), {}) if find is None else find(inputs, source)
         samples = posterior.sample(_SAMPLES, 1)
         # One posterior for each sample, since a density is asked for one lens of each system.
         repeated = LensPosterior(tf.repeat(posterior.head, _SAMPLES, axis=0), posterior.mass)
         log_prob = repeated.log_prob(tf.reshape(samples, [-1, samples.shape[-1]]))
         log_prob_of_truth = posterior.log_prob(inputs["lens"])
-        return (*posterior.moments(), samples, log_prob_of_truth, tf.reshape(log_prob, [-1, _SAMPLES]))
+        return (*posterior.moments(), samples, log_prob_of_truth, tf.reshape(log_prob, [-1, _SAMPLES])), more
 
     for index in range(-(-n // batch_size)):
         inputs, source = simulate(index)
-        mean, covariance, samples, of_truth, of_samples = (x.numpy() for x in find(inputs))
+        found, more = judged(inputs, source)
+        mean, covariance, samples, of_truth, of_samples = (x.numpy() for x in found)
         truth = inputs["lens"].numpy()
         image = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()
         parts.append(
@@ -67,6 +68,7 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test", posterior_of=
                 "credibility": credibility_of_samples(truth, samples),
                 "joint": credibility_of_density(of_truth, of_samples),
                 "noise": measures.noise_over_peak(inputs["noise_rms"].numpy(), image),
+                **{name: column.numpy() for name, column in more.items()},
             }
         )
     return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}

@@ -64,14 +64,9 @@ def preparation(config):
 
 def named(inputs, target):
     """All tensors of a batch by name."""
-    return {
-        **inputs,
-        **(
-            {f"target_{name}": each for name, each in target.items()}
-            if isinstance(target, dict)
-            else {"target": target}
-        ),
-    }
+    if not isinstance(target, dict):
+        return inputs | {"target": target}
+    return inputs | {f"target_{name}": each for name, each in target.items()}
 
 
 def frames_of(config):

@@ -293,31 +293,30 @@ class _Loop:
 
     def chi2_per_pixel(self, at):
         """Of an estimate, [batch]."""
-        problem = self.problem.through(self.tangents.lensing(self.tangents.landing(self.mass.from_real(at["u"]))))
+        problem = self.problem.through(self.tangents.lensing(self.mass.from_real(at["u"])))
         return problem.chi2_per_pixel(problem.model_image(self.model.link.source(at["latent"])))
 
     def observe(self, at):
         """What there is to be seen of an estimate: for the source a `Step` and maps, for the lens maps and figures."""
         config = self.model.config
         u = at["u"] if config.through_rays else ops.stop_gradient(at["u"])
-        landing = self.tangents.landing(self.mass.from_real(u))
-        problem = self.problem.through(self.tangents.lensing(landing))
+        problem = self.problem.through(self.tangents.lensing(self.mass.from_real(u)))
         source = self.model.link.source(at["latent"])
         step = Step(problem, self.model.link, at["latent"], problem.score(source))
         # The lens is moved by what is seen, and what is seen is not bent so that the moves be easier.
         at = {name: ops.stop_gradient(each) for name, each in at.items()}
-        return (step, *self._of_lens(problem, ops.stop_gradient(source), at, landing))
+        seen = self._of_lens(problem, ops.stop_gradient(source), at)
+        return (step, *keras.tree.map_structure(ops.stop_gradient, seen))
 
-    def _of_lens(self, problem, source, at, landing):
+    def _of_lens(self, problem, source, at):
         config, n, batch = self.model.config, self.mass.size, ops.shape(source)[0]
-        landing, weight, u = [ops.stop_gradient(each) for each in landing], problem.weight, at["u"]
+        lensing, weight, u = problem.lensing, problem.weight, at["u"]
         sigma = ops.exp(at["log_sigma"])
-        problem = problem.through(self.tangents.lensing(landing))
         model_image = problem.model_image(source)
         root = ops.sqrt(weight)
         residual = root * (problem.data - model_image)
         chi2 = ops.log(problem.chi2_per_pixel(model_image) + 1e-3)
-        tangents = self.tangents(source, u, landing) * sigma[:, :, None, None]
+        tangents = self.tangents(source, u, lensing) * sigma[:, :, None, None]
 
         centre, spread = self.usual
         figures = [(u - centre) / spread, at["log_sigma"] - ops.log(spread), chi2[:, None]]
@@ -325,7 +324,7 @@ class _Loop:
         steps = []
         seen = {"none": [], "fixed": [tangents], "projected": [tangents]}[config.curvature]
         if config.curvature == "projected":
-            given = landing, weight, problem.curvature_bound
+            given = lensing, weight, problem.curvature_bound
             seen.append(self.tangents.projected(tangents, *given, config.projection_steps))
         for i, columns in enumerate(seen):
             columns = ops.reshape(columns * root[:, None], (batch, n, -1))

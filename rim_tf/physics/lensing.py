@@ -92,6 +92,9 @@ class LensingOperator:
       beta_row: likewise.
       n_rows: source pixels from bottom to top.
       n_columns: source pixels from left to right.
+
+    Attributes:
+      landing: beta_column and beta_row.
     """
 
     def __init__(self, beta_column, beta_row, n_rows, n_columns):
@@ -107,7 +110,7 @@ class LensingOperator:
         )
         self._column, self._row = column, row
         self._along, self._up = along, up
-        self._landing = beta_column, beta_row
+        self.landing = beta_column, beta_row
 
     def entries(self):
         """The rows of L: index [batch, rows, columns, 4] into the flattened sources, and weight, 0 off the grid."""
@@ -145,7 +148,7 @@ class LensingOperator:
     @property
     def outside(self):
         """Whether a ray lands beyond the outer edge of the source grid, boolean [batch, rows, columns]."""
-        column, row = self._landing
+        column, row = self.landing
         half_width, half_height = (ops.cast(n, column.dtype) / 2 for n in self.shape[:0:-1])
         return (ops.abs(column + 0.5 - half_width) > half_width) | (ops.abs(row + 0.5 - half_height) > half_height)
 
@@ -163,7 +166,7 @@ class LensingOperator:
         lower_left, lower_right, upper_left, upper_right = (corners[..., i] for i in range(4))
         along = (1 - self._up) * (lower_right - lower_left) + self._up * (upper_right - upper_left)
         up = (1 - self._along) * (upper_left - lower_left) + self._along * (upper_right - lower_right)
-        column, row = self._landing
+        column, row = self.landing
         n_rows, n_columns = (ops.cast(n, column.dtype) for n in self.shape[1:])
         # Rays beyond the dark border were moved to it, and stay there wherever they would go.
         seen = (column > -1) & (column < n_columns) & (row > -1) & (row < n_rows)

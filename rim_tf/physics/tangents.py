@@ -44,32 +44,26 @@ class Tangents:
     def _repeated(self, values):
         return ops.repeat(values, self.mass.size, axis=0)
 
-    def landing(self, lens):
-        """Where the rays of lenses [batch, parameters] land, in columns and in rows of the source grid.
-
-        Two tensors [batch, rows, columns].
-        """
-        return self.source_grid.pixel_of(*self.mass.ray_trace(*self._theta, lens))
-
-    def lensing(self, landing):
-        """`LensingOperator` of what `landing` returns."""
+    def lensing(self, lens):
+        """`LensingOperator` of lenses [batch, parameters]."""
+        landing = self.source_grid.pixel_of(*self.mass.ray_trace(*self._theta, lens))
         return LensingOperator(*landing, self.source_grid.rows, self.source_grid.columns)
 
-    def __call__(self, source, u, landing):
+    def __call__(self, source, u, lensing):
         """[batch, parameters, rows, columns], in the units of the source.
 
         Args:
           source: [batch, n, m].
           u: of the lenses, [batch, parameters].
-          landing: of these lenses.
+          lensing: of these lenses.
         """
-        n, (batch, rows, columns) = self.mass.size, ops.shape(landing[0])
+        n, (batch, rows, columns) = self.mass.size, ops.shape(lensing.landing[0])
         difference = _DIFFERENCE * self.steps(u)
         moved = u[:, None] + difference[:, :, None] * ops.eye(n, dtype=u.dtype)
         lenses = self.mass.from_real(ops.reshape(moved, (-1, n)))
         there = self._source_grids.pixel_of(*self.mass.ray_trace(*self._thetas, lenses))
         sky = 0.0
-        for before, after, slope in zip(landing, there, self.lensing(landing).slopes(source), strict=True):
+        for before, after, slope in zip(lensing.landing, there, lensing.slopes(source), strict=True):
             # A ray that passes the singular centre of a profile jumps, which is no slope.
             moved = ops.clip(ops.reshape(after, (batch, n, rows, columns)) - before[:, None], -1.0, 1.0)
             sky = sky + slope[:, None] * moved / difference[:, :, None, None]
@@ -84,14 +78,14 @@ class Tangents:
         ]
         return ops.concatenate(sizes, axis=1)
 
-    def projected(self, tangents, landing, weight, bound, n):
+    def projected(self, tangents, lensing, weight, bound, n):
         """Tangents less what a change of the source could do as well, about: n steps of SIRT towards it.
 
         What is left says how well the lens is known when the source is not (variable projection, Golub & Pereyra 1973).
 
         Args:
           tangents: [batch, parameters, rows, columns].
-          landing: of the lenses.
+          lensing: of the lenses.
           weight: inverse variances, [batch, rows, columns].
           bound: `Problem.curvature_bound` of that weight, [batch, n, m].
           n: number of steps.
@@ -101,7 +95,7 @@ class Tangents:
         """
         shape = ops.shape(tangents)
         columns = ops.reshape(tangents, (-1, *shape[2:]))
-        lensing = LensingOperator(*map(self._repeated, landing), self.source_grid.rows, self.source_grid.columns)
+        lensing = LensingOperator(*map(self._repeated, lensing.landing), *lensing.shape[1:])
         weight, bound = self._repeated(weight), self._repeated(bound)
         for _ in range(n):
             source = lensing.adjoint(self._instrument.adjoint(weight * columns)) / bound

@@ -37,7 +37,7 @@ def test_tangents_are_the_slopes_of_model_images(mass, rng):
         problem = imaging_problem(inputs | {"lens": mass.from_real(u)}, SOURCE[1:], mass)
         return array(problem.model_image(source))
 
-    found = array(tangents(source, u, tangents.landing(mass.from_real(u))))
+    found = array(tangents(source, u, tangents.lensing(mass.from_real(u))))
     for i in range(mass.size):
         moved = 1e-6 * np.eye(mass.size)[i]
         expected = (image(u + tensor(moved)) - image(u - tensor(moved))) / 2e-6
@@ -48,10 +48,10 @@ def test_tangents_are_the_slopes_of_model_images(mass, rng):
 def test_no_source_could_have_made_what_is_left(rng):
     inputs, tangents = systems(SIE_SHEAR, LENSES)
     problem = imaging_problem(inputs, SOURCE[1:])
-    landing = tangents.landing(inputs["lens"])
+    lensing = tangents.lensing(inputs["lens"])
     lensed = problem.model_image(tensor(rng.uniform(size=SOURCE)))
     columns = np.repeat(array(lensed)[:, None], SIE_SHEAR.size, axis=1)
-    given = landing, problem.weight, problem.curvature_bound
+    given = lensing, problem.weight, problem.curvature_bound
     left = [array(tangents.projected(tensor(columns), *given, n)) for n in (1, 10, 80)]
     sizes = [np.sqrt((each**2).sum()) for each in (columns, *left)]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
