@@ -71,7 +71,7 @@ def _figures(measured):
     figures = {"n": len(measured["flux"]), "log_density_per_pixel": np.mean(measured["log_prob"])}
     for name in PIXELS:
         counts = measured[name].sum(axis=0)
-        shares = np.interp(coverage.LEVELS, np.arange(_BINS + 1) / _BINS, np.r_[0, np.cumsum(counts)] / counts.sum())
+        shares = coverage.coverage_of_histogram(counts)
         figures[f"pixels {name}"] = {
             "n": int(counts.sum()),
             "coverage": dict(zip(map(str, coverage.LEVELS), shares, strict=True)),

@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+from keras import ops
 
+from rim_tf.evaluation import coverage
 from rim_tf.models.joint import first_guess
 from rim_tf.models.losses import rms_over_peak
 from rim_tf.models.mixture import LensPosterior
@@ -25,11 +27,15 @@ _CLEAN = dataclasses.replace(
 TEST_SETS = {"as in training": _AS_TRAINED, "clean": _CLEAN}
 # A source that fits no worse than with the true lens.
 _CHI2 = (0.01, 0.05)
+# Pixels of the source by how bright they are found to be [their own error].
+PIXELS = {"above their errors": (1.0, np.inf), "below their errors": (-np.inf, 1.0)}
+_BINS = 200
 
 
 def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
-    """As `lens_figures.measure`, with four columns [n] more: rms [% of the peak] and chi2 per pixel of the source, and
-    true_rms and true_chi2 of what the RIM `small` finds with the true lens.
+    """As `lens_figures.measure`, with more columns: rms [% of the peak] and chi2 per pixel of the source, true_rms and
+    true_chi2 of what the RIM `small` finds with the true lens, each [n]; and of the source's pixels of each kind a
+    histogram of their credibilities, [n, bins].
     """
     estimator, rim = load_pretrained(model.config.estimator, "estimator"), load_pretrained()
 
@@ -41,6 +47,12 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
             problem = imaging_problem(inputs | {"lens": lens}, each.shape[1:])
             columns[f"{name}chi2"] = problem.chi2_per_pixel(problem.model_image(each))
             columns[f"{name}rms"] = 100 * rms_over_peak(source, each)
+        last, error = found["source"][:, -1], ops.exp(found["log_error"])
+        credible = ops.reshape(ops.erf(ops.abs(source - last) / error / np.sqrt(2)), (batch_size, -1))
+        bins = ops.minimum(ops.cast(credible * _BINS, "int32"), _BINS - 1)
+        for name, (low, high) in PIXELS.items():
+            chosen = ops.reshape((last >= low * error) & (last < high * error), (batch_size, -1))
+            columns[name] = ops.bincount(bins, ops.cast(chosen, "float32"), minlength=_BINS)
         return LensPosterior(found["head"], model.mass), columns
 
     return lens_figures.measure(model, stamps, mocks, n, batch_size, stream, find)
@@ -50,7 +62,8 @@ def report(measured):
     """As `lens_figures.report`, each with the figures of the sources."""
     low_noise = measured["noise"] < 0.01
     parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
-    figures = lens_figures.report({name: each for name, each in measured.items() if name not in _OF_SOURCES})
+    of_lenses = {name: each for name, each in measured.items() if name not in (*_OF_SOURCES, *PIXELS)}
+    figures = lens_figures.report(of_lenses)
     for name, part in parts.items():
         if part.any():
             chi2, true_chi2, rms, true_rms = (measured[column][part] for column in _OF_SOURCES)
@@ -58,8 +71,17 @@ def report(measured):
                 "median_rms_percent": np.median(rms),
                 "median_rms_percent_with_the_true_lens": np.median(true_rms),
                 **{f"chi2_within_{most}": np.mean(chi2 <= true_chi2 + most) for most in _CHI2},
+                **{f"pixels {kind}": _calibration(measured[kind][part].sum(axis=0)) for kind in PIXELS},
             }
     return figures
+
+
+def _calibration(counts):
+    return {
+        "n": int(counts.sum()),
+        "coverage": dict(zip(map(str, coverage.LEVELS), coverage.coverage_of_histogram(counts), strict=True)),
+        "largest_deviation": coverage.largest_deviation_of_histogram(counts),
+    }
 
 
 _OF_SOURCES = ("chi2", "true_chi2", "rms", "true_rms")

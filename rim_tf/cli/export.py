@@ -15,6 +15,9 @@ from rim_tf.errors import InputError
     "--estimator", default=ModelConfig.estimator, show_default=True, help="Weights of the estimator; likewise."
 )
 @click.option(
+    "--joint", default=ModelConfig.joint, show_default=True, help="Of the network of lens and source; likewise."
+)
+@click.option(
     "--component",
     "components",
     multiple=True,
@@ -22,7 +25,7 @@ from rim_tf.errors import InputError
     help="Of the lenses that it will be asked about, in their order, as in lens.json; by default sie and shear.",
 )
 @options.out(required=True, help="A version of a model, as models/rim/1: its name is a whole number.")
-def export(weights, estimator, components, out):
+def export(weights, estimator, joint, components, out):
     """Write the networks as version OUT of a model, which TensorFlow Serving or `rim-tf serve` take up.
 
     What it can do, with what inputs, is in OUT/assets.extra/MODEL_CARD.md. It takes up to a minute.
@@ -38,7 +41,8 @@ def export(weights, estimator, components, out):
     from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 
     mass = MassModel(components) if components else SIE_SHEAR
-    networks = load_pretrained(weights), load_pretrained(estimator, "estimator")
-    known = {"RIM": provenance_of(weights), "estimator": provenance_of(estimator, "estimator")}
-    export_saved_model(networks[0], out, mass, estimator=networks[1], provenance=known)
+    given = {"rim": weights, "estimator": estimator, "joint": joint}
+    rim, estimator, joint = (load_pretrained(name, kind) for kind, name in given.items())
+    known = {kind: provenance_of(name, kind) for kind, name in given.items()}
+    export_saved_model(rim, out, mass, estimator, known, joint=joint)
     click.echo(f"Wrote {out}; start a server with: rim-tf serve {out.parent}")

@@ -63,6 +63,12 @@ def histogram(values, bins):
     return np.histogram(values, bins, (0.0, 1.0))[0]
 
 
+def coverage_of_histogram(counts, levels=LEVELS):
+    """`coverage` of numbers of which a `histogram` was kept, [bins]: between the edges of its bins, linear."""
+    covered = np.r_[0, np.cumsum(counts)] / np.sum(counts)
+    return np.interp(levels, np.linspace(0, 1, len(covered)), covered)
+
+
 def largest_deviation_of_histogram(counts):
     """`largest_deviation` of numbers of which a `histogram` was kept, at the edges of its bins.
 

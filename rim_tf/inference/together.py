@@ -10,7 +10,7 @@ from keras import ops
 
 from rim_tf.errors import InputError
 from rim_tf.lens import Lens, lens_of
-from rim_tf.models.joint import WIDER, JointRIM
+from rim_tf.models.joint import JointRIM, from_samples
 from rim_tf.observation import Observation
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
 
@@ -65,11 +65,11 @@ def find_together(
     n_steps = _LONGER * config.n_steps if n_steps is None else n_steps
     batch = batch_of([observation] * n, starts, [config.source_scale_ratio * observation.pixel_scale] * n)
     inputs = {name: tf.constant(value) for name, value in batch.items()}
-    u = ops.convert_to_numpy(model.mass.to_real(tf.constant(samples, tf.float32)))
-    error = WIDER * np.maximum(u.std(0), 1e-4)
     inputs["start"] = model.mass.to_real(inputs.pop("lens"))
-    inputs["start_error"] = tf.constant(np.tile(error, (n, 1)), tf.float32)
-    path, chi2 = (each.numpy() for each in _traced(model, not isinstance(observation.psf, float))(inputs, n_steps))
+    error = from_samples(tf.constant(samples[None], tf.float32), model.mass)["start_error"]
+    inputs["start_error"] = tf.repeat(error, n, axis=0)
+    found = _traced(model, not isinstance(observation.psf, float))(inputs, n_steps)
+    path, chi2 = (found[name].numpy() for name in ("path", "chi2_per_pixel"))
     at_last = chi2[:, -1]
     ended = np.isfinite(at_last) & ops.convert_to_numpy(model.mass.allows(tf.constant(path[:, -1])))
     order = [i for i in np.argsort(at_last, kind="stable") if ended[i]]
@@ -78,7 +78,7 @@ def find_together(
 
 @functools.lru_cache(maxsize=4)
 def _traced(model, stamps):
-    """A function of the inputs of a batch and the number of steps -> what `JointRIM.search` returns; traced once."""
+    """A function of a batch's inputs and the number of steps -> path and chi^2 of `JointRIM.search`; traced once."""
     names = [name for name in IMAGING if name != "lens"]
     axes = {name: IMAGING[name].axes for name in names}
     if not stamps:
@@ -92,6 +92,7 @@ def _traced(model, stamps):
 
     @tf.function(input_signature=[specification, tf.TensorSpec([], tf.int32)], autograph=False)
     def traced(inputs, n_steps):
-        return model.search(inputs, n_steps)
+        found = model.search(inputs, n_steps)
+        return {name: found[name] for name in ("path", "chi2_per_pixel")}
 
     return traced

@@ -196,32 +196,42 @@ class JointRIM(keras.Model):
             head: mixture of Gaussians, the posterior of u after the last step (`rim_tf.models.mixture`).
             log_error: logarithm of the standard deviation of the last source's pixels, [batch, n, m].
         """
-        loop = _Loop(self, inputs, self._source_shape(inputs) if source_shape is None else source_shape)
+        loop = _Loop(self, inputs, self._shape(inputs, source_shape))
         found = unroll(loop.update, loop.observe, loop.first(), loop.state(), self.config.n_steps, self.remat)
-        u, log_sigma, memory, log_error = (found[name][:, -1] for name in ("u", "log_sigma", "memory", "log_error"))
-        raw = ops.cast(self.head(ops.cast(memory[:, None, None], self.compute_dtype)), u.dtype)
-        raw = ops.reshape(raw, (-1, self.config.components, mixture.n_columns(self.mass.size)))
+        last = {name: found[name][:, -1] for name in ("u", "log_sigma", "memory", "log_error")}
         return {
             "u": found["u"],
             "log_sigma": found["log_sigma"],
             "source": self.link.source(found["latent"]) * loop.unit[:, None, None, None],
-            "head": mixture.from_raw(raw, u, ops.exp(log_sigma)),
-            "log_error": ops.maximum(log_error, _LEAST_LOG_ERROR) + ops.log(loop.unit)[:, None, None],
+            **self._errors(last, loop.unit),
         }
 
-    def search(self, inputs, n_steps=None):
-        """The lens at every step, by a loop that is traced once however many steps it takes: for prediction.
+    def _errors(self, at, unit):
+        """What `call` returns as head and log_error, of the estimate `at`; `unit` is that of brightness, [batch]."""
+        memory = ops.cast(at["memory"][:, None, None], self.compute_dtype)
+        raw = ops.reshape(self.head(memory), (-1, self.config.components, mixture.n_columns(self.mass.size)))
+        return {
+            "head": mixture.from_raw(ops.cast(raw, at["u"].dtype), at["u"], ops.exp(at["log_sigma"])),
+            "log_error": ops.maximum(at["log_error"], _LEAST_LOG_ERROR) + ops.log(unit)[:, None, None],
+        }
+
+    def search(self, inputs, n_steps=None, source_shape=None):
+        """As `call`, by a loop that is traced once however many steps it takes: for prediction.
 
         Args:
           inputs: as of `call`.
           n_steps: how many steps, a number or, on TensorFlow, a scalar tensor; None takes all that the network was
             trained for.
+          source_shape: as of `call`.
 
         Returns:
-          Lenses [batch, n_steps + 1, parameters], the first where they started; and chi^2 per pixel of each, with the
-          source as it was then, [batch, n_steps + 1].
+          Dictionary of
+            path: lenses, the first where they started, [batch, n_steps + 1, parameters].
+            chi2_per_pixel: of each, with the source as it was then, [batch, n_steps + 1].
+            source: the last, in the images' units, [batch, n, m].
+            head, log_error: as of `call`.
         """
-        loop = _Loop(self, inputs, self._source_shape(inputs))
+        loop = _Loop(self, inputs, self._shape(inputs, source_shape))
         n_steps = self.config.n_steps if n_steps is None else n_steps
         at, state = loop.first(), loop.state()
         batch, n = ops.shape(at["u"])
@@ -237,12 +247,22 @@ class JointRIM(keras.Model):
             return done + 1, path, chi2, *keras.tree.flatten((at_now, state_now))
 
         first = (0, path, chi2, *keras.tree.flatten((at, state)))
-        _, path, chi2, *_ = ops.while_loop(lambda done, *_: done < n_steps, step, first)
-        return ops.reshape(self.mass.from_real(ops.reshape(path, (-1, n))), (batch, n_steps + 1, n)), chi2
+        _, path, chi2, *last = ops.while_loop(lambda done, *_: done < n_steps, step, first)
+        at, _ = keras.tree.pack_sequence_as((at, state), last)
+        return {
+            "path": ops.reshape(self.mass.from_real(ops.reshape(path, (-1, n))), (batch, n_steps + 1, n)),
+            "chi2_per_pixel": chi2,
+            "source": self.link.source(at["latent"]) * loop.unit[:, None, None],
+            **self._errors(at, loop.unit),
+        }
 
-    def _source_shape(self, inputs):
+    def _shape(self, inputs, given):
+        return self.source_shape(ops.shape(inputs["image"])[1:]) if given is None else given
+
+    def source_shape(self, shape):
+        """Rows and columns of the source that belongs to an image of so many: rounded up to the stride."""
         stride = self.config.stride
-        return [-(-n // stride) * stride for n in ops.shape(inputs["image"])[1:]]
+        return [-(-n // stride) * stride for n in shape]
 
     def get_config(self):
         return super().get_config() | {"config": dataclasses.asdict(self.config)}
@@ -395,6 +415,8 @@ class _Loop:
 
 # The errors that a network is told of its start are so much wider than the estimator's: it is trained from draws too.
 WIDER = 1.2
+# And no smaller, [coordinates without bounds]: all that it does is in units of them.
+_LEAST_START_ERROR = 1e-4
 
 
 def first_guess(estimator, inputs):
@@ -409,3 +431,18 @@ def first_guess(estimator, inputs):
     """
     start, error = mixture.moments(estimator.posterior(inputs).head)
     return inputs | {"start": start, "start_error": error}
+
+
+def from_samples(samples, mass):
+    """`start` and `start_error` of a `JointRIM` from lenses drawn from what is known of it.
+
+    Args:
+      samples: [batch, n, parameters].
+      mass: `MassModel`.
+
+    Returns:
+      Dictionary of both, in coordinates without bounds, [batch, parameters] each.
+    """
+    batch, n, size = ops.shape(samples)
+    u = ops.reshape(mass.to_real(ops.reshape(samples, (-1, size))), (batch, n, size))
+    return {"start": ops.mean(u, axis=1), "start_error": WIDER * ops.maximum(ops.std(u, axis=1), _LEAST_START_ERROR)}

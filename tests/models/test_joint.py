@@ -62,7 +62,10 @@ def test_the_compiled_search_ends_where_every_iterate_does(model):
     inputs = {name: ops.convert_to_tensor(each) for name, each in started(seen).items()}
     iterates = model(inputs)
     u, sources = iterates["u"], iterates["source"]
-    lenses, chi2 = traced(lambda inputs: model.search(inputs, 2))(inputs)
+    found = traced(lambda inputs: model.search(inputs, 2))(inputs)
+    lenses, chi2 = found["path"], found["chi2_per_pixel"]
+    for name, each in {"source": sources[:, -1], "head": iterates["head"], "log_error": iterates["log_error"]}.items():
+        assert_allclose(array(found[name]), array(each), rtol=2e-3, atol=2e-3)
     assert_allclose(array(lenses)[:, 0], seen["lens"], atol=1e-5)
     for i in range(2):
         assert_allclose(array(lenses)[:, i + 1], array(model.mass.from_real(u[:, i])), rtol=1e-3, atol=1e-4)
