@@ -1,13 +1,17 @@
 """Errors of sources, counted: how often the true source lies where they say, given the lens.
 
-    python benchmarks/source_calibration.py measure --galaxies FOLDER --n 400 --out OUT
-    python benchmarks/source_calibration.py report --out OUT
+    PYTHONPATH=. python benchmarks/source_calibration.py measure --galaxies FOLDER --n 400 --set fit --out OUT
+    PYTHONPATH=. python benchmarks/source_calibration.py figures --out OUT
+    PYTHONPATH=. python benchmarks/source_calibration.py measure --galaxies FOLDER --n 400 --out OUT
+    PYTHONPATH=. python benchmarks/source_calibration.py report --out OUT
 
 `measure` draws systems with galaxies that no network was trained on, and asks three ways to a source for its errors:
 the network that ships beside the RIM (`rim_tf.inference.source_errors`), the RIM on the data with noise added once
-more, and the exact posterior of linear inversion. Each system is one line of OUT/rows.jsonl as soon as it is done, and
-a run that is killed goes on there. `report` counts, by decade of noise: of pixels and of flux, magnification, peak and
-half-light radius, how often the truth lies within the central interval of each level, and where among the draws.
+more, and the exact posterior of linear inversion. Each system is one line of a file in OUT as soon as it is done, and
+a run that is killed goes on there. `figures` fits the coefficients of `rim_tf.inference.figure_calibration` to the set
+"fit", whose draws are left as they are, and which has other systems and galaxies than "test". `report` counts the set
+"test", by decade of noise: of pixels, and of flux, magnification, peak and half-light radius, how often the truth lies
+within the central interval of each level, and where among the draws.
 
 Pixels are told apart by what the RIM found, never by the truth: those above the noise of a typical image pixel, those
 below it, and those below a twentieth of it, which are called dark and where no brightness below that is told from none.
@@ -21,15 +25,15 @@ import warnings
 import click
 import numpy as np
 import tensorflow as tf
+from calibration import STREAMS, galaxies_of
 from results import write_results
 
 from rim_tf.config import ERROR_SAMPLES, InversionSettings
-from rim_tf.data.mocks import GalaxyStamps
 from rim_tf.data.seeds import generator, seed_pair
-from rim_tf.data.sources.find import find_galaxies
 from rim_tf.data.streaming import Simulator
 from rim_tf.evaluation import coverage, measures
 from rim_tf.files import finite
+from rim_tf.inference.figure_calibration import fit_figure
 from rim_tf.inference.linear.inversion import InversionSolver
 from rim_tf.inference.rim import reconstruct
 from rim_tf.inference.source_errors import source_errors
@@ -51,17 +55,18 @@ _DARK = 0.05
 
 
 class Systems:
-    """Systems of the stream of tests, by number.
+    """Systems of a set, by number.
 
     Args:
       galaxies: as for `find_galaxies`.
+      name: "fit" or "test", of the set.
       mocks: `MockConfig`.
     """
 
-    def __init__(self, galaxies, mocks=SMALL_MOCKS):
-        stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
+    def __init__(self, galaxies, name, mocks=SMALL_MOCKS):
+        stamps = galaxies_of(galaxies, name)
         self.n_galaxies = len(stamps)
-        self.draw = Simulator(seed_pair("test", 0), _BATCH, stamps, mocks)
+        self.draw = Simulator(seed_pair(STREAMS[name], 0), _BATCH, stamps, mocks)
 
     def batch(self, index):
         """(observation, lens, true source, its figures, noise over the peak) of each system of a batch."""
@@ -89,6 +94,12 @@ def by_network(systems, fits, networks, samples, index):
     return [(fit, fit.errors) for fit in source_errors(fits, samples, index, rim, errors)]
 
 
+def by_draws(systems, fits, networks, samples, index):
+    """The same, the figures as the draws have them."""
+    rim, errors = networks
+    return [(fit, fit.errors) for fit in source_errors(fits, samples, index, rim, errors, counted=False)]
+
+
 def by_noise(systems, fits, networks, samples, index):
     """The RIM on the data with noise added once more; noise that was in them comes on top, as in all bootstraps."""
     found = []
@@ -107,8 +118,11 @@ def by_noise(systems, fits, networks, samples, index):
 
 
 def _figures_of(fits):
-    names = {"source_peak": lambda fit: fit.source.max()}
-    return {n: np.array([names.get(n, lambda fit, n=n: getattr(fit, n))(fit) for fit in fits]) for n in FIGURES}
+    return {name: np.array([_figure_of(name, fit) for fit in fits]) for name in FIGURES}
+
+
+def _figure_of(name, fit):
+    return float(fit.source.max() if name == "source_peak" else getattr(fit, name))
 
 
 def by_inversion(systems, fits, networks, samples, index):
@@ -118,7 +132,7 @@ def by_inversion(systems, fits, networks, samples, index):
     return [(fit, fit.errors) for fit in solver.with_errors(observations, lenses, samples, index)]
 
 
-METHODS = {"network": by_network, "noise again": by_noise, "inversion": by_inversion}
+METHODS = {"network": by_network, "draws": by_draws, "noise again": by_noise, "inversion": by_inversion}
 
 
 def judged(truth, figures, fit, found, noise_rms, rng):
@@ -136,7 +150,8 @@ def judged(truth, figures, fit, found, noise_rms, rng):
     summary, row = errors.summary(), {"figures": {}, "pixels": {}}
     for name in FIGURES:
         rank = coverage.ranks(np.array([figures[name]]), errors.figures[name][:, None], rng)[0]
-        row["figures"][name] = {"truth": figures[name], "rank": float(rank), **summary[name]}
+        known = {"truth": figures[name], "centre": _figure_of(name, point), "rank": float(rank)}
+        row["figures"][name] = known | summary[name]
     rank = coverage.ranks(truth.ravel(), errors.samples.reshape(len(errors.samples), -1), rng, _DARK * noise_rms)
     bright = np.digitize(fit.source.ravel() / noise_rms, (_DARK, 1.0))
     deviation = errors.samples.std(axis=0).ravel()
@@ -228,8 +243,10 @@ def _line(name, part):
 # ---------------------------------------------------------------------------------------------------- the commands
 
 
-def _rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _newest(path):
+    """The rows of a file, of each system the last."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({row["index"]: row for row in map(json.loads, lines)}.values())
 
 
 @click.group()
@@ -240,19 +257,26 @@ def main():
 @main.command()
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--n", default=400, show_default=True, help="Systems.")
-@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=["network"])
+@click.option("--set", "name", type=click.Choice(list(STREAMS)), default="test", show_default=True)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(list(METHODS)),
+    help="Any number.  [default: network; of the set fit, draws]",
+)
 @click.option("--samples", default=ERROR_SAMPLES, show_default=True, help="Draws of each source.")
 @click.option("--weights", default="small", show_default=True)
 @click.option("--errors", default="source-errors-small", show_default=True, help="Weights of the errors.")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
-def measure(galaxies, n, methods, samples, weights, errors, out):
+def measure(galaxies, n, name, methods, samples, weights, errors, out):
     """Reconstruct systems with their errors; any --method that a system lacks is added."""
     warnings.simplefilter("ignore")
     networks = load_pretrained(weights), load_pretrained(errors, "source-errors")
-    systems = Systems(galaxies)
+    systems, methods = Systems(galaxies, name), methods or ("draws" if name == "fit" else "network",)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "rows.jsonl"
-    rows = {row["index"]: row for row in _rows(path)}
+    path = out / f"rows-{name}.jsonl"
+    rows = {row["index"]: row for row in _newest(path)}
     for index in range(-(-n // _BATCH)):
         numbers = range(index * _BATCH, (index + 1) * _BATCH)
         wanted = [method for method in methods if any(method not in rows.get(i, {}) for i in numbers)]
@@ -272,11 +296,23 @@ def measure(galaxies, n, methods, samples, weights, errors, out):
         click.echo(f"{numbers[-1] + 1} systems of {systems.n_galaxies} galaxies")
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
+def figures(out):
+    """Fit the coefficients of each figure to the set "fit"."""
+    rows = [row["draws"]["figures"] for row in _newest(out / "rows-fit.jsonl")]
+    click.echo(f"{len(rows)} systems of the set fit")
+    for name in FIGURES:
+        columns = ("truth", "centre", "median", "p16", "p84")
+        truth, centre, median, low, high = np.array([[row[name][column] for column in columns] for row in rows]).T
+        click.echo(f"{name}: {fit_figure(truth, centre, median, np.log(high / low) / 2)}")
+
+
 @main.command(name="report")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
 def report_(out):
     """Count what `measure` has found, and write source_calibration.json and .md into OUT."""
-    rows = list({row["index"]: row for row in _rows(out / "rows.jsonl")}.values())
+    rows = _newest(out / "rows-test.jsonl")
     text, numbers = report(rows)
     write_results(out, "source_calibration", numbers, text)
 

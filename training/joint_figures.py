@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from rim_tf.evaluation import coverage
+from rim_tf.evaluation import coverage, measures
 from rim_tf.models.joint import first_guess
 from rim_tf.models.losses import rms_over_peak
 from rim_tf.models.mixture import LensPosterior
@@ -60,20 +60,19 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
 
 def report(measured):
     """As `lens_figures.report`, each with the figures of the sources."""
-    low_noise = measured["noise"] < 0.01
-    parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
-    of_lenses = {name: each for name, each in measured.items() if name not in (*_OF_SOURCES, *PIXELS)}
-    figures = lens_figures.report(of_lenses)
-    for name, part in parts.items():
-        if part.any():
-            chi2, true_chi2, rms, true_rms = (measured[column][part] for column in _OF_SOURCES)
-            figures[name]["source"] = {
-                "median_rms_percent": np.median(rms),
-                "median_rms_percent_with_the_true_lens": np.median(true_rms),
-                **{f"chi2_within_{most}": np.mean(chi2 <= true_chi2 + most) for most in _CHI2},
-                **{f"pixels {kind}": _calibration(measured[kind][part].sum(axis=0)) for kind in PIXELS},
-            }
-    return figures
+    return measures.by_noise(measured, figures_of)
+
+
+def figures_of(measured):
+    """`report` of some lenses alone."""
+    chi2, true_chi2, rms, true_rms = (measured[column] for column in ("chi2", "true_chi2", "rms", "true_rms"))
+    of_source = {
+        "median_rms_percent": np.median(rms),
+        "median_rms_percent_with_the_true_lens": np.median(true_rms),
+        **{f"chi2_within_{most}": np.mean(chi2 <= true_chi2 + most) for most in _CHI2},
+        **{f"pixels {kind}": _calibration(measured[kind].sum(axis=0)) for kind in PIXELS},
+    }
+    return lens_figures.figures_of(measured) | {"source": of_source}
 
 
 def _calibration(counts):
@@ -82,6 +81,3 @@ def _calibration(counts):
         "coverage": dict(zip(map(str, coverage.LEVELS), coverage.coverage_of_histogram(counts), strict=True)),
         "largest_deviation": coverage.largest_deviation_of_histogram(counts),
     }
-
-
-_OF_SOURCES = ("chi2", "true_chi2", "rms", "true_rms")

@@ -76,16 +76,11 @@ def measure(model, stamps, mocks, n, batch_size=20, stream="test", find=None):
 
 def report(measured):
     """Figures of all lenses and of each decade of noise, plain numbers; `measured` as of `measure`."""
-    low_noise = measured["noise"] < 0.01
-    parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
-    return {
-        name: _figures({column: values[part] for column, values in measured.items()})
-        for name, part in parts.items()
-        if part.any()
-    }
+    return measures.by_noise(measured, figures_of)
 
 
-def _figures(measured):
+def figures_of(measured):
+    """`report` of some lenses alone."""
     figures = {"n": len(measured["joint"]), "joint": _calibration(measured["joint"]), "parameters": {}}
     error = measured["mean"] - measured["truth"]
     for i, name in enumerate(SIE_SHEAR.names):

@@ -72,12 +72,7 @@ def measure(model, stamps, mocks, n, batch_size=10, stream=_STREAM):
 
 def report(measured):
     """`measures.summarise` of all lenses and of each decade of noise; `measured` as of `measure`."""
-    low_noise = measured["noise"] < 0.01
-    parts = {"all": np.ones_like(low_noise), "noise 0.1-1 %": low_noise, "noise 1-10 %": ~low_noise}
-    return {
-        name: measures.summarise({column: values[part] for column, values in measured.items()})
-        for name, part in parts.items()
-    }
+    return measures.by_noise(measured, measures.summarise)
 
 
 def restored(run):

@@ -89,6 +89,25 @@ def noise_over_peak(noise_rms, noiseless):
     return np.mean(noise_rms, axis=(-2, -1), dtype=float) / np.max(noiseless, axis=(-2, -1))
 
 
+def by_noise(columns, figures_of):
+    """What `figures_of` makes of all systems and of each decade of noise that there are systems of.
+
+    Args:
+      columns: {name: [n, ...]}, of which it reads noise, as of `noise_over_peak`.
+      figures_of: function of the columns of some systems.
+
+    Returns:
+      {"all", "noise 0.1-1 %", "noise 1-10 %": figures}.
+    """
+    low = np.asarray(columns["noise"]) < 0.01
+    parts = {"all": np.ones_like(low), "noise 0.1-1 %": low, "noise 1-10 %": ~low}
+    return {
+        name: figures_of({column: values[part] for column, values in columns.items()})
+        for name, part in parts.items()
+        if part.any()
+    }
+
+
 def summarise(columns):
     """The figures by which weights are judged, as plain numbers.
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError
+from rim_tf.inference.figure_calibration import FIGURES
 from rim_tf.models.pretrained import load_pretrained, rim_of_errors
 from rim_tf.models.source_errors import SourceDistribution, views
 from rim_tf.physics.imaging import imaging_problem
@@ -25,6 +26,7 @@ def source_errors(
     seed=RIMSettings.seed,
     rim=RIMSettings.weights,
     errors=RIMSettings.errors_weights,
+    counted=True,
 ):
     """Reconstructions with the errors of their sources.
 
@@ -34,6 +36,8 @@ def source_errors(
       seed: of the draws; others for each of the list.
       rim: the RIM that they are by, a `RIM` or the name of its weights.
       errors: the network that knows its errors, a `SourceErrors` of `rim_tf.models.source_errors`, or its name.
+      counted: spread the figures as mocks show that they must be (`rim_tf.inference.figure_calibration`); False leaves
+        them as the draws have them.
 
     Returns:
       The same `Reconstruction`s with `errors` and `standard_deviation`, a list where `fits` is one.
@@ -52,7 +56,7 @@ def source_errors(
     grids = [(fit.source.shape[0], fit.source_pixel_scale) for fit in fits]
     for members in batches(observations, lenses, grids):
         for i, found in zip(
-            members, _of_batch([fits[i] for i in members], samples, seed, members, network), strict=True
+            members, _of_batch([fits[i] for i in members], samples, seed, members, network, counted), strict=True
         ):
             deviation = None if samples < 2 else found.samples.std(axis=0)
             results[i] = dataclasses.replace(fits[i], errors=found, standard_deviation=deviation)
@@ -78,7 +82,7 @@ def draw_sources(observation, lenses, solver, n=1, seed=0, source_pixel_scale=No
     return SourceErrors.together([fit.errors for fit in fits])
 
 
-def _of_batch(fits, samples, seed, numbers, network):
+def _of_batch(fits, samples, seed, numbers, network, counted):
     """`SourceErrors` of each of some fits that can share a call."""
     observations, lenses = [fit.observation for fit in fits], [fit.lens for fit in fits]
     units = [each.unit for each in observations]
@@ -94,7 +98,12 @@ def _of_batch(fits, samples, seed, numbers, network):
         drawn = ops.convert_to_numpy(distribution.sample(samples, _seed_of(seed, number)))[0, :, :n, :n]
         drawn = fit.observation.in_data_units(drawn)
         area = seen[i].astype(float) * fit.observation.pixel_scale**2
-        found.append(SourceErrors(samples=drawn, figures=source_figures(drawn, fit.source_pixel_scale, area)))
+        figures = source_figures(drawn, fit.source_pixel_scale, area)
+        if counted:
+            own = source_figures(fit.source[None], fit.source_pixel_scale, area)
+            rng = np.random.default_rng([seed, number])
+            figures = {name: FIGURES[name].applied(each, own[name][0], rng) for name, each in figures.items()}
+        found.append(SourceErrors(samples=drawn, figures=figures))
     return found
 
 
