@@ -305,7 +305,8 @@ def figures(out):
     for name in FIGURES:
         columns = ("truth", "centre", "median", "p16", "p84")
         truth, centre, median, low, high = np.array([[row[name][column] for column in columns] for row in rows]).T
-        click.echo(f"{name}: {fit_figure(truth, centre, median, np.log(high / low) / 2)}")
+        found, distance = fit_figure(truth, centre, median, np.log(high / low) / 2)
+        click.echo(f"{name}: {found}, ranks off by {distance:.2f}")
 
 
 @main.command(name="report")

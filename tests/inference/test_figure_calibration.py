@@ -8,7 +8,7 @@ from rim_tf.evaluation import coverage
 from rim_tf.inference.figure_calibration import FIGURES, FigureCalibration, fit_figure
 from rim_tf.results import source_figures
 
-KNOWN = FigureCalibration(shift=-0.03, stretch=0.7, extra=0.02)
+KNOWN = FigureCalibration(shift=-0.03, stretch=0.7, extra=0.03, tail=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +17,16 @@ def systems():
     rng, n = np.random.default_rng(3), 1500
     centre, sigma = rng.uniform(1, 5, n), rng.uniform(0.01, 0.1, n)
     middle = rng.normal(0, 0.3 * sigma)
-    drawn = centre[:, None] * np.exp(middle[:, None] + sigma[:, None] * rng.standard_t(KNOWN.TAIL, (n, 200)))
-    off = np.hypot(KNOWN.stretch * sigma, KNOWN.extra) * rng.standard_t(KNOWN.TAIL, n)
+    drawn = centre[:, None] * np.exp(middle[:, None] + sigma[:, None] * rng.normal(size=(n, 200)))
+    off = KNOWN.stretch * sigma * rng.normal(size=n) + KNOWN.extra * rng.standard_t(KNOWN.tail, n)
     return centre * np.exp(KNOWN.shift + KNOWN.stretch * middle + off), centre, drawn, sigma
 
 
 def test_coefficients_come_back(systems):
     truth, centre, drawn, sigma = systems
-    found = fit_figure(truth, centre, np.median(drawn, axis=1), sigma)
+    found, distance = fit_figure(truth, centre, np.median(drawn, axis=1), sigma)
     assert_allclose([found.shift, found.stretch, found.extra], [KNOWN.shift, KNOWN.stretch, KNOWN.extra], rtol=0.2)
+    assert distance < 0.46
 
 
 def test_truths_lie_where_the_draws_say_and_did_not_before(systems):
