@@ -72,8 +72,9 @@ def judged(read, published, networks, rng):
     shape = fit.observation.shape
     images = predicted(result)
     mean, deviation = images.mean(axis=0), images.std(axis=0)
-    noise = verdict.sky_noise * fit.observation.noise
-    residual = fit.observation.image - mean
+    # Of the observation as it was read: what is masked is lost in those that were made of it.
+    image = observation.image - (0 if light is None else light.model_image)
+    noise, residual = verdict.sky_noise * middle(observation.noise, shape), middle(image, shape) - mean
     # What was fitted, and is as bright in the mean as what was hidden.
     parts = {"hidden": middle(away, shape), "fitted": middle(hidden(seen, published["Bolton"], rng), shape)}
     parts["fitted"] &= fit.observation.mask

@@ -93,10 +93,11 @@ def _off_uniform(ranks):
     return float(np.sum((np.sort(ranks) - (np.arange(n) + 0.5) / n) ** 2) + 1 / (12 * n))
 
 
-# Of the weights "source-errors-small", by 400 mocks.
+# Of the weights "source-errors-small", by 400 mocks. Flux and radius stay as they are drawn: what these mocks ask for,
+# a stretch of 0.73 and 0.81, was wrong on others.
 FIGURES = {
-    "flux": FigureCalibration(0.0001, 0.73, 0.0012, 2.0),
+    "flux": FigureCalibration(),
     "magnification": FigureCalibration(-0.0002, 0.66, 0.0001, 5.0),
     "source_peak": FigureCalibration(-0.0103, 2.0, 0.0122, 3.0),
-    "half_light_radius": FigureCalibration(0.0003, 0.81, 0.0018, 2.0),
+    "half_light_radius": FigureCalibration(),
 }
