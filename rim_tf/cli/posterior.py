@@ -117,5 +117,7 @@ def _print(summary, truth):
             click.echo(f"  {name:<20} {each['mean']:.4f} +- {each['std']:.4f}{true}")
         for line in figures["prior"]:
             click.echo(f"  prior of {line}")
+        if figures["noise_factor"] > 1:
+            click.echo(f"  noise map            multiplied by {figures['noise_factor']:.2f}, as sky and residuals ask")
     if summary["believed"] is False:
         click.echo(f"  verdict              not to be believed, nor its errors: {', '.join(summary['flags'])}")

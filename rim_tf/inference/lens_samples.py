@@ -56,6 +56,7 @@ class LensSamples:
       temperature: of the likelihood.
       noise: over the image's peak.
       chain: `Chain`, or None where there is none.
+      noise_factor: by what the noise map was multiplied.
     """
 
     lens: Lens
@@ -66,6 +67,7 @@ class LensSamples:
     temperature: float
     noise: float
     chain: Chain | None = None
+    noise_factor: float = 1.0
 
     @property
     def mean(self):
@@ -110,6 +112,7 @@ class LensSamples:
             "prior": self.prior,
             "temperature": self.temperature,
             "noise_over_peak": self.noise,
+            "noise_factor": self.noise_factor,
             "chain": None if self.chain is None else self.chain.figures(),
         }
 
@@ -132,7 +135,7 @@ def sample_lens(
       model: `RIM`.
       config: `PosteriorConfig`; None takes its defaults.
       left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame.
-      noise_factor: by what the noise map is wrong, as empty sky says.
+      noise_factor: by what the noise map is multiplied, as of `Verdict.noise_factor`.
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
 
@@ -162,7 +165,8 @@ def sample_lens(
         try:
             plain.check_estimate(best)
             if method == "rim" and config.sampler == "calibrated":
-                found.append(LensSamples(best, draws, method, "calibrated", plain.describe_prior(), temperature, noise))
+                stated = plain.describe_prior(), temperature, noise, None, noise_factor
+                found.append(LensSamples(best, draws, method, "calibrated", *stated))
                 continue
             if method == "rim":
                 target = LogPosterior(plain.likelihood, plain.prior, temperature)
@@ -177,8 +181,8 @@ def sample_lens(
             raise NotConverged(f"{error}{kept} The estimate without sampling is {estimate}.", error.chain) from None
         except InputError as error:
             raise InputError(f"{error} The estimate without sampling is {estimate}.") from None
-        prior_lines, T = target.describe_prior(), target.temperature
-        found.append(LensSamples(best, lenses, method, sampler.name, prior_lines, T, noise, chain))
+        stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
+        found.append(LensSamples(best, lenses, method, sampler.name, *stated))
     return found
 
 

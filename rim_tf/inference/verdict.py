@@ -118,6 +118,15 @@ class Verdict:
     def believed(self):
         return not self.flags
 
+    @property
+    def noise_factor(self):
+        """By what the noise map is multiplied before errors are made of it.
+
+        By what empty sky says of it, where it is too small, and by as much as residuals in the ring are above noise: a
+        model that does not explain the image knows its lens no better than that.
+        """
+        return max(1.0, self.sky_noise) * math.sqrt(max(1.0, np.nan_to_num(self.figures["chi2"])))
+
     def sentences(self):
         """A sentence for each flag."""
         return [f"{self._sentence(name)} (flag {name})." for name in self.flags]

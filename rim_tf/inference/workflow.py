@@ -251,8 +251,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     from rim_tf.inference.lens_samples import sample_lens
 
     light = None if result.lens_light is None else result.lens_light.left_over
-    # Where the sky's noise is another than the map says; a map that is too large is left as it is.
-    factor = max(1.0, result.verdict.sky_noise)
+    factor = result.verdict.noise_factor
     found = sample_lens(result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress)
     return [each.moved(result.observation.centre) for each in found]
 

@@ -55,6 +55,7 @@ def test_a_noise_map_that_is_too_small_gives_larger_errors():
     (plain,) = sampled()
     (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
     assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
+    assert [each.summary()["noise_factor"] for each in (plain, wider)] == [1.0, 2.0]
 
 
 def test_samples_move_with_their_lens():

@@ -41,6 +41,7 @@ def test_residuals_that_are_noise_like_that_of_the_sky_raise_no_flag(result, noi
     frame, fit = perfect(result, noise, correlated)
     judged = judge(frame, fit, result.estimate)
     assert judged.sky_noise == pytest.approx(noise, rel=0.05)
+    assert judged.noise_factor == pytest.approx(max(noise, 1), rel=0.05)
     assert not {"chi2", "whiteness", "signal"} & set(judged.flags) and judged.explained
 
 
@@ -52,6 +53,11 @@ def test_what_is_not_explained_raises_its_flags(result):
     worse = dataclasses.replace(fit.reconstruction, observation=dataclasses.replace(seen, image=seen.image + arc))
     judged = judge(frame, dataclasses.replace(fit, reconstruction=worse), result.estimate)
     assert {"chi2", "whiteness"} <= set(judged.flags) and not judged.explained and not judged.believed
+    # Errors of a lens that is off by more than noise are as much larger.
+    figure = judged.figures["chi2"]
+    assert figure > 1.25 and judged.noise_factor == pytest.approx(judged.sky_noise * np.sqrt(figure), rel=0.05)
+    nothing = dataclasses.replace(judged, figures=judged.figures | {"chi2": np.nan}, sky_noise=0.5)
+    assert nothing.noise_factor == 1
 
 
 def test_galaxies_in_the_sky_do_not_count_as_noise(result):
