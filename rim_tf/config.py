@@ -517,6 +517,12 @@ class ImportanceSettings:
     draws: int = setting(512, "Lenses that are drawn.", least=1)
     stretch: float = setting(1.1, "How much wider the draws are than the curvature says.", above=0)
     dof: float = setting(5.0, "Degrees of freedom of their distribution, Student's t.", above=0)
+    rounds: int = setting(
+        0,
+        "How often it is first moved to where half as many draws weigh most; for starts that are off.",
+        least=0,
+        most=99,
+    )
     seed: int = setting(0, "Of the draws.", least=0, most=2**30)
 
     def __post_init__(self):

@@ -57,30 +57,44 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
         truth = None if truth_lens is None else io.read_lens(truth_lens)
         known = None if lens is None else io.read_lens(lens)
         tell = teller(_SLOW)
-        found, verdict = _found(observation, known, config, arguments, out, tell)
+        found, verdict, failed = _found(observation, known, config, arguments, out, tell)
         summary = _write(folder, found, truth, config, given, verdict)
     _print(summary, truth)
+    if failed is not None:
+        raise InputError(f"{failed} What the other method found is written to {out}; --overwrite replaces it.")
     click.echo(f"\nWrote {written(out, names)}")
 
 
 def _found(observation, lens, config, arguments, out, tell):
-    """`LensSamples` of each method, and what speaks against the model, where it was looked for."""
+    """`LensSamples` of each method; what speaks against the model, where it was looked for; and a NotConverged of the
+    second method, or None.
+    """
+    from rim_tf.inference import workflow
     from rim_tf.inference.lens_samples import sample_lens
+    from rim_tf.inference.samplers.chain import NotConverged
     from rim_tf.models.pretrained import load_pretrained
 
-    rim = load_pretrained(config.weights)
-    if lens is not None:
-        return sample_lens(observation, lens, rim, config, folder=out, progress=tell), None
-    from rim_tf.inference import workflow
+    rim, verdict = load_pretrained(config.weights), None
+    try:
+        if lens is not None:
+            return sample_lens(observation, lens, rim, config, folder=out, progress=tell), None, None
+        result = workflow.model(observation, _search_of(config, arguments), tell, rim=rim)
+        verdict = result.verdict
+        return workflow.sample(result, rim, config, out, tell), verdict, None
+    except NotConverged as error:
+        if not error.found:
+            raise
+        return error.found, verdict, error
 
-    settings = ModelConfig(
+
+def _search_of(config, arguments):
+    """The `ModelConfig` by which the lens is looked for."""
+    return ModelConfig(
         weights=config.weights,
         estimator=arguments["estimator"],
         no_lens_light=arguments["no_lens_light"],
         seed=config.seed,
     )
-    result = workflow.model(observation, settings, tell, rim=rim)
-    return workflow.sample(result, rim, config, out, tell), result.verdict
 
 
 def _write(folder, found, truth, config, given, verdict):

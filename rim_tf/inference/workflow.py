@@ -246,14 +246,20 @@ def sample(result, rim, config=None, folder=None, progress=None):
       `LensSamples` of each method, in the coordinates of the whole frame.
 
     Raises:
-      InputError: as of `sample_lens`.
+      InputError: as of `sample_lens`; what a NotConverged has `found` is in the same coordinates.
     """
     from rim_tf.inference.lens_samples import sample_lens
+    from rim_tf.inference.samplers.chain import NotConverged
 
     light = None if result.lens_light is None else result.lens_light.left_over
     factor = result.verdict.noise_factor
-    found = sample_lens(result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress)
-    return [each.moved(result.observation.centre) for each in found]
+    centre = result.observation.centre
+    try:
+        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress
+        return [each.moved(centre) for each in sample_lens(*given)]
+    except NotConverged as error:
+        error.found = [each.moved(centre) for each in error.found]
+        raise
 
 
 def _counted(result, rim, config, progress):

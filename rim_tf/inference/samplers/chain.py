@@ -27,11 +27,12 @@ class NotConverged(InputError):
 
     Attributes:
       chain: the `Chain`.
+      found: what other methods had found before, a list of `LensSamples`.
     """
 
-    def __init__(self, sentence, chain):
+    def __init__(self, sentence, chain, found=()):
         super().__init__(sentence)
-        self.chain = chain
+        self.chain, self.found = chain, list(found)
 
 
 @dataclasses.dataclass(frozen=True)

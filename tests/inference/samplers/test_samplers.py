@@ -55,6 +55,16 @@ def test_moments_of_a_banana(name):
     assert_allclose(weights @ (u[:, 0] ** 2 * u[:, 1]), 2 * BEND, rtol=0.3)
 
 
+def test_rounds_bring_a_proposal_that_is_off_to_where_the_posterior_is():
+    off = dataclasses.replace(near_gaussian(), u=MEAN + 5 * np.sqrt(np.diag(COVARIANCE)), covariance=0.3 * COVARIANCE)
+    assert run(build("importance", draws=1000), gaussian(), off).faults()
+    chain = run(build("importance", draws=1000, rounds=4), gaussian(), off).check()
+    assert chain.effective_samples().min() > 300
+    draws = chain.draws(1000)
+    assert_allclose(draws.mean(0), MEAN, atol=0.2 * np.sqrt(np.diag(COVARIANCE)).max())
+    assert_allclose(np.diag(np.cov(draws.T)), np.diag(COVARIANCE), rtol=0.3)
+
+
 @pytest.mark.parametrize("name", ["importance", "emcee"])
 def test_draws_do_not_depend_on_the_coordinates(name):
     """Of an affine map of the posterior they are the mapped draws."""
