@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from rim_tf.config import InversionSettings, PosteriorConfig
+from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.optimise import (
@@ -36,12 +36,12 @@ from rim_tf.observation import Observation
 FLOORS = 0.01, 0.003
 # Steps of the search, and draws of each linearisation after it: at the first floor once, at the last one twice.
 _STEPS, _DRAWS = 8, (32, 64)
-# Linear inversion has half as many source pixels on a side as the image, over the same field: its time grows as their
-# sixth power.
+# Linear inversion has so many times fewer source pixels on a side than the RIM, over the same field: its time grows as
+# their sixth power.
 _COARSER = 2
 # Draws of linear inversion, which takes about as long for each as the RIM for ten; and rounds in which the distribution
 # about the RIM's best lens is moved to where those of linear inversion are.
-_INVERSION_DRAWS, _INVERSION_ROUNDS = 256, 4
+_INVERSION_DRAWS, _INVERSION_ROUNDS = 256, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def sample_lens(
             if method == "rim":
                 target = LogPosterior(plain.likelihood, plain.prior, temperature)
             else:
-                target = inversion_posterior(arcs, best, InversionSettings(), None, pixels // _COARSER)
+                target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
             sampler = _sampler(config, method)
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
             chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
@@ -186,6 +186,11 @@ def sample_lens(
         stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
         found.append(LensSamples(best, lenses, method, sampler.name, *stated))
     return found
+
+
+def coarse_grid(observation, pixels):
+    """Pixels on a side, and their scale [arcsec], of the grid of linear inversion where the RIM's has `pixels`."""
+    return -(-pixels // _COARSER), _COARSER * SOURCE_SCALE_RATIO * observation.pixel_scale
 
 
 def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):

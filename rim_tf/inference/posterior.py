@@ -86,24 +86,26 @@ class SolverLikelihood:
       solver: a `Solver` of `rim_tf.inference.methods`.
       mass: `MassModel`.
       source_pixels: as in `rim_tf.systems.source_grid`.
+      source_pixel_scale: likewise, [arcsec].
     """
 
-    def __init__(self, observation, solver, mass, source_pixels=None):
-        self.observation, self.solver, self.mass, self.source_pixels = observation, solver, mass, source_pixels
+    def __init__(self, observation, solver, mass, source_pixels=None, source_pixel_scale=None):
+        self.observation, self.solver, self.mass = observation, solver, mass
+        self.grid = source_pixel_scale, source_pixels
 
     def __call__(self, lenses):
         """[n, columns] -> [n]."""
         given = [lens_of(self.mass, each) for each in lenses]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # of lenses on the way
-            fits = self.solver([self.observation] * len(given), given, None, self.source_pixels)
+            fits = self.solver([self.observation] * len(given), given, *self.grid)
         n_used = int(self.observation.mask.sum())
         return np.array([getattr(fit, "log_evidence", -0.5 * n_used * fit.chi2_per_pixel) for fit in fits])
 
     @property
     def fingerprint(self):
         """As of `RIMLikelihood`."""
-        return checksum(self.observation, self.solver.fingerprint, self.source_pixels)
+        return checksum(self.observation, self.solver.fingerprint, *self.grid)
 
 
 def checksum(*parts):
@@ -327,7 +329,9 @@ def rim_posterior(
     return LogPosterior(likelihood, (prior or LensPrior()).columns(lens), temperature)
 
 
-def inversion_posterior(observation, lens, settings, prior=None, source_pixels=None, best_strength=True):
+def inversion_posterior(
+    observation, lens, settings, prior=None, source_pixels=None, source_pixel_scale=None, best_strength=True
+):
     """The posterior by linear inversion: the source integrated out.
 
     Args:
@@ -336,6 +340,7 @@ def inversion_posterior(observation, lens, settings, prior=None, source_pixels=N
       settings: `rim_tf.config.InversionSettings`; with a strength, that one is kept.
       prior: `LensPrior`; None takes its defaults.
       source_pixels: on a side; time grows as its sixth power.
+      source_pixel_scale: [arcsec]; as in `rim_tf.systems.source_grid`.
       best_strength: keep the strength of the largest evidence for `lens`, which is one factor for each lens; otherwise
         each lens has its own.
 
@@ -346,9 +351,9 @@ def inversion_posterior(observation, lens, settings, prior=None, source_pixels=N
 
     solver = InversionSolver(settings)
     if settings.strength is None and best_strength:
-        (fit,) = solver([observation], [lens], None, source_pixels)
+        (fit,) = solver([observation], [lens], source_pixel_scale, source_pixels)
         solver = InversionSolver(dataclasses.replace(settings, strength=fit.strength))
-    likelihood = SolverLikelihood(observation, solver, lens.mass, source_pixels)
+    likelihood = SolverLikelihood(observation, solver, lens.mass, source_pixels, source_pixel_scale)
     return LogPosterior(likelihood, (prior or LensPrior()).columns(lens))
 
 
