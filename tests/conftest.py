@@ -47,7 +47,7 @@ def pytest_collectstart(collector):
 
 
 def pytest_collection_finish(session):
-    """What is imported stays: garbage is not looked for in it, and among what tests make less often than Python would."""
+    """What is imported stays: garbage is not looked for in it, and in the rest less often than Python would."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
