@@ -41,7 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def pytest_collectstart(collector):
     """TensorFlow, before any test module, comes without what else of the test extra it would import: half the time."""
     if isinstance(collector, pytest.Session) and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        from rim_tf.cli import heavy
+        from rim_tf import heavy
 
         heavy.import_quietly()
 

@@ -82,9 +82,8 @@ def test_saved_as_keras_file(name, tmp_path):
     layer, arguments = case.build(), case.arguments()
     layer.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    ours, theirs = (outputs(whole(lambda *args, of=of: of(*args))(*arguments)) for of in (again, layer))
-    for one, other in zip(ours, theirs, strict=True):
-        assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(outputs(again(*arguments)), outputs(layer(*arguments)), strict=True):
+        assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @every_layer
@@ -226,7 +225,7 @@ def test_gradients_are_the_same_on_both_backends(tmp_path):
 # Two logical CPUs share a step as two GPUs would; they can only be made before TensorFlow starts.
 DISTRIBUTED = """
 import sys
-from rim_tf.cli import heavy
+from rim_tf import heavy
 heavy.import_quietly()
 import keras, numpy as np, tensorflow as tf
 keras.config.disable_traceback_filtering()
