@@ -244,9 +244,9 @@ def test_a_mass_model_that_there_is_not_is_named():
 
 def test_another_mass_model_has_another_posterior():
     model = stirred(Estimator(dataclasses.replace(SMALL_ESTIMATOR, mass=("power_law", "shear", "sie"))))
-    posterior = model.posterior(observation())
-    assert posterior.sample(4, 0).shape == (2, 4, 13)
-    slope = array(posterior.sample(200, 0))[..., model.mass.names.index("slope")]
+    lenses = array(whole(lambda inputs: model.posterior(inputs).sample(200, 0))(observation()))
+    assert lenses.shape == (2, 200, 13)
+    slope = lenses[..., model.mass.names.index("slope")]
     assert np.all((slope > 1) & (slope < 3))
 
 
