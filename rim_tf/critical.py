@@ -57,9 +57,16 @@ def _within(lens, box):
     """The closed curves within a box, two pairs of limits, and whether no curve leaves it."""
     x, y = (np.linspace(*limits, _POINTS) for limits in box)
     contours = contourpy.contour_generator(x, y, _det(lens, x, y)).lines(0.0)
-    closed = [np.allclose(line[0], line[-1]) for line in contours]
-    curves = [_on_curve(lens, *line.T) for line, whole in zip(contours, closed, strict=True) if whole]
-    return [curve for curve in curves if np.abs(_det_at(lens, *curve)).max() < _ON_CURVE], all(closed)
+    closed = [line for line in contours if np.allclose(line[0], line[-1])]
+    is_whole = len(closed) == len(contours)
+    if not closed:
+        return [], is_whole
+    # All of them in the same calls.
+    curves = _on_curve(lens, *np.concatenate(closed).T)
+    each = [
+        np.split(array, np.cumsum([len(line) for line in closed])[:-1]) for array in (*curves, _det_at(lens, *curves))
+    ]
+    return [(x, y) for x, y, det in zip(*each, strict=True) if np.abs(det).max() < _ON_CURVE], is_whole
 
 
 def _length(curve):

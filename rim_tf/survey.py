@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from rim_tf import heavy
 from rim_tf.config import ModelConfig
 from rim_tf.data.workers import shared_out
 from rim_tf.errors import InputError, InputWarning
@@ -575,7 +576,8 @@ def _do(jobs, work, workers, found):
     in_this = workers <= 1
     with tqdm(total=len(jobs), unit=" lenses", smoothing=0.05, disable=not jobs) as bar:
         tasks = ((job.row.name, work, job) for job in jobs)
-        for name, numbers in shared_out(tasks, 0 if in_this else min(workers, max(1, len(jobs)))):
+        workers = 0 if in_this else min(workers, max(1, len(jobs)))
+        for name, numbers in shared_out(tasks, workers, heavy.import_quietly):
             found[name] = numbers
             n_dead += numbers["dead"]
             n_flagged += not (numbers["dead"] or numbers["believed"])

@@ -1,5 +1,6 @@
 """Fixtures for all tests, and what has to be set before a backend is imported."""
 
+import gc
 import importlib.util
 import mmap
 import os
@@ -22,10 +23,12 @@ def known_to_xla(flag):
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX has float64 only for those who ask before it starts
 # What runs once or twice is not worth the time of making it fast. JAX compiles every operation that is not part of a
-# larger function, and without these emitters does so in half the time.
+# larger function, and without these emitters does so in half the time. Two devices are for the runs that share them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+flags = ["--xla_force_host_platform_device_count=2"]
 if known_to_xla("xla_cpu_use_fusion_emitters"):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 # And what one worker of pytest-xdist has compiled, the others take from this folder: their environment is a copy.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-by-tests-")
@@ -38,9 +41,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def pytest_collectstart(collector):
     """TensorFlow, before any test module, comes without what else of the test extra it would import: half the time."""
     if isinstance(collector, pytest.Session) and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        from rim_tf.cli import heavy
+        from rim_tf import heavy
 
         heavy.import_quietly()
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: garbage is not looked for in it, and in the rest less often than Python would."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import time
 
 if __name__ == "__main__":  # in half the time
-    from rim_tf.cli import heavy
+    from rim_tf import heavy
 
     heavy.import_quietly()
 

@@ -7,10 +7,12 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from registry import observation
 
 from rim_tf.config import SMALL, MockConfig
 from rim_tf.models.pretrained import build_model
-from training import on_tensorflow, streams
+from training import on_tensorflow, runs, streams
 from training.experiments import EXPERIMENTS
 from training.strategies import strategy_of
 
@@ -38,6 +40,29 @@ def few_held_out():
         yield
 
 
+@functools.cache
+def _lenses(pixels, n=64):
+    """Inputs and sources of so many lenses, whose images know nothing of the sources."""
+    inputs, (y, x) = (
+        observation(batch=n, rows=pixels, columns=pixels),
+        np.mgrid[-1 : 1 : pixels * 1j, -1 : 1 : pixels * 1j],
+    )
+    width = np.random.default_rng(0).uniform(0.1, 0.5, (n, 1, 1))
+    return inputs | {"mask": inputs["mask"].astype("uint8")}, np.exp(-(x**2 + y**2) / width**2).astype("float32")
+
+
+def plain_stream(seed, batch_size, stamps, config, first_batch=0, psfs=None, shard=0, n_shards=1, target="source"):
+    """Stands in for `streaming.stream` where it does not matter what is learnt: tracing the draws takes seconds."""
+    lenses, first = tf.nest.map_structure(tf.constant, _lenses(config.image_pixels)), int(seed[0]) % 64
+
+    @tf.autograph.experimental.do_not_convert
+    def batch(number):
+        rows = (first + batch_size * number + tf.range(batch_size, dtype=tf.int64)) % 64
+        return tf.nest.map_structure(lambda each: tf.gather(each, rows), lenses)
+
+    return tf.data.Dataset.counter(start=first_batch + shard, step=n_shards).map(batch, num_parallel_calls=1)
+
+
 # As it is before a test puts another in its place.
 LEARNER = on_tensorflow._Learner
 
@@ -60,7 +85,7 @@ def traced_once(config):
     """Runs that differ from this configuration in their length alone share one learner, as it was when it was made.
 
     Tracing one takes longer than training it. They share its network too, so whoever compares two runs keeps a copy
-    of the first (`copied`). What they are validated on is drawn once.
+    of the first (`copied`). What they are validated on is drawn once, and what the network takes is traced once.
 
     Args:
       config: `TrainingConfig` with a schedule that does not depend on the length of the run, on TensorFlow.
@@ -68,7 +93,7 @@ def traced_once(config):
     Yields:
       What makes a learner of any run's own.
     """
-    draw, held_out = streams.held_out_stream, {}
+    draw, held_out, preparation, traced = streams.held_out_stream, {}, runs.preparation, {}
 
     def learner(given, team):
         if _in_length_alone(given) != _in_length_alone(config):
@@ -87,8 +112,15 @@ def traced_once(config):
             held_out["batches"] = list(draw(given))
         return held_out["batches"]
 
+    def prepared(given):
+        key = given.model, given.mocks
+        if key not in traced:
+            traced[key] = tf.function(preparation(given), autograph=False)
+        return traced[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_tensorflow, "_Learner", learner)
+        patch.setattr(runs, "preparation", prepared)
         patch.setattr(streams, "held_out_stream", drawn)
         yield LEARNER
 

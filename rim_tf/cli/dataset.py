@@ -5,9 +5,9 @@ import pathlib
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.config import PAPER_MOCKS, MockConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 from rim_tf.validation import from_json
 
 

@@ -6,10 +6,10 @@ import click
 
 from rim_tf.cli import model, options
 from rim_tf.cli import simulate as simulation
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.reconstruct import teller, written
 from rim_tf.cli.results import results
 from rim_tf.config import ModelConfig, SimulationSettings
+from rim_tf.heavy import import_quietly
 
 # A lens that fills its field as most do; the seed gives a galaxy with arms and clumps to look for.
 _LENS = {"theta_E": 1.25, "e1": 0.10, "e2": -0.12, "x_lens": 0.03, "y_lens": -0.04, "gamma1": 0.03, "gamma2": 0.02}

@@ -7,10 +7,10 @@ import sys
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.results import refuse_address
 from rim_tf.config import SOURCE_MULTIPLE, SOURCE_SCALE_RATIO, MockConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 from rim_tf.inference.methods import METHODS
 
 # What a study takes where a method would decide for each system, and what it does not ask, as it has a --seed.

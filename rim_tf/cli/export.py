@@ -3,10 +3,10 @@
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.results import refuse_address
 from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 
 @click.command(short_help="Write the networks as a SavedModel, for a model server.")

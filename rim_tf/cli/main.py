@@ -14,7 +14,6 @@ from rim_tf.cli.dataset import dataset
 from rim_tf.cli.demo import demo
 from rim_tf.cli.evaluate import evaluate
 from rim_tf.cli.export import export
-from rim_tf.cli.heavy import collection_later
 from rim_tf.cli.model import model
 from rim_tf.cli.posterior import posterior
 from rim_tf.cli.reconstruct import command_of
@@ -22,6 +21,7 @@ from rim_tf.cli.remote import remote
 from rim_tf.cli.serve import serve
 from rim_tf.cli.simulate import simulate
 from rim_tf.errors import InputError, InputWarning
+from rim_tf.heavy import collection_later
 from rim_tf.inference import methods
 
 

@@ -7,11 +7,11 @@ import re
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.reconstruct import teller, written
 from rim_tf.cli.results import refuse_address, results
 from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 # What each step of the workflow is called.
 STEPS = {

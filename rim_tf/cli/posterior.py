@@ -5,12 +5,12 @@ import dataclasses
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.model import STEPS
 from rim_tf.cli.reconstruct import teller, written
 from rim_tf.cli.results import results
 from rim_tf.config import ModelConfig, PosteriorConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 # Beside `rim_tf.survey.POSTERIOR`.
 _MORE = ("posterior.json", "posterior-rim.nc", "posterior-inversion.nc")

@@ -5,10 +5,10 @@ import dataclasses
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.results import results
 from rim_tf.config import WorkflowConfig
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 RESULTS = ("reconstruction.fits", "reconstruction.png", "fitted_lens.json", "summary.json")
 DEFAULT_OUT = "reconstruction"

@@ -3,10 +3,10 @@
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.reconstruct import print_table, written
 from rim_tf.cli.results import results
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 _RESULTS = ("reconstruction.fits", "reconstruction.png", "lens.json", "summary.json")
 

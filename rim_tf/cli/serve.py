@@ -9,9 +9,9 @@ import threading
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.config import ServingSettings
 from rim_tf.errors import InputError
+from rim_tf.heavy import import_quietly
 
 STOCK = "tensorflow_model_server"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -7,9 +7,9 @@ import click
 from click.core import ParameterSource
 
 from rim_tf.cli import options
-from rim_tf.cli.heavy import import_quietly
 from rim_tf.cli.results import results
 from rim_tf.config import SimulationSettings
+from rim_tf.heavy import import_quietly
 
 SIMULATION = ("image.fits", "noise.fits", "mask.fits", "psf.fits", "lens.json", "truth.fits")
 # Images, their noise and rays in float64, and what TensorFlow keeps of them.

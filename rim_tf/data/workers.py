@@ -13,7 +13,7 @@ from rim_tf.errors import InputError
 _WAITING = 4
 
 
-def shared_out(tasks, workers):
+def shared_out(tasks, workers, first=None):
     """Do tasks in other processes, and give back what they return in the order of the tasks.
 
     Processes are spawned, since forked copies of a process that runs TensorFlow can hang; so what they are to run must
@@ -22,6 +22,8 @@ def shared_out(tasks, workers):
     Args:
       tasks: iterable of (key, function, argument), read as processes become free.
       workers: how many processes; 0 does the work in this one.
+      first: what each process calls before all else, importable like the tasks: `heavy.import_quietly`, for tasks that
+        need TensorFlow.
 
     Returns:
       Iterator of (key, what the function returned).
@@ -33,7 +35,7 @@ def shared_out(tasks, workers):
         yield from ((key, function(argument)) for key, function, argument in tasks)
         return
     start, waiting = multiprocessing.get_context("spawn"), collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(workers, start, _end_with_the_starter) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, start, _begun, (first,)) as pool:
         try:
             for key, function, argument in tasks:
                 waiting.append((key, pool.submit(function, argument)))
@@ -55,8 +57,8 @@ def _first(waiting):
     return key, future.result()
 
 
-def _end_with_the_starter():
-    """In a worker: say nothing at Ctrl-C, and end with the process that started it."""
+def _begun(first):
+    """In a worker: say nothing at Ctrl-C, end with the process that started it, and do what comes first."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch():
@@ -64,3 +66,5 @@ def _end_with_the_starter():
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if first is not None:
+        first()

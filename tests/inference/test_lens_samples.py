@@ -18,7 +18,7 @@ NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
 
 
 @functools.cache
-def observed(pixels=32, pixel_scale=0.1, noise=0.02):
+def observed(pixels=24, pixel_scale=0.1, noise=0.02):
     return lensed_spiral(TRUTH, pixels, pixel_scale, noise)
 
 

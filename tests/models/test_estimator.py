@@ -43,6 +43,18 @@ def found(model, inputs, **given):
     return [array(x) for x in moments(model)(inputs, given)]
 
 
+@functools.cache
+def heads(model):
+    """The function that gives the head of the posterior, of one seed or another where there is dropout."""
+    return whole(lambda inputs, seed=0: model.posterior(inputs, seed=seed).head, "seed")
+
+
+@functools.cache
+def outputs(model):
+    """The function that gives the output."""
+    return whole(lambda inputs: model(inputs))
+
+
 def assert_same(model, inputs, changed, rtol=2e-4, **given):
     for one, other in zip(found(model, inputs), found(model, changed, **given), strict=True):
         assert np.isfinite(one).all()
@@ -110,18 +122,22 @@ def test_pixels_smaller_than_the_networks_are_binned():
     model, inputs = stirred(Estimator(config)), observation(rows=16, columns=16)
     fine = {k: np.repeat(np.repeat(inputs[k], 2, 1), 2, 2) for k in ("image", "noise_rms", "mask")}
     fine |= {"noise_rms": 2 * fine["noise_rms"], "pixel_scale": inputs["pixel_scale"] / 2}
-    head = whole(lambda inputs: model(inputs))
-    one, other = (array(head(each)) for each in (inputs, inputs | fine))
+    one, other = (array(outputs(model)(each)) for each in (inputs, inputs | fine))
     assert np.isfinite(one).all() and np.std(one[0] - one[1]) > 0.01
     assert_allclose(other, one, rtol=1e-3, atol=1e-3 * np.abs(one).max())
 
 
 def test_every_input_is_a_number_of_order_one(rng):
     inputs = observation("stamp", rows=33, columns=40)
+
+    @whole
+    def seen(inputs):
+        view = View(inputs, 16)
+        return {name: channel(view) for name, channel in INPUTS.items()}
+
     for noise in (1e-4, 0.1):
-        view = View(inputs | {"noise_rms": np.full_like(inputs["noise_rms"], noise)}, 16)
-        for name, channel in INPUTS.items():
-            values = array(channel(view))
+        for name, values in seen(inputs | {"noise_rms": np.full_like(inputs["noise_rms"], noise)}).items():
+            values = array(values)
             assert values.shape == (2, 16, 16) and values.dtype == "float32", name
             assert np.all(np.isfinite(values)) and 0.005 < np.abs(values).max() < 5, name
 
@@ -158,23 +174,24 @@ def test_an_untrained_network_says_what_lenses_usually_are():
 
 def test_passes_with_dropout_are_pooled():
     model, inputs = network("Estimator, as in the paper"), observation("stamp")
-    posterior = model.posterior(inputs, seed=2)
-    assert posterior.head.shape == (2, SMALL_ALEXNET.passes * SMALL_ALEXNET.components, 36)
-    heads = array(posterior.head).reshape(2, 5, 2, 36)
-    assert np.all(np.ptp(heads[..., 1:8], axis=1).max(axis=-1) > 1e-3)  # each pass leaves out others
-    assert_allclose(np.exp(heads[..., 0]).sum(axis=(1, 2)), 1.0, rtol=1e-5)
-    assert_allclose(array(model.posterior(inputs, seed=2).head), array(posterior.head))
-    assert np.abs(array(model.posterior(inputs, seed=3).head) - array(posterior.head)).max() > 1e-3
+    of_seed = heads(model)
+    head = array(of_seed(inputs, 2))
+    assert head.shape == (2, SMALL_ALEXNET.passes * SMALL_ALEXNET.components, 36)
+    passes = head.reshape(2, 5, 2, 36)
+    assert np.all(np.ptp(passes[..., 1:8], axis=1).max(axis=-1) > 1e-3)  # each pass leaves out others
+    assert_allclose(np.exp(passes[..., 0]).sum(axis=(1, 2)), 1.0, rtol=1e-5)
+    assert_allclose(array(of_seed(inputs, 2)), head)
+    assert np.abs(array(of_seed(inputs, 3)) - head).max() > 1e-3
     # Within one pass as well, two systems leave out others.
     twins = {k: np.repeat(v[:1], 2, axis=0) for k, v in inputs.items()}
-    assert np.ptp(array(model.posterior(twins).head), axis=0).max() > 1e-3
-    assert np.ptp(array(model(twins)), axis=0).max() < 1e-5
+    assert np.ptp(array(of_seed(twins, 2)), axis=0).max() > 1e-3
+    assert np.ptp(array(outputs(model)(twins)), axis=0).max() < 1e-5
 
 
 def test_dropout_is_for_training_and_posteriors():
     model, inputs = network("Estimator, as in the paper"), observation("stamp")
-    plain = array(model(inputs))
-    assert_allclose(array(model(inputs)), plain)
+    plain = array(outputs(model)(inputs))
+    assert_allclose(array(outputs(model)(inputs)), plain)
     one, other = (array(model(inputs, training=True)) for _ in range(2))
     assert np.abs(one - other).max() > 1e-3 and np.abs(one - plain).max() > 1e-3
     # The paper's covariance is a variance for each parameter.
@@ -184,8 +201,9 @@ def test_dropout_is_for_training_and_posteriors():
 
 def test_without_dropout_the_posterior_is_the_output():
     model, inputs = network("Estimator, residual"), observation()
-    assert_allclose(array(model.posterior(inputs).head), array(model(inputs)), rtol=1e-6)
-    assert np.all(array(model(inputs))[..., 15:] != 0)
+    output = array(outputs(model)(inputs))
+    assert_allclose(array(heads(model)(inputs)), output, rtol=1e-6)
+    assert np.all(output[..., 15:] != 0)
 
 
 # ------------------------------------------------------------------------------------------------ settings, files
@@ -226,9 +244,9 @@ def test_a_mass_model_that_there_is_not_is_named():
 
 def test_another_mass_model_has_another_posterior():
     model = stirred(Estimator(dataclasses.replace(SMALL_ESTIMATOR, mass=("power_law", "shear", "sie"))))
-    posterior = model.posterior(observation())
-    assert posterior.sample(4, 0).shape == (2, 4, 13)
-    slope = array(posterior.sample(200, 0))[..., model.mass.names.index("slope")]
+    lenses = array(whole(lambda inputs: model.posterior(inputs).sample(200, 0))(observation()))
+    assert lenses.shape == (2, 200, 13)
+    slope = lenses[..., model.mass.names.index("slope")]
     assert np.all((slope > 1) & (slope < 3))
 
 

@@ -88,17 +88,19 @@ def test_the_cell_of_a_rim_does_in_it_what_it_did_before():
     rim = stirred(RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 3))))
     joint = JointRIM(TINY)
     joint.begin_from(rim)
-    inputs = observation()
-    shape = rim.source_shape(inputs["image"].shape[1:])
-    problem = imaging_problem(inputs, shape)
-    problem = problem.in_units_of(problem.peak())
-    latent = rim.link.latent(ops.maximum(problem.backprojection(), 1e-3))
-    step = Step(problem, rim.link, latent, problem.score(rim.link.source(latent)))
-    seen = ops.stack([INPUTS[name](step) for name in SMALL.inputs], axis=-1)
-    more = ops.concatenate([seen, ops.ones_like(seen[..., :3])], axis=-1)
-    state = rim.cell.initial_state(*problem.lensing.shape)
-    before, _ = rim.cell(seen, state)
-    after, _ = joint.cell(more, state)
+
+    @whole
+    def outputs(inputs):
+        problem = imaging_problem(inputs, rim.source_shape(inputs["image"].shape[1:]))
+        problem = problem.in_units_of(problem.peak())
+        latent = rim.link.latent(ops.maximum(problem.backprojection(), 1e-3))
+        step = Step(problem, rim.link, latent, problem.score(rim.link.source(latent)))
+        seen = ops.stack([INPUTS[name](step) for name in SMALL.inputs], axis=-1)
+        more = ops.concatenate([seen, ops.ones_like(seen[..., :3])], axis=-1)
+        state = rim.cell.initial_state(*problem.lensing.shape)
+        return rim.cell(seen, state)[0], joint.cell(more, state)[0]
+
+    before, after = outputs({name: ops.convert_to_tensor(each) for name, each in observation().items()})
     assert_allclose(array(after)[..., :2], array(before), rtol=1e-5, atol=1e-6)
     assert_allclose(array(after)[..., 2], 0, atol=1e-7)
     for change in ({"hidden": (4, 4)}, {"link": "sigmoid"}, {"inputs": SMALL.inputs[::-1]}, {"gradient_step": False}):
@@ -139,6 +141,8 @@ def test_the_loss_is_least_at_the_truth_and_with_the_right_errors(rng):
     head[:, 0, 1:8] = u
     truth = {"lens": ops.convert_to_tensor(lens), "source": ops.convert_to_tensor(source)}
 
+    judged = whole(lambda truth, found: (JointLoss().call(truth, found), last_theta_E_error_percent(truth, found)))
+
     def losses(offset, sigma):
         """Of systems that are off by so much, and the mean error of theta_E."""
         found = {
@@ -149,7 +153,8 @@ def test_the_loss_is_least_at_the_truth_and_with_the_right_errors(rng):
             "log_error": np.zeros_like(source),
         }
         found = {name: ops.convert_to_tensor(each.astype(np.float32)) for name, each in found.items()}
-        return array(JointLoss().call(truth, found)), float(last_theta_E_error_percent(truth, found))
+        loss, error = judged(truth, found)
+        return array(loss), float(error)
 
     exact, error = losses(0.0, 0.1)
     assert error == pytest.approx(0, abs=1e-3)

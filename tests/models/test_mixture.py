@@ -15,6 +15,7 @@ from rim_tf.models.losses import LensLoss, theta_E_error_percent
 from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 
 SHEAR = MassModel(("shear",))
+log_density, draw = whole(mixture.log_density), whole(mixture.draw, "n_samples", "seed")
 
 
 def head_of(weights, means, covariances):
@@ -42,7 +43,7 @@ def components(rng):
 def test_density_is_scipys(components, rng):
     u = rng.normal(size=(5, 7))
     each = [np.log(w) + multivariate_normal(m, c).logpdf(u) for w, m, c in zip(*components, strict=True)]
-    assert_allclose(array(mixture.log_density(head_of(*components), tensor(u[None])))[0], logsumexp(each, axis=0))
+    assert_allclose(array(log_density(head_of(*components), tensor(u[None])))[0], logsumexp(each, axis=0))
 
 
 def test_density_in_the_lens_integrates_to_one(rng):
@@ -51,14 +52,15 @@ def test_density_in_the_lens_integrates_to_one(rng):
     gamma = (np.arange(400) + 0.5) / 200 - 1
     lenses = np.stack(np.meshgrid(gamma, gamma), axis=-1).reshape(-1, 2)
     lenses = lenses[np.hypot(*lenses.T) < 0.95]
-    posterior = mixture.LensPosterior(ops.repeat(head, len(lenses), axis=0), SHEAR)
-    assert_allclose(np.exp(array(posterior.log_prob(tensor(lenses)))).sum() / 200**2, 1.0, atol=2e-3)
+    heads = ops.repeat(head, len(lenses), axis=0)
+    log_prob = whole(lambda heads, lenses: mixture.LensPosterior(heads, SHEAR).log_prob(lenses))
+    assert_allclose(np.exp(array(log_prob(heads, tensor(lenses)))).sum() / 200**2, 1.0, atol=2e-3)
 
 
 def test_samples_have_the_stated_distribution(components):
     head = ops.cast(head_of(*components), "float32")
-    u = array(mixture.draw(head, 40_000, seed=3))[0]
-    points, weight = (array(x)[0] for x in mixture.sigma_points(head))
+    u = array(draw(head, 40_000, seed=3))[0]
+    points, weight = (array(x)[0] for x in whole(mixture.sigma_points)(head))
     mean, covariance = weight @ points, np.cov(points.T, aweights=weight, ddof=0)
     # What the components say, without any matrix of ours.
     weights, means, covariances = components
@@ -76,41 +78,46 @@ def test_samples_have_the_stated_distribution(components):
             return np.average(each, axis=0, weights=weights)
 
         assert kstest(u[:, i], cumulative).pvalue > 1e-4
-    again, other = (array(mixture.draw(head, 10, seed)) for seed in (3, 4))
-    assert_allclose(again[0], array(mixture.draw(head, 10, 3))[0])
+    again, other = (array(draw(head, 10, seed=seed)) for seed in (3, 4))
+    assert_allclose(again[0], array(draw(head, 10, seed=3))[0])
     assert np.abs(again - other).max() > 0.01
 
 
 def test_moments_of_the_lens_are_those_of_its_samples(rng):
     mean = np.array([0.1, 0.2, -0.1, 0.05, 0.02, 0.03, -0.02])
     head = ops.cast(head_of([1.0], [mean], [some_covariance(rng, 7, 0.03)]), "float32")
-    posterior = mixture.LensPosterior(head, SIE_SHEAR)
-    lenses = array(posterior.sample(50_000, seed=1))[0]
+
+    @whole
+    def figures(head):
+        posterior = mixture.LensPosterior(head, SIE_SHEAR)
+        return posterior.sample(50_000, seed=1)[0], posterior.mean()[0], posterior.covariance()[0]
+
+    lenses, mean, covariance = map(array, figures(head))
     assert np.all(lenses[:, 0] > 0) and np.all(np.hypot(lenses[:, 1], lenses[:, 2]) < 0.95)
     sigma = lenses.std(axis=0)
-    assert_allclose(array(posterior.mean())[0], lenses.mean(axis=0), atol=0.02 * sigma.max())
-    covariance = array(posterior.covariance())[0] / np.outer(sigma, sigma)
-    assert_allclose(covariance, np.corrcoef(lenses.T), atol=0.05)
+    assert_allclose(mean, lenses.mean(axis=0), atol=0.02 * sigma.max())
+    assert_allclose(covariance / np.outer(sigma, sigma), np.corrcoef(lenses.T), atol=0.05)
 
 
 def test_pooled_mixtures_are_the_mean_of_their_densities(components, rng):
     weights, means, covariances = components
     heads = ops.stack([head_of([1.0], means[i : i + 1], covariances[i : i + 1]) for i in range(3)], axis=1)
     u = tensor(rng.normal(size=(1, 4, 7)))
-    each = [np.exp(array(mixture.log_density(heads[:, i], u))) for i in range(3)]
-    assert_allclose(np.exp(array(mixture.log_density(mixture.pooled(heads), u))), np.mean(each, axis=0), rtol=1e-9)
+    each = [np.exp(array(log_density(heads[:, i], u))) for i in range(3)]
+    assert_allclose(np.exp(array(log_density(mixture.pooled(heads), u))), np.mean(each, axis=0), rtol=1e-9)
 
 
 def test_raw_numbers_mean_what_they_say_in_any_unit(rng):
     centre, spread = rng.normal(size=(1, 7)), rng.uniform(0.1, 2, size=(1, 7))
-    zeros = mixture.from_raw(tensor(np.zeros((1, 1, 36))), tensor(centre), tensor(spread))
+    density = whole(lambda raw, *where, of: mixture.log_density(mixture.from_raw(raw, *where), of))
     u = centre + spread * rng.normal(size=(6, 7))
     expected = multivariate_normal(centre[0], np.diag(spread[0] ** 2)).logpdf(u)
-    assert_allclose(array(mixture.log_density(zeros, tensor(u[None])))[0], expected)
+    where = tensor(centre), tensor(spread)
+    assert_allclose(array(density(tensor(np.zeros((1, 1, 36))), *where, of=tensor(u[None])))[0], expected)
     # A density in other units is the density times the Jacobian of the units.
     raw, unit = tensor(rng.normal(size=(1, 2, 36))), tensor(np.ones((1, 7)))
-    scaled = mixture.log_density(mixture.from_raw(raw, tensor(centre), tensor(spread)), tensor(u[None]))
-    plain = mixture.log_density(mixture.from_raw(raw, 0 * unit, unit), tensor(((u - centre) / spread)[None]))
+    scaled = density(raw, *where, of=tensor(u[None]))
+    plain = density(raw, 0 * unit, unit, of=tensor(((u - centre) / spread)[None]))
     assert_allclose(array(scaled), array(plain) - np.log(spread).sum())
 
 
@@ -141,9 +148,11 @@ def test_loss_is_least_for_the_distribution_that_lenses_come_from(rng):
     u = rng.multivariate_normal([0.1, 0.0], covariance, size=20_000)
     lenses = tensor(array(SHEAR.from_real(tensor(u))))
 
+    losses = whole(LensLoss(("shear",)).call)
+
     def loss(mean, covariance):
         head = ops.repeat(head_of([1.0], [mean], [covariance]), len(u), axis=0)
-        return float(np.mean(array(LensLoss(("shear",)).call(lenses, head))))
+        return float(np.mean(array(losses(lenses, head))))
 
     right = loss([0.1, 0.0], covariance)
     others = ([0.13, 0.0], covariance), ([0.1, 0.0], 1.3 * covariance), ([0.1, 0.0], np.diag(np.diag(covariance)))

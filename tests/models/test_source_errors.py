@@ -25,6 +25,9 @@ from rim_tf.models.source_errors import (
 from rim_tf.models.wavelets import synthesise
 from rim_tf.physics.imaging import imaging_problem
 
+log_prob = whole(lambda head, source, levels: SourceDistribution(head, levels).log_prob(source), "levels")
+sample = whole(lambda head, n, seed: SourceDistribution(head, 2).sample(n, seed), "n", "seed")
+
 
 def head(rng, ratio=None, n=8, unit=0.5, batch=2, bright=False):
     """Any head in float64, its mean bright enough where asked for that no draw comes near 0.
@@ -60,7 +63,7 @@ def covariance(head, levels, system):
 def test_the_density_of_one_gaussian_is_that_of_a_dense_covariance(levels, rng):
     given = head(rng, ratio=1.0)
     source = rng.uniform(0, 2, (2, 8, 8))
-    found = array(SourceDistribution(given, levels).log_prob(tensor(source)))
+    found = array(log_prob(given, tensor(source), levels))
     y = array(to_real(tensor(source), tensor([0.5, 0.5])))
     for i in range(2):
         law = multivariate_normal(array(given)[i, ..., 0].ravel(), covariance(given, levels, i))
@@ -70,7 +73,7 @@ def test_the_density_of_one_gaussian_is_that_of_a_dense_covariance(levels, rng):
 def test_the_density_of_two_is_their_sum(rng):
     given = head(rng)
     source = rng.uniform(0, 2, (2, 8, 8))
-    found = array(SourceDistribution(given, 2).log_prob(tensor(source)))
+    found = array(log_prob(given, tensor(source), 2))
     mean, unit, log_sigma, log_ratio, logit, log_width = np.moveaxis(array(given), -1, 0)
     y = array(to_real(tensor(source), tensor(unit[:, 0, 0])))
     for i in range(2):
@@ -83,7 +86,7 @@ def test_the_density_of_two_is_their_sum(rng):
 
 def test_draws_have_mean_and_covariance_of_the_law(rng):
     given = head(rng, n=4, bright=True)
-    drawn = array(SourceDistribution(given, 2).sample(20_000, 5))
+    drawn = array(sample(given, 20_000, 5))
     # Far above the noise the coordinates are brightness in its units, and what counts as nothing is added.
     y = drawn.reshape(2, 20_000, -1) / 0.5 + 0.05
     for i in range(2):
@@ -95,8 +98,8 @@ def test_draws_have_mean_and_covariance_of_the_law(rng):
 
 
 def test_no_draw_is_negative_and_seeds_tell_draws_apart(rng):
-    law = SourceDistribution(head(rng), 2)
-    one, same, other = (array(law.sample(10, seed)) for seed in (1, 1, 2))
+    given = head(rng)
+    one, same, other = (array(sample(given, 10, seed)) for seed in (1, 1, 2))
     assert one.min() >= 0 and one.shape == (2, 10, 8, 8)
     assert_allclose(one, same)
     assert np.abs(one - other).max() > 0.1
@@ -132,8 +135,7 @@ def test_nothing_has_a_unit():
     # All else is in units of the noise.
     others = [0, 2, 3, 4, 5]
     assert_allclose(output_of_brighter[..., others], output[..., others], atol=5e-3)
-    ten = SourceDistribution(tensor(output_of_brighter), 2).sample(5, 3)
-    one = SourceDistribution(tensor(output), 2).sample(5, 3)
+    ten, one = (sample(tensor(each), 5, 3) for each in (output_of_brighter, output))
     assert_allclose(array(ten), 10 * array(one), rtol=0.02, atol=1e-3)
 
 
@@ -160,11 +162,12 @@ def test_widths_are_of_brightness_and_noise():
     seen[..., 5] = -np.log(noise)[:, None, None] / 2 - 2
     estimate = brightness + np.log(-np.expm1(-brightness))
     inputs = {"seen": seen, "estimate": np.float32([estimate] * 3), "unit": np.ones(3, "float32")}
-    found = np.exp(array(network(inputs))[..., 5])
+    found = np.exp(array(whole(lambda inputs: network(inputs))(inputs))[..., 5])
     ends = [np.array([part[0], *part, part[-1]]) for part in (widths[:6], widths[6:])]
     for i, expected in enumerate([*ends, np.sqrt(ends[0] * ends[1])]):
         assert_allclose(found[i], np.broadcast_to(expected[:, None], (8, 8)), rtol=1e-3)
-    assert_allclose(array(SourceErrors(SMALL_ERRORS)(inputs))[..., 5], 0)
+    other = SourceErrors(SMALL_ERRORS)
+    assert_allclose(array(whole(lambda inputs: other(inputs))(inputs))[..., 5], 0)
     with pytest.raises(InputError, match="widths has 5 numbers; it must have 12, or none"):
         dataclasses.replace(SMALL_ERRORS, widths=(1.0,) * 5)
 
@@ -177,6 +180,6 @@ def test_no_weights_make_the_density_infinite(rng):
         "estimate": np.zeros((2, 8, 8), "float32"),
         "unit": np.ones(2, "float32"),
     }
-    _, _, log_sigma, log_ratio, logit, _ = np.moveaxis(array(network(inputs)), -1, 0)
+    _, _, log_sigma, log_ratio, logit, _ = np.moveaxis(array(whole(lambda inputs: network(inputs))(inputs)), -1, 0)
     assert np.isfinite(log_sigma).all() and log_sigma.min() >= np.log(0.0199) and log_sigma.max() < 8.01
     assert log_ratio.min() >= 0 and log_ratio.max() < 3.01 and np.abs(logit).max() < 8.01

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import array, tensor
+from gradients import array, tensor, whole
 from keras import ops
 from numpy.testing import assert_allclose
 
@@ -34,7 +34,8 @@ def problem_of(observation, lens):
 @pytest.mark.parametrize(("order", "kind"), list(enumerate(REGULARISATIONS)))
 def test_source_errors_and_evidence_are_those_of_linear_inversion(order, kind, rng):
     observation, lens = observed(0.15 if order == 0 else rng.uniform(size=(3, 5)), rng)
-    found = invert(problem_of(observation, lens), tensor(30.0), order, tensor(np.zeros((PIXELS, PIXELS))))
+    problem, nothing = problem_of(observation, lens), tensor(np.zeros((PIXELS, PIXELS)))
+    found = whole(lambda strength: invert(problem, strength, order, nothing))(tensor(30.0))
     expected = rim_tf.invert(observation, lens, SCALE, PIXELS, regularisation=kind, strength=30.0, solver="exact")
     # The stamp of an Observation is one of float32.
     assert_allclose(array(found["source"]), expected.source, rtol=1e-7, atol=1e-9)
@@ -47,8 +48,9 @@ def test_a_source_that_the_prior_knows_stays(rng):
     problem = problem_of(observation, lens)
     mean = np.add.outer(np.arange(PIXELS), np.ones(PIXELS)) / PIXELS
     problem.data = problem.model_image(tensor(mean[None]))
-    found = invert(problem, tensor(30.0), 1, tensor(mean))
+    with_mean = whole(lambda mean: invert(problem, tensor(30.0), 1, mean))
+    found = with_mean(tensor(mean))
     assert_allclose(array(found["source"]), mean, atol=1e-12)
     # Any other mean explains these data less well.
-    other = invert(problem, tensor(30.0), 1, tensor(mean + 0.5))
+    other = with_mean(tensor(mean + 0.5))
     assert array(other["log_evidence"]) < array(found["log_evidence"])

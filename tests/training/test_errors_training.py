@@ -28,6 +28,9 @@ def few_galaxies():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "find_galaxies", lambda *given: procedural_galaxies(3, "validation", 0))
         patch.setattr("training.runs.VALIDATION_BATCHES", 1)
+        patch.setattr(
+            "training.runs.VALIDATION_BATCH_SIZE", 4
+        )  # as in training, so that one trace of the draws will do
         yield
 
 
@@ -38,7 +41,7 @@ def tiny(tmp_path_factory):
     save_trained(rim, path / "rim", {})
     return dataclasses.replace(
         EXPERIMENTS["source-errors"],
-        model=SourceErrorsConfig(str(path / "rim.json"), fingerprint(rim), features=4, levels=3),
+        model=SourceErrorsConfig(str(path / "rim.json"), fingerprint(rim), features=4, levels=2),
         mocks=MOCKS,
         batch_size=4,
         n_steps=4,

@@ -82,7 +82,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(run, tmp_path
 
 
 def test_training_lowers_the_error_on_frames_of_two_sizes(tmp_path):
-    changes = {"larger_frames": (24,), "n_steps": 60, "steps_per_epoch": 30, "batch_size": 16, "learning_rate": 3e-3}
+    changes = {"larger_frames": (24,), "n_steps": 60, "steps_per_epoch": 30, "batch_size": 9, "learning_rate": 3e-3}
     module.train(dataclasses.replace(TINY, model=SMALL_ESTIMATOR, **changes), tmp_path, verbose=0)
     first, last = read_metrics(tmp_path)
     assert last["val_loss"] < first["val_loss"]

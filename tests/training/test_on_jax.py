@@ -1,11 +1,7 @@
 """A run on JAX learns, goes on where it stopped as if nothing had happened, and survives numbers that are none."""
 
 import dataclasses
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -31,7 +27,7 @@ from training.monitor import read_metrics
 
 TINY = dataclasses.replace(
     EXPERIMENTS["estimator-small"],
-    model=SMALL_ESTIMATOR,
+    model=dataclasses.replace(SMALL_ESTIMATOR, features=(8,), hidden=(8,)),
     mocks=MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2),
     batch_size=4,
     micro_batches=2,
@@ -49,6 +45,7 @@ def patched():
         patch.setattr(runs, "VALIDATION_BATCHES", 1)
         patch.setattr("rim_tf.data.sources.find.N_PROCEDURAL", {"train": 3, "validation": 3})
         run = on_jax._Run(TINY, None, None)
+        patch.setattr(run, "_drawn", jax.jit(run._drawn, static_argnums=0))
         first = run.first_state()
         patch.setattr(run, "first_state", lambda: {n: [jnp.array(v) for v in some] for n, some in first.items()})
         patch.setattr(on_jax, "_Run", lambda *given: run)
@@ -102,34 +99,14 @@ def test_frames_that_grow_do_so_at_their_step_and_across_a_stop(patched, tmp_pat
     assert_allclose(model.get_weights()[0], whole)
 
 
-# The same run on two devices; they are made before JAX starts.
-TWO_DEVICES = """
-import dataclasses, sys
-import numpy as np
-import rim_tf.data.sources.find
-from test_on_jax import TINY
-from training import on_jax, runs
-
-runs.VALIDATION_BATCHES = 1
-rim_tf.data.sources.find.N_PROCEDURAL = {"train": 3, "validation": 3}
-run = on_jax._Run(TINY, None, None, "mirrored")
-assert len(run.devices) == 2 and len(run.model.trainable_variables[0].value.sharding.device_set) == 2
-on_jax._Run = lambda *given: run
-model = on_jax.train(dataclasses.replace(TINY, n_steps=2), sys.argv[1], verbose=0, strategy="mirrored")
-np.savez(f"{sys.argv[1]}/given.npz", *model.get_weights())
-"""
-
-
-def test_two_devices_learn_what_one_does(patched, tmp_path):
-    here = pathlib.Path(__file__).resolve().parent
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    path = os.pathsep.join(map(str, (here.parents[1], here.parent, here)))
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
-    arguments = [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    one = on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path / "one", verbose=0).get_weights()
-    for a, b in zip(load_arrays(tmp_path / "two" / "given.npz").values(), one, strict=True):
+def test_two_devices_learn_what_one_does(patched, tmp_path, monkeypatch):
+    short = dataclasses.replace(TINY, n_steps=2)
+    one = [np.array(w) for w in on_jax.train(short, tmp_path / "one", verbose=0).get_weights()]
+    run = type(patched)(TINY, None, None, "mirrored")
+    assert len(run.devices) == 2 and len(run.model.trainable_variables[0].value.sharding.device_set) == 2
+    monkeypatch.setattr(on_jax, "_Run", lambda *given: run)
+    two = on_jax.train(short, tmp_path / "two", verbose=0, strategy="mirrored").get_weights()
+    for a, b in zip(two, one, strict=True):
         # Adam makes steps of the learning rate, 1e-3, of gradients that are nothing but rounding.
         assert_allclose(a, b, rtol=1e-3, atol=2e-4)
     ((ours,), (theirs,)) = (read_metrics(tmp_path / name) for name in ("one", "two"))

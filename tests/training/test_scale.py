@@ -32,13 +32,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 # One of two workers; the second one kills itself where the first one has saved twice.
 WORKER = """
 import os, signal, sys
-from rim_tf.cli import heavy
+from rim_tf import heavy
 heavy.import_quietly()
 import numpy as np
 import rim_tf.data.sources.find
-from tiny_runs import SHORT
-from training import checkpoints, on_tensorflow, runs
+from tiny_runs import SHORT, plain_stream
+from training import checkpoints, on_tensorflow, runs, streams
 
+streams.stream = plain_stream
 rim_tf.data.sources.find.N_PROCEDURAL = {"train": 5, "validation": 5}
 runs.VALIDATION_BATCHES, runs.VALIDATION_BATCH_SIZE = 8, 2
 out, index = sys.argv[1], int(sys.argv[2])
@@ -70,7 +71,8 @@ def free_ports(n):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_held_out():
-    with tiny_runs.few_held_out():
+    with tiny_runs.few_held_out(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "stream", tiny_runs.plain_stream)
         yield
 
 

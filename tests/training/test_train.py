@@ -31,7 +31,7 @@ from training.train import main
 # On two devices, which can be made before TensorFlow starts; and killed when the first epoch is saved.
 KILLED = """
 import os, signal
-from rim_tf.cli import heavy
+from rim_tf import heavy
 heavy.import_quietly()
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
@@ -197,7 +197,7 @@ def only_draws(monkeypatch):
 def test_a_fixed_set_trains_and_its_damage_is_named(tmp_path, only_draws):
     pytest.importorskip("tensorflow_datasets")
     small_sets = importlib.import_module("small_sets")
-    small_sets.build(tmp_path / "lenses", config=TINY.mocks, n=8, n_validation=2, batch_size=4)
+    small_sets.build(tmp_path / "lenses", config=TINY.mocks, n=8, n_validation=2, batch_size=2, batches_per_shard=4)
     batches, rest = (list(training_stream(TINY, lenses=tmp_path / "lenses", first_step=n).take(3)) for n in (0, 1))
     assert batches[0][1].shape == (2, 24, 24)
     np.testing.assert_array_equal(batches[2][1], rest[0][1])
@@ -253,15 +253,15 @@ def test_frames_of_several_sizes_take_turns_and_resume_in_the_same_turn():
 
 
 @pytest.mark.parametrize(
-    "changes, sizes",
+    "changes, sizes, replicas",
     [
-        ({}, [24] * 4),
-        ({"larger_frames": (34,)}, [24, 34, 24, 34]),
-        ({"growing_frames": ((18, 1), (34, 2)), "steps_per_epoch": 1}, [18, 34, 34, 24]),
-        ({"turns": 2, "together": 2}, [24] * 4),
+        ({}, [24] * 4, (4,)),
+        ({"larger_frames": (34,)}, [24, 34, 24, 34], (2, 4)),
+        ({"growing_frames": ((18, 1), (34, 2)), "steps_per_epoch": 1}, [18, 34, 34, 24], (4,)),
+        ({"turns": 2, "together": 2}, [24] * 4, (2,)),
     ],
 )
-def test_replicas_share_what_one_would_see_without_overlap_or_loss(monkeypatch, changes, sizes):
+def test_replicas_share_what_one_would_see_without_overlap_or_loss(monkeypatch, changes, sizes, replicas):
     plainly = tf.autograph.experimental.do_not_convert
 
     # That `stream` itself draws the same lenses for the same number is tested with it.
@@ -282,7 +282,7 @@ def test_replicas_share_what_one_would_see_without_overlap_or_loss(monkeypatch, 
         np.testing.assert_array_equal(whole[0][1], whole[8][1][:, ::-1])
     else:
         assert len({source.tobytes() for _, source in whole}) == 16
-    for n_shards in (2, 4):
+    for n_shards in replicas:
         shards = [taken(config, 16 // n_shards, shard=i, n_shards=n_shards) for i in range(n_shards)]
         assert_same([shards[i % n_shards][i // n_shards] for i in range(16)], whole)
     # Taken up at another step, by another number of replicas.

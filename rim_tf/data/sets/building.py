@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from rim_tf import __version__, files
+from rim_tf import __version__, files, heavy
 from rim_tf.config import MockConfig
 from rim_tf.data import seeds
 from rim_tf.data.extras import imported
@@ -234,7 +234,7 @@ def _run_here(simulation, missing, shards, workers):
     work = simulation.write if in_this else write_shard
     with tqdm(total=sum(shards[path][2] for path in missing), unit=" lenses", smoothing=0.05) as bar:
         tasks = ((path, work, path) for path in missing)
-        for path, _ in shared_out(tasks, 0 if in_this else min(workers, len(missing))):
+        for path, _ in shared_out(tasks, 0 if in_this else min(workers, len(missing)), heavy.import_quietly):
             bar.update(shards[path][2])
 
 

@@ -45,7 +45,7 @@ def test_moments_of_a_gaussian(name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_moments_of_a_banana(name):
-    more = {"draws": 800} if name in ("hmc", "nuts") else {}
+    more = {"hmc": {"draws": 800}, "nuts": {"draws": 400}}.get(name, {})
     chain = run(build(name, **more), banana(), near_banana()).check()
     u, weights = chain.u.reshape(-1, 2), chain.weights.ravel()
     mean = weights @ u

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from rim_tf.cli import heavy
+from rim_tf import heavy
 
 AS_A_PROCESS = """
 import gc, sys
-from rim_tf.cli import heavy
+from rim_tf import heavy
 with heavy.collection_later():
     assert not gc.isenabled()
     heavy.import_quietly()
