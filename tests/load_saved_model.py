@@ -37,10 +37,7 @@ for signature, arrays in inputs.items():
     write("saved_model", signature, {name: value.numpy() for name, value in outputs.items()})
 
 # The path of TensorFlow Serving: graph, session, signature.
-# It runs each signature once: what would make a graph faster takes longer than that.
-config = tf.compat.v1.ConfigProto()
-config.graph_options.rewrite_options.disable_meta_optimizer = True
-with tf.compat.v1.Session(graph=tf.Graph(), config=config) as session:
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
     graph = tf.compat.v1.saved_model.load(session, ["serve"], model_path)
     for signature, arrays in inputs.items():
         definition = graph.signature_def[signature.split("@")[0]]

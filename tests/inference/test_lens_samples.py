@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from spirals import lensed_spiral
 
-from rim_tf.config import PosteriorConfig
-from rim_tf.inference.lens_samples import sample_lens
+from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
+from rim_tf.inference.lens_samples import coarse_grid, sample_lens
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
 
@@ -62,3 +62,10 @@ def test_samples_move_with_their_lens():
     (found,) = sampled()
     moved = found.moved((1.0, -2.0))
     assert moved.mean - found.mean == pytest.approx([0, 0, 0, 1, -2, 0, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("pixels", [64, 75])
+def test_the_grid_of_linear_inversion_covers_the_field_of_the_network(pixels):
+    coarse, scale = coarse_grid(observed(), pixels)
+    field = pixels * SOURCE_SCALE_RATIO * observed().pixel_scale
+    assert field <= coarse * scale < field + 2 * scale and coarse < 0.6 * pixels

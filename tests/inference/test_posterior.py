@@ -190,11 +190,11 @@ def test_residuals_add_up_to_the_posterior():
 
 
 def test_inversion_gives_its_evidence():
-    posterior = inversion_posterior(observation(), LENS, InversionSettings(), source_pixels=12)
+    posterior = inversion_posterior(observation(), LENS, InversionSettings(), None, 12, 0.05)
     strength = posterior.likelihood.solver.settings.strength
     other = dataclasses.replace(LENS, theta_E=1.12)
     found = posterior.likelihood(np.array([LENS.as_tuple(), other.as_tuple()]))
-    given = {"source_pixels": 12}
+    given = {"source_pixels": 12, "source_pixel_scale": 0.05}
     best = invert(observation(), LENS, **given)
     fixed = invert(observation(), other, strength=strength, **given)
     assert strength == pytest.approx(best.strength)
