@@ -127,8 +127,11 @@ class ModelResult:
         """Every number and flag, as plain Python values for JSON or a table."""
         names = self.lens.mass.names
         if self.posterior is None:
-            # What the noise map says of the noise is wrong where the sky says so.
-            fitted = self.verdict.sky_noise * np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+            from rim_tf.inference.calibration import DIFFERENCES, noise_over_peak
+
+            noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
+            fitted = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
+            fitted *= self.verdict.noise_factor * DIFFERENCES.stretch(noise)
         else:
             fitted = self.posterior.standard_deviation
         estimated = np.sqrt(np.diag(self.estimate.covariance))

@@ -51,7 +51,11 @@ def test_the_summary_has_every_number():
     summary = found(0.5).summary()
     assert set(summary["lens_error"]) == set(summary["lens"]) == set(summary["estimate"])
     assert summary["believed"] == (not summary["flags"]) and summary["lens_light"] is True
-    assert all(value > 0 for value in summary["lens_error"].values())
+    # Wider than the curvature says, as counted, and no less than the noise map alone would have it.
+    curvature = np.sqrt(np.diag(found(0.5).lens_fit.covariance))
+    wider = np.array(list(summary["lens_error"].values())) / curvature / found(0.5).verdict.noise_factor
+    np.testing.assert_allclose(wider, wider[0], rtol=1e-6)
+    assert 1.4 < wider[0] < 2.6
 
 
 def test_a_frame_of_noise_is_no_lens():
