@@ -66,6 +66,8 @@ def judged(read, published, networks, rng):
     away = hidden(observation, published["Bolton"], rng)
     seen = dataclasses.replace(observation, mask=observation.mask & ~away)
     result = workflow.model(seen, ModelConfig(posterior=True), None, *networks)
+    if result.posterior is None:
+        raise InputError("The lens has no counted errors: the prior excludes it.")
     fit, verdict, light = result.source_fit, result.verdict, result.lens_light
     if light is not None:
         away &= ~light.neighbours(result.lens)
@@ -78,6 +80,8 @@ def judged(read, published, networks, rng):
     # What was fitted, and is as bright in the mean as what was hidden.
     parts = {"hidden": middle(away, shape), "fitted": middle(hidden(seen, published["Bolton"], rng), shape)}
     parts["fitted"] &= fit.observation.mask
+    if not all(part.any() for part in parts.values()):
+        raise InputError("No pixel of the ring is left to be predicted.")
     row = {"flags": list(verdict.flags), "sky_noise": verdict.sky_noise, "seconds": result.seconds}
     row |= {"theta_E": result.posterior.mean[0], "error": result.posterior.standard_deviation[0]}
     for name, part in parts.items():

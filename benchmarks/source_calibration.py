@@ -301,6 +301,8 @@ def measure(galaxies, n, name, methods, samples, weights, errors, out):
 def figures(out):
     """Fit the coefficients of each figure to the set "fit"."""
     rows = [row["draws"]["figures"] for row in _newest(out / "rows-fit.jsonl")]
+    if not rows:
+        raise click.ClickException(f"{out} holds no systems of the set fit; run `measure --set fit` first.")
     click.echo(f"{len(rows)} systems of the set fit")
     for name in FIGURES:
         columns = ("truth", "centre", "median", "p16", "p84")

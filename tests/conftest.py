@@ -25,10 +25,10 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX has float64 only for those w
 # What runs once or twice is not worth the time of making it fast. JAX compiles every operation that is not part of a
 # larger function, and without these emitters does so in half the time. Two devices are for the runs that share them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-flags = ["--xla_force_host_platform_device_count=2"]
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"]
 if known_to_xla("xla_cpu_use_fusion_emitters"):
     flags.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+os.environ["XLA_FLAGS"] = " ".join(flags)
 # And what one worker of pytest-xdist has compiled, the others take from this folder: their environment is a copy.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-by-tests-")

@@ -15,7 +15,9 @@ from rim_tf.heavy import import_quietly
     "--estimator", default=ModelConfig.estimator, show_default=True, help="Weights of the estimator; likewise."
 )
 @click.option(
-    "--joint", default=ModelConfig.joint, show_default=True, help="Of the network of lens and source; likewise."
+    "--joint",
+    help="Of the network that finds both together; likewise.  "
+    f"[default: {ModelConfig.joint}, or none where the estimator knows another mass model]",
 )
 @click.option(
     "--component",
@@ -41,8 +43,11 @@ def export(weights, estimator, joint, components, out):
     from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 
     mass = MassModel(components) if components else SIE_SHEAR
-    given = {"rim": weights, "estimator": estimator, "joint": joint}
-    rim, estimator, joint = (load_pretrained(name, kind) for kind, name in given.items())
-    known = {kind: provenance_of(name, kind) for kind, name in given.items()}
+    given = {"rim": weights, "estimator": estimator, "joint": joint or ModelConfig.joint}
+    networks = {kind: load_pretrained(name, kind) for kind, name in given.items()}
+    if joint is None and networks["joint"].mass != networks["estimator"].mass:
+        networks["joint"] = None
+    rim, estimator, joint = networks.values()
+    known = {kind: provenance_of(name, kind) for kind, name in given.items() if networks[kind] is not None}
     export_saved_model(rim, out, mass, estimator, known, joint=joint)
     click.echo(f"Wrote {out}; start a server with: rim-tf serve {out.parent}")

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -67,4 +68,6 @@ def _begun(first):
 
     threading.Thread(target=watch, daemon=True).start()
     if first is not None:
-        first()
+        # What is wrong with it the task will say, as its own error; raised here it would break the pool.
+        with contextlib.suppress(Exception):
+            first()

@@ -49,7 +49,7 @@ class LensSamples:
     """Draws from the posterior of a lens.
 
     Attributes:
-      lens: the best one.
+      lens: the best one by the RIM, whatever the method.
       samples: lenses of equal weight, [n, columns], in the order of `lens.mass.names`.
       method: "rim" or "inversion", how the source is found inside.
       sampler: its name, or "calibrated" for the distribution about the best lens.
@@ -161,10 +161,13 @@ def sample_lens(
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = in_words(best, draws.std(axis=0))
-    for method in ("rim", "inversion") if config.method == "both" else (config.method,):
+    methods = ("rim", "inversion") if config.method == "both" else (config.method,)
+    for method in methods:
         progress(method, 0, None)
         try:
             plain.check_estimate(best)
+            # What is wrong with any is said before the first takes time.
+            samplers = {each: _sampler(config, each) for each in methods}
             if method == "rim" and config.sampler == "calibrated":
                 stated = plain.describe_prior(), temperature, noise, None, noise_factor
                 found.append(LensSamples(best, draws, method, "calibrated", *stated))
@@ -173,7 +176,7 @@ def sample_lens(
                 target = LogPosterior(plain.likelihood, plain.prior, temperature)
             else:
                 target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
-            sampler = _sampler(config, method)
+            sampler = samplers[method]
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
             chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
             lenses = target.lenses(chain.draws(config.samples, config.seed))
@@ -232,10 +235,8 @@ def _sampler(config, method):
     given = {"seed": config.seed}
     if config.steps is not None:
         given[length] = config.steps
-    elif method == "inversion" and name == "importance":
-        given[length] = _INVERSION_DRAWS
     if method == "inversion" and name == "importance":
-        given["rounds"] = _INVERSION_ROUNDS
+        given = {length: _INVERSION_DRAWS, "rounds": _INVERSION_ROUNDS} | given
     if config.walkers is not None:
         names = {field.name for field in dataclasses.fields(known.settings)}
         wanted = next((each for each in ("walkers", "chains") if each in names), None)

@@ -1,8 +1,8 @@
 """Importance sampling: independent draws from Student's t about the best lens, weighted by the posterior.
 
 It costs one batch of the network, and says by its weights how good the proposal was. Where the best lens is that of
-another method, the proposal is first moved, in rounds, to mean and covariance of its own weighted draws (population
-Monte Carlo, Cappe et al. 2004), with weights so flattened that enough of them count.
+another method, the proposal is first moved, in rounds: to the Gaussian whose logarithm is the quadratic that fits the
+posterior best at draws from it.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ import numpy as np
 from rim_tf.errors import InputError
 from rim_tf.inference.samplers.chain import Chain
 
-# Effective samples for each parameter that the weights of a round are flattened to.
-_COUNTED = 5
+# Draws of a round for each coefficient of the quadratic, and how many of them count at least.
+_DRAWS, _COUNTED = 3.5, 2.0
+# In one round no direction gets wider or narrower than so many times, and nothing moves by more than so many errors.
+_WIDER, _NARROWER, _FARTHEST = 3.0, 10.0, 5.0
 
 
 class ImportanceSampler:
@@ -38,13 +40,13 @@ class ImportanceSampler:
             )
 
     def begin(self, target, start):
-        law = start
+        law, done = start, 0
         for number in range(self.settings.rounds):
-            proposal = self._proposal(law)
-            n = max(self.settings.draws // 2, 10 * len(law.u))
-            u = proposal.draw(n, np.random.default_rng([self.settings.seed, number, 0]))
-            law = moved(law, u, np.maximum(target(u) - proposal.log_density(u), -1e300))
-        return {"u": law.u, "covariance": law.covariance}
+            # Other draws than those that count, whose seeds end with no 1.
+            generator = np.random.default_rng([self.settings.seed, number, 1])
+            u = self._proposal(law).draw(int(_DRAWS * _n_coefficients(len(law.u))), generator)
+            law, done = moved(law, u, target(u)), done + len(u)
+        return {"u": law.u, "covariance": law.covariance, "evaluations": np.array(done)}
 
     def _proposal(self, law):
         return dataclasses.replace(law, covariance=self.settings.stretch**2 * law.covariance, dof=self.settings.dof)
@@ -53,7 +55,7 @@ class ImportanceSampler:
         """A function (state, draws done, draws wanted) -> (state, draws)."""
 
         def advance(state, done, n):
-            proposal = self._proposal(dataclasses.replace(start, **state))
+            proposal = self._proposal(dataclasses.replace(start, u=state["u"], covariance=state["covariance"]))
             u = proposal.draw(n, np.random.default_rng([self.settings.seed, done]))
             log_prob = target(u)
             return state, {"u": u[None], "log_prob": log_prob[None], "proposed": proposal.log_density(u)[None]}
@@ -62,32 +64,49 @@ class ImportanceSampler:
 
     def chain(self, draws, state):
         weight = np.maximum(draws["log_prob"] - draws["proposed"], -1e300)
-        n = draws["log_prob"].size
+        n = draws["log_prob"].size + int(state["evaluations"])
         return Chain(draws["u"], draws["log_prob"], weight, np.array([np.nan]), n, self.name)
 
 
-def moved(law, u, log_weight):
-    """A `Gaussian` of the mean and covariance of weighted draws.
+def moved(law, u, log_prob):
+    """The `Gaussian` whose logarithm fits a log density best at some draws.
 
     Args:
-      law: `Gaussian` of which the draws are; a little of its covariance is kept, the more the fewer draws count.
+      law: `Gaussian` about which they are drawn, from which it does not go far.
       u: draws, [n, columns].
-      log_weight: [n].
+      log_prob: there, [n]; minus infinity where there is none. Where too few are finite, `law` stays.
     """
+    finite = np.isfinite(log_prob)
+    root, size = np.linalg.cholesky(law.covariance), len(law.u)
+    least = _COUNTED * _n_coefficients(size)
+    if finite.sum() < least:
+        return law
+    z, log_prob = np.linalg.solve(root, (u[finite] - law.u).T).T, log_prob[finite] - log_prob[finite].max()
+    rows, columns = np.triu_indices(size)
+    design = np.concatenate([np.ones((len(z), 1)), z, z[:, rows] * z[:, columns]], axis=1)
+    weight = np.exp(0.5 * _flattened(log_prob, least))[:, None]
+    found = np.linalg.lstsq(weight * design, weight[:, 0] * log_prob, rcond=None)[0]
+    half = np.zeros((size, size))
+    half[rows, columns] = found[size + 1 :]
+    values, vectors = np.linalg.eigh(-half - half.T)
+    values = np.clip(values, _WIDER**-2, _NARROWER**2)
+    step = vectors @ (vectors.T @ found[1 : size + 1] / values)
+    step *= min(1.0, _FARTHEST / max(np.linalg.norm(step), 1e-30))
+    turned = root @ vectors
+    return dataclasses.replace(law, u=law.u + root @ step, covariance=(turned / values) @ turned.T)
+
+
+def _n_coefficients(n):
+    """Of a quadratic in n parameters."""
+    return (n + 1) * (n + 2) // 2
+
+
+def _flattened(log_weight, least):
+    """Logarithms of weights, largest 0, times the largest factor up to 1 by which so many of them still count."""
     low, high = 0.0, 1.0
     for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _effective(middle * log_weight) > _COUNTED * len(law.u) else (low, middle)
-    power = 1.0 if _effective(log_weight) > _COUNTED * len(law.u) else low
-    weight = np.exp(power * (log_weight - log_weight.max()))
-    weight /= weight.sum()
-    mean = weight @ u
-    covariance = (weight[:, None] * (u - mean)).T @ (u - mean)
-    kept = 1 / _effective(power * log_weight)
-    return dataclasses.replace(law, u=mean, covariance=(1 - kept) * covariance + kept * law.covariance)
-
-
-def _effective(log_weight):
-    """How many draws of equal weight they are worth (Kish)."""
-    weight = np.exp(log_weight - log_weight.max())
-    return weight.sum() ** 2 / (weight**2).sum()
+        power = (low + high) / 2
+        weight = np.exp(power * log_weight)
+        # By Kish's formula.
+        low, high = (power, high) if weight.sum() ** 2 / (weight**2).sum() > least else (low, power)
+    return low * log_weight

@@ -12,6 +12,7 @@ from rim_tf.config import EnsembleSettings, HamiltonianSettings, ImportanceSetti
 from rim_tf.errors import InputError
 from rim_tf.inference.posterior import Gaussian
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
+from rim_tf.inference.samplers.importance import moved
 from rim_tf.inference.samplers.registry import SAMPLERS, find_sampler
 
 SETTINGS = {
@@ -59,10 +60,20 @@ def test_rounds_bring_a_proposal_that_is_off_to_where_the_posterior_is():
     off = dataclasses.replace(near_gaussian(), u=MEAN + 5 * np.sqrt(np.diag(COVARIANCE)), covariance=0.3 * COVARIANCE)
     assert run(build("importance", draws=1000), gaussian(), off).faults()
     chain = run(build("importance", draws=1000, rounds=4), gaussian(), off).check()
-    assert chain.effective_samples().min() > 300
+    assert chain.effective_samples().min() > 300 and chain.n_evaluations > 1000
     draws = chain.draws(1000)
     assert_allclose(draws.mean(0), MEAN, atol=0.2 * np.sqrt(np.diag(COVARIANCE)).max())
     assert_allclose(np.diag(np.cov(draws.T)), np.diag(COVARIANCE), rtol=0.3)
+
+
+def test_a_proposal_stays_where_too_few_draws_can_be(rng):
+    law, u = near_gaussian(), rng.normal(size=(50, 2))
+    assert moved(law, u, np.full(50, -np.inf)) is law
+    # And goes no farther than a few of its errors, and gets no wider than thrice, where the density is nearly flat.
+    flat = moved(law, law.u + u @ np.linalg.cholesky(law.covariance).T, 1e-6 * u[:, 0])
+    assert_allclose(flat.covariance, 9 * law.covariance, rtol=0.1)
+    off = flat.u - law.u
+    assert off @ np.linalg.solve(law.covariance, off) < 5.01**2
 
 
 @pytest.mark.parametrize("name", ["importance", "emcee"])
@@ -81,7 +92,9 @@ def test_draws_do_not_depend_on_the_coordinates(name):
 
 @pytest.mark.parametrize("name", ["importance", "emcee", "hmc"])
 def test_a_chain_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
-    few = {"importance": {"draws": 600}, "emcee": {"steps": 120}, "hmc": {"draws": 120, "warm_up": 20}}[name]
+    few = {"importance": {"draws": 600, "rounds": 1}, "emcee": {"steps": 120}, "hmc": {"draws": 120, "warm_up": 20}}[
+        name
+    ]
     whole = run(build(name, **few), gaussian(), near_gaussian())
     path, seen = tmp_path / "chain.npz", []
 
