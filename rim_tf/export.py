@@ -195,7 +195,7 @@ _ABOUT = {
     "invert": "Linear inversion with its evidence, at a given strength of a prior (Suyu et al. 2006), dark beyond the "
     f"source grid, which is that of prior_mean: at most {_LARGEST_INVERSION} pixels.",
     "about": "The components of the mass model of `lens`, the names of its columns and, where there is an estimator, "
-    "the components of the lens that `model` finds.",
+    "the components of the lens that `model` and `together` find.",
 }
 _OF_INVERSION = {
     "strength": Tensor(("batch",)),

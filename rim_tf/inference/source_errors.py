@@ -12,8 +12,8 @@ from keras import ops
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError
-from rim_tf.inference.figure_calibration import FIGURES
-from rim_tf.models.pretrained import load_pretrained, rim_of_errors
+from rim_tf.inference.figure_calibration import COUNTED, FIGURES
+from rim_tf.models.pretrained import fingerprint, load_pretrained, rim_of_errors
 from rim_tf.models.source_errors import SourceDistribution, views
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.results import SourceErrors, source_figures
@@ -36,8 +36,8 @@ def source_errors(
       seed: of the draws; others for each of the list.
       rim: the RIM that they are by, a `RIM` or the name of its weights.
       errors: the network that knows its errors, a `SourceErrors` of `rim_tf.models.source_errors`, or its name.
-      counted: spread the figures as mocks show that they must be (`rim_tf.inference.figure_calibration`); False leaves
-        them as the draws have them.
+      counted: spread the figures as mocks show that they must be (`rim_tf.inference.figure_calibration`), where the
+        network is the one whose draws these mocks had; False leaves them as the draws have them.
 
     Returns:
       The same `Reconstruction`s with `errors` and `standard_deviation`, a list where `fits` is one.
@@ -46,11 +46,12 @@ def source_errors(
       InputError: errors that are of another RIM, or a source with fewer pixels on a side than the network can see.
     """
     if not isinstance(fits, (list, tuple)):
-        return source_errors([fits], samples, seed, rim, errors)[0]
+        return source_errors([fits], samples, seed, rim, errors, counted)[0]
     if samples < 1:
         raise InputError(f"samples is {samples}; errors are made of at least 1, and of some 100 to be of use.")
     network = load_pretrained(errors, "source-errors") if isinstance(errors, str) else errors
     rim_of_errors(network.config, load_pretrained(rim) if isinstance(rim, str) else rim)
+    counted = counted and fingerprint(network) == COUNTED
     results = [None] * len(fits)
     observations, lenses = [fit.observation for fit in fits], [fit.lens for fit in fits]
     grids = [(fit.source.shape[0], fit.source_pixel_scale) for fit in fits]
@@ -76,7 +77,8 @@ def draw_sources(observation, lenses, solver, n=1, seed=0, source_pixel_scale=No
       source_pixels: likewise.
 
     Returns:
-      `rim_tf.results.SourceErrors` of all draws, those of one lens after another.
+      `rim_tf.results.SourceErrors` of all draws, those of one lens after another; by the RIM, with figures that are
+      counted as in `source_errors`.
     """
     fits = solver.with_errors([observation] * len(lenses), lenses, n, seed, source_pixel_scale, source_pixels)
     return SourceErrors.together([fit.errors for fit in fits])

@@ -9,16 +9,18 @@ from astropy.io import fits
 from inversions import LENS, dense, observe, tiny
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
+from spirals import lensed_spiral
 
 from rim_tf.config import SMALL, InversionSettings, RIMSettings, SourceErrorsConfig
 from rim_tf.errors import InputError
 from rim_tf.inference import source_errors as module
+from rim_tf.inference.figure_calibration import COUNTED
 from rim_tf.inference.linear.exact import ExactSolver
 from rim_tf.inference.linear.inversion import InversionSolver, invert
 from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.rim import RIMSolver, reconstruct
 from rim_tf.inference.source_errors import draw_sources, source_errors
-from rim_tf.models.pretrained import build_model, fingerprint, save_trained
+from rim_tf.models.pretrained import build_model, fingerprint, load_pretrained, save_trained
 from rim_tf.models.rim import RIM
 from rim_tf.results import SourceErrors, source_figures
 
@@ -146,6 +148,21 @@ def test_the_shipped_errors_are_of_the_shipped_rim():
     assert module.load_pretrained(solver.settings.errors_weights, "source-errors").config.rim_sha256 == (
         solver.fingerprint
     )
+
+
+def test_figures_of_the_shipped_errors_are_spread_as_counted():
+    rim, network = load_pretrained("small"), load_pretrained("source-errors-small", "source-errors")
+    assert fingerprint(network) == COUNTED
+    fit = reconstruct(lensed_spiral(LENS, 32, 0.08, 0.02), LENS, rim)
+    spread, drawn = (source_errors(fit, 60, 1, rim, network, counted).errors for counted in (True, False))
+    np.testing.assert_array_equal(spread.samples, drawn.samples)
+    for name in ("flux", "half_light_radius"):
+        np.testing.assert_allclose(spread.figures[name], drawn.figures[name])
+    off = np.log(drawn.figures["magnification"] / fit.magnification)
+    found = np.log(spread.figures["magnification"] / fit.magnification)
+    np.testing.assert_allclose(found, 0.66 * off, atol=2e-3)
+    wider = [np.ptp(np.quantile(each.figures["source_peak"], (0.16, 0.84))) for each in (spread, drawn)]
+    assert wider[0] > 1.5 * wider[1]
 
 
 # ---------------------------------------------------------------------------------------------- linear inversion
