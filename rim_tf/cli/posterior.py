@@ -58,7 +58,7 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
         known = None if lens is None else io.read_lens(lens)
         tell = teller(_SLOW)
         found, verdict, failed = _found(observation, known, config, arguments, out, tell)
-        summary = _write(folder, found, truth, config, given, verdict)
+        summary = _write(folder, found, truth, config, given, verdict, failed)
     _print(summary, truth)
     if failed is not None:
         raise InputError(f"{failed} What the other method found is written to {out}; --overwrite replaces it.")
@@ -97,7 +97,7 @@ def _search_of(config, arguments):
     )
 
 
-def _write(folder, found, truth, config, given, verdict):
+def _write(folder, found, truth, config, given, verdict, failed):
     from rim_tf import io, survey
     from rim_tf.files import finite, write_json
 
@@ -113,6 +113,7 @@ def _write(folder, found, truth, config, given, verdict):
     summary |= {
         "believed": None if verdict is None else verdict.believed,
         "flags": [] if verdict is None else list(verdict.flags),
+        "failed": None if failed is None else str(failed),
         "truth": None if truth is None else truth.to_dict(),
         "settings": dataclasses.asdict(config),
         "input": given,

@@ -90,6 +90,7 @@ def test_what_one_method_found_is_kept_where_the_other_does_not_converge(options
     assert "has not converged" in sentence and "What the other method found is written" in sentence
     assert names_in(options["--out"]) == sorted(["chain-inversion-importance.npz", *WRITTEN])
     assert set(Table.read(options["--out"] / "posterior.ecsv")["method"]) == {"rim"}
+    assert "has not converged" in json.loads((options["--out"] / "posterior.json").read_text())["failed"]
 
 
 @pytest.mark.parametrize(
