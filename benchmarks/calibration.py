@@ -29,7 +29,7 @@ from rim_tf.data.seeds import generator
 from rim_tf.evaluation import coverage
 from rim_tf.files import finite, write_json
 from rim_tf.inference.calibration import CALIBRATION, fit_calibration
-from rim_tf.inference.lens_samples import FLOORS, coarse_grid, settled
+from rim_tf.inference.lens_samples import FLOORS, INVERSION, coarse_grid, settled
 from rim_tf.inference.optimise import cropped, with_noise_floor
 from rim_tf.inference.posterior import Gaussian, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import run
@@ -135,7 +135,7 @@ def sampled(name, row, seen, truth, rim, estimator):
     best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(law.u[None].astype(np.float32)))[0])
     if name == "inversion":
         target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
-        sampler = find_sampler("importance").build(ImportanceSettings(draws=256, rounds=2))
+        sampler = find_sampler("importance").build(ImportanceSettings(**INVERSION))
     else:
         seen = with_noise_floor(arcs, FLOORS[-1])
         target = rim_posterior(seen, best, rim, None, CALIBRATION.temperature(noise), None, pixels)

@@ -8,19 +8,18 @@ surely. Each lens is one line of OUT/rows.jsonl as soon as it is done, and a run
 """
 
 import dataclasses
-import json
 import pathlib
 import warnings
 
 import click
 import numpy as np
+from calibration import append, read_rows
 from from_image import real_lenses
 from keras import ops
 
 from rim_tf.config import ModelConfig
 from rim_tf.data.seeds import generator
 from rim_tf.errors import InputError
-from rim_tf.files import finite
 from rim_tf.inference import workflow
 from rim_tf.inference.methods import find_method
 from rim_tf.inference.optimise import middle
@@ -99,9 +98,9 @@ def judged(read, published, networks, rng):
 def report(rows):
     """What was found, as lines of text."""
     lines = [
-        "lens        theta_E            published: off by [error]        hidden pixels: n, chi^2 of noise, with the"
+        "lens        theta_E            published: off by [error]        hidden pixels: n, chi^2 of noise, with the "
+        "draws, within 1, 2, 3 sigma; fitted ones: the same"
     ]
-    lines[0] += " draws, within 1, 2, 3 sigma; fitted ones: the same"
     for row in rows:
         if "error_text" in row:
             lines.append(f"{row['name']}  dead: {row['error_text']}")
@@ -136,7 +135,7 @@ def main(data, n, out):
     warnings.simplefilter("ignore")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = read_rows(path)
     networks = workflow.networks(*ModelConfig().networks)
     lenses = [each for each in real_lenses(data) if each[0].startswith("SLACS")][:n]
     for index in range(len(rows), len(lenses)):
@@ -146,8 +145,7 @@ def main(data, n, out):
         except InputError as error:
             row = {"error_text": str(error)}
         rows.append({"name": name[5:], "published": published, **row})
-        with open(path, "a") as file:
-            file.write(json.dumps(finite(rows[-1])) + "\n")
+        append(path, rows[-1])
         click.echo(report(rows[-1:])[1])
     click.echo("\n".join(report(rows)))
 

@@ -65,16 +65,19 @@ def figures_of(measured):
     """`report` of some lenses alone."""
     figures = {"n": len(measured["flux"]), "log_density_per_pixel": np.mean(measured["log_prob"])}
     for name in PIXELS:
-        counts = measured[name].sum(axis=0)
-        shares = coverage.coverage_of_histogram(counts)
-        figures[f"pixels {name}"] = {
-            "n": int(counts.sum()),
-            "coverage": dict(zip(map(str, coverage.LEVELS), shares, strict=True)),
-            "largest_deviation": coverage.largest_deviation_of_histogram(counts),
-        }
+        figures[f"pixels {name}"] = of_histogram(measured[name].sum(axis=0))
     credible = coverage.credibility_of_ranks(measured["flux"])
     figures["flux"] = {
         "coverage": dict(zip(map(str, coverage.LEVELS), coverage.coverage(credible), strict=True)),
         "largest_deviation": coverage.largest_deviation(credible),
     }
     return figures
+
+
+def of_histogram(counts):
+    """Coverage of pixels of whose credibilities a histogram [bins] was kept."""
+    return {
+        "n": int(counts.sum()),
+        "coverage": dict(zip(map(str, coverage.LEVELS), coverage.coverage_of_histogram(counts), strict=True)),
+        "largest_deviation": coverage.largest_deviation_of_histogram(counts),
+    }

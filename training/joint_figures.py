@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from rim_tf.evaluation import coverage, measures
+from rim_tf.evaluation import measures
 from rim_tf.models.joint import first_guess
 from rim_tf.models.losses import rms_over_peak
 from rim_tf.models.mixture import LensPosterior
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.physics.imaging import imaging_problem
-from training import lens_figures
+from training import error_figures, lens_figures
 from training.experiments import EXPERIMENTS
 
 # As in training, but without measured PSFs; and with Gaussian ones, white noise and nothing left of the lens galaxy.
@@ -70,14 +70,6 @@ def figures_of(measured):
         "median_rms_percent": np.median(rms),
         "median_rms_percent_with_the_true_lens": np.median(true_rms),
         **{f"chi2_within_{most}": np.mean(chi2 <= true_chi2 + most) for most in _CHI2},
-        **{f"pixels {kind}": _calibration(measured[kind].sum(axis=0)) for kind in PIXELS},
+        **{f"pixels {kind}": error_figures.of_histogram(measured[kind].sum(axis=0)) for kind in PIXELS},
     }
     return lens_figures.figures_of(measured) | {"source": of_source}
-
-
-def _calibration(counts):
-    return {
-        "n": int(counts.sum()),
-        "coverage": dict(zip(map(str, coverage.LEVELS), coverage.coverage_of_histogram(counts), strict=True)),
-        "largest_deviation": coverage.largest_deviation_of_histogram(counts),
-    }

@@ -39,9 +39,9 @@ _STEPS, _DRAWS = 8, (32, 64)
 # Linear inversion has so many times fewer source pixels on a side than the RIM, over the same field: its time grows as
 # their sixth power.
 _COARSER = 2
-# Draws of linear inversion, which takes about as long for each as the RIM for ten; and rounds in which the distribution
-# about the RIM's best lens is moved to where those of linear inversion are.
-_INVERSION_DRAWS, _INVERSION_ROUNDS = 256, 2
+# Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
+# and rounds in which the distribution about the RIM's best lens is moved to where those of linear inversion are.
+INVERSION = {"draws": 256, "rounds": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,18 +160,21 @@ def sample_lens(
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
-    estimate = in_words(best, draws.std(axis=0))
+    estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
+    drawn = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
+    try:
+        plain.check_estimate(best)
+        samplers = {method: _sampler(config, method) for method in drawn}
+    except InputError as error:
+        raise InputError(f"{error} {estimate}") from None
     for method in methods:
         progress(method, 0, None)
+        if method not in samplers:
+            stated = plain.describe_prior(), temperature, noise, None, noise_factor
+            found.append(LensSamples(best, draws, method, "calibrated", *stated))
+            continue
         try:
-            plain.check_estimate(best)
-            # What is wrong with any is said before the first takes time.
-            samplers = {each: _sampler(config, each) for each in methods}
-            if method == "rim" and config.sampler == "calibrated":
-                stated = plain.describe_prior(), temperature, noise, None, noise_factor
-                found.append(LensSamples(best, draws, method, "calibrated", *stated))
-                continue
             if method == "rim":
                 target = LogPosterior(plain.likelihood, plain.prior, temperature)
             else:
@@ -182,10 +185,9 @@ def sample_lens(
             lenses = target.lenses(chain.draws(config.samples, config.seed))
         except NotConverged as error:
             kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""
-            sentence = f"{error}{kept} The estimate without sampling is {estimate}."
-            raise NotConverged(sentence, error.chain, found) from None
+            raise NotConverged(f"{error}{kept} {estimate}", error.chain, found) from None
         except InputError as error:
-            raise InputError(f"{error} The estimate without sampling is {estimate}.") from None
+            raise InputError(f"{error} {estimate}") from None
         stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
         found.append(LensSamples(best, lenses, method, sampler.name, *stated))
     return found
@@ -236,7 +238,7 @@ def _sampler(config, method):
     if config.steps is not None:
         given[length] = config.steps
     if method == "inversion" and name == "importance":
-        given = {length: _INVERSION_DRAWS, "rounds": _INVERSION_ROUNDS} | given
+        given = INVERSION | given
     if config.walkers is not None:
         names = {field.name for field in dataclasses.fields(known.settings)}
         wanted = next((each for each in ("walkers", "chains") if each in names), None)

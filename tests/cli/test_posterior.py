@@ -84,8 +84,7 @@ def test_a_short_chain_is_called_so_and_kept_and_goes_on(options):
 def test_what_one_method_found_is_kept_where_the_other_does_not_converge(options, settled_once, monkeypatch):
     monkeypatch.setattr(lens_samples, "settled", settled_once)
     # Fewer draws than effective ones are wanted.
-    monkeypatch.setattr(lens_samples, "_INVERSION_DRAWS", 70)
-    monkeypatch.setattr(lens_samples, "_INVERSION_ROUNDS", 0)
+    monkeypatch.setattr(lens_samples, "INVERSION", {"draws": 70, "rounds": 0})
     sentence = refused(posterior(options, "--method", "both"))
     assert "has not converged" in sentence and "What the other method found is written" in sentence
     assert names_in(options["--out"]) == sorted(["chain-inversion-importance.npz", *WRITTEN])
