@@ -194,6 +194,18 @@ EXPERIMENTS = {
         larger_frames=(96, 128),
         initial="small",
     ),
+    # For frames of the paper's size, and sources with more of their own in them than small frames can show.
+    "small-192": dataclasses.replace(
+        _SMALL,
+        mocks=dataclasses.replace(SMALL_MOCKS, image_pixels=192, source_pixels=192),
+        loss="log_rms_flux",
+        learning_rate=4e-4,
+        batch_size=24,
+        n_steps=2000,
+        steps_per_epoch=50,
+        seed=7,
+        initial="small",
+    ),
     # Section 2.4: Adam, 2e-5 times 0.96 every 5000 steps, clipped gradients, the RMSE. The sources' peak is 1, so that
     # "rms" is just that. Batch and clipping, on which the paper is silent, are those of its authors' earlier code.
     "paper": TrainingConfig(

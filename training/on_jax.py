@@ -159,9 +159,15 @@ class _Run:
 
     def first_state(self):
         # Copies, as each epoch takes the memory of the state that it is given.
-        state = {name: [jnp.array(v.value) for v in some] for name, some in self._variables().items()}
-        average = [jnp.array(w) for w in state["weights"]] if self.config.average_decay else []
-        return state | {"average": average, "counts": [jnp.int32(0), jnp.int32(0)]}
+        state = {name: [np.array(v.value) for v in some] for name, some in self._variables().items()}
+        average = [np.array(w) for w in state["weights"]] if self.config.average_decay else []
+        return self._placed(state | {"average": average, "counts": [np.int32(0), np.int32(0)]})
+
+    def _placed(self, state):
+        """Arrays where an epoch leaves them, on all devices alike; it would be compiled again for any other place."""
+        mesh = self._parallel.device_mesh.backend_mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return jax.tree.map(lambda array: jax.device_put(array, everywhere), state)
 
     def _variables(self):
         model = self.model
@@ -174,7 +180,7 @@ class _Run:
         if not found:
             return state, 0
         stored, notes = checkpoints.load(found[-1], state)
-        return {name: [jnp.asarray(array) for array in group] for name, group in stored.items()}, notes["step"]
+        return self._placed(stored), notes["step"]
 
     def give(self, state):
         """The model, with the weights of a state that are to be saved: averaged ones, where there are any."""

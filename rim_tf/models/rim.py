@@ -172,6 +172,9 @@ class RIM(keras.Model):
 
     def _recursion(self, problem):
         """Of `unroll`: cell, gradient, first latent image and first state."""
+        # The problem keeps what it has computed: before the first step, as JAX takes a step that is to be done anew for
+        # a function of its own, whose values no other may use.
+        _ = problem.curvature_bound, problem.log_coverage
         return (
             lambda latent, gradient, state: self._update(problem, latent, gradient, state),
             lambda latent: problem.score(self.link.source(latent)),

@@ -13,7 +13,7 @@ if keras.backend.backend() != "jax":
 
 import jax
 from jax import numpy as jnp
-from registry import SMALL_ESTIMATOR
+from registry import SMALL_ESTIMATOR, SMALL_SMALL, observation
 
 from rim_tf.config import MockConfig
 from rim_tf.data.draws import Draws
@@ -21,9 +21,11 @@ from rim_tf.data.seeds import seed_pair
 from rim_tf.errors import InputError
 from rim_tf.files import load_arrays
 from rim_tf.models.pretrained import load_pretrained
+from rim_tf.models.rim import RIM
 from training import checkpoints, on_jax, runs
 from training.experiments import EXPERIMENTS
 from training.monitor import read_metrics
+from training.recomputation import recomputed
 
 TINY = dataclasses.replace(
     EXPERIMENTS["estimator-small"],
@@ -63,6 +65,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(patched, tmp_
     moved = [np.abs(a - c).max() > 0 for a, c in zip(one.get_weights(), untrained, strict=True)]
     assert all(moved), [w.path for w, m in zip(one.weights, moved, strict=True) if not m]
     assert whole.count_params() == one.count_params()
+    # Which takes a good part of a short run, so that twice would be too much.
+    assert patched._epoch._cache_size() == patched._validate._cache_size() == 1
     logged, parts = (read_metrics(tmp_path / name) for name in ("whole", "parts"))
     assert [line["step"] for line in logged] == [2, 4, 6] == [line["step"] for line in parts]
     rates = [line["learning_rate"] for line in logged]
@@ -112,6 +116,15 @@ def test_two_devices_learn_what_one_does(patched, tmp_path, monkeypatch):
     ((ours,), (theirs,)) = (read_metrics(tmp_path / name) for name in ("one", "two"))
     for name in ("loss", "gradient_norm", "val_loss"):
         assert_allclose(theirs[name], ours[name], rtol=1e-4)
+
+
+def test_a_step_that_is_done_anew_keeps_to_itself():
+    # What the first step had computed, and the second one took up again, once left the function that was done anew.
+    model, inputs = RIM(SMALL_SMALL), observation()
+    model.remat = recomputed
+    with jax.checking_leaks():
+        slopes = jax.grad(lambda weights: jnp.sum(model.stateless_call(weights, [], inputs)[0]))
+        jax.eval_shape(slopes, [w.value for w in model.trainable_variables])
 
 
 def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):
