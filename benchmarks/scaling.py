@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py speed     # two workers of one core each against one, on the same global batch
     python benchmarks/scaling.py kills     # workers killed, or asked to stop; all started again; against no signal
-    python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what is assumed here
+    python benchmarks/scaling.py table     # the paper's training on 1 to 64 GPUs, computed from what one took
 
 Each process has one core, as TensorFlow uses more however few threads it is given. Bytes are those of the loopback
 device, which carries all that two workers tell each other.
@@ -149,35 +149,35 @@ def kills(folder):
         )
 
 
-# Of one A100, by its data sheet: matrix products in TF32 [FLOP/s], of which convolutions get a share. Gradients are
-# summed in a ring, within a node of eight at the first rate and beyond it at the second [bytes/s], and not while others
-# are still computed. A reduction takes so long for each further GPU beside that [s]. Price of a GPU for an hour [USD].
-PEAK, SHARE, IN_NODE, BETWEEN, LATENCY, PRICE = 156e12, 0.3, 200e9, 20e9, 2e-5, 2.0
+# Seconds of a step of the paper's batch on one H200, as `accelerator.py` measured them in single and in half precision.
+# Gradients are summed in a ring, within a node of eight at the first rate and beyond it at the second [bytes/s], after
+# all is computed. A reduction takes so long for each further GPU beside that [s]. Price of a GPU for an hour [USD].
+STEP, IN_NODE, BETWEEN, LATENCY, PRICE = {"float32": 0.665, "bfloat16": 0.367}, 200e9, 20e9, 2e-5, 3.5
 
 
 def table(folder=None):
     """Time and cost of the paper's training on many GPUs, each with the paper's batch, as Markdown."""
-    from rim_tf.models.flops import count_flops
     from rim_tf.models.pretrained import build_model
     from training.experiments import EXPERIMENTS
 
     config = EXPERIMENTS["paper"]
     n_bytes = 4 * build_model(config.model).count_params()
-    forward, lenses = count_flops(config.model, 192), config.n_steps * config.batch_size
-    print(f"forward {forward / 1e12:.2f} TFLOP a lens; gradient {n_bytes / 1e6:.1f} MB; {lenses / 1e6:.0f} M lenses")
+    lenses = config.n_steps * config.batch_size
+    print(f"gradient {n_bytes / 1e6:.1f} MB; {lenses / 1e6:.0f} M lenses")
     print(
-        "| GPUs | batch | s a step | MB sent a GPU and step | efficiency | days | USD |\n|---|---|---|---|---|---|---|"
+        "| GPUs | batch | MB sent a GPU and step |",
+        " | ".join(f"{p}: s a step | efficiency | days | USD" for p in STEP),
+        "|",
     )
+    print("|---" * (3 + 4 * len(STEP)) + "|")
     for n in (1, 2, 4, 8, 16, 32, 64):
-        # Backward is twice the forward pass, and a second forward pass is done for it.
-        compute = 4 * forward * config.batch_size / (SHARE * PEAK)
         sent = 2 * (n - 1) / n * n_bytes
-        step = compute + sent / (IN_NODE if n <= 8 else BETWEEN) + LATENCY * (n - 1)
-        days = step * lenses / (n * config.batch_size) / 86400
-        print(
-            f"| {n} | {n * config.batch_size} | {step:.3f} | {sent / 1e6:.0f} | {compute / step:.3f} | {days:.2f} | "
-            f"{24 * days * n * PRICE:.0f} |"
-        )
+        row = [n, n * config.batch_size, f"{sent / 1e6:.0f}"]
+        for compute in STEP.values():
+            step = compute + sent / (IN_NODE if n <= 8 else BETWEEN) + LATENCY * (n - 1)
+            days = step * lenses / (n * config.batch_size) / 86400
+            row += [f"{step:.3f}", f"{compute / step:.3f}", f"{days:.2f}", f"{24 * days * n * PRICE:.0f}"]
+        print("|", " | ".join(map(str, row)), "|")
 
 
 def difference(one, other):
