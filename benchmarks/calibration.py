@@ -5,13 +5,15 @@
     python benchmarks/calibration.py errors --out OUT
     python benchmarks/calibration.py posteriors --galaxies FOLDER --method importance --n 300 --out OUT
     python benchmarks/calibration.py report --out OUT
+    python benchmarks/calibration.py speed --galaxies FOLDER --index 2 --out OUT
 
 `fits` draws systems with galaxies that no network has seen, and fits each lens from starts near the truth: what is kept
 is the best lens, the Gaussian about it, and the truth. Systems and galaxies of the set "fit" are others than those of
 "test". `errors` fits the coefficients of `rim_tf.inference.calibration` to the set "fit". `posteriors` draws from the
 posterior of each test system by one method, and `report` counts: where the truth lies in each posterior, by decade of
-noise, as a table and figures. Each lens is one line of a file in OUT as soon as it is done; a run that is killed goes
-on there.
+noise, as a table and figures. `speed` draws from the posterior of one test system by every sampler and both ways to its
+source, one after the other, and tells the effective samples of each in a second. Each lens is one line of a file in OUT
+as soon as it is done; a run that is killed goes on there.
 """
 
 import itertools
@@ -24,7 +26,14 @@ import click
 import numpy as np
 from from_image import mock
 
-from rim_tf.config import EnsembleSettings, ImportanceSettings, InversionSettings, MockConfig, ModelConfig
+from rim_tf.config import (
+    EnsembleSettings,
+    HamiltonianSettings,
+    ImportanceSettings,
+    InversionSettings,
+    MockConfig,
+    ModelConfig,
+)
 from rim_tf.data.seeds import generator
 from rim_tf.evaluation import coverage
 from rim_tf.files import finite, write_json
@@ -45,6 +54,17 @@ DECADES = {"0.1-1 %": (1e-3, 1e-2), "1-10 %": (1e-2, 1e-1)}
 LEAST = 10
 ANALYTIC, SAMPLED = ("differences", "linearised", "calibrated"), ("importance", "emcee", "estimator", "inversion")
 SETTINGS = {"importance": ImportanceSettings(draws=256), "emcee": EnsembleSettings(steps=600)}
+# What `speed` runs: long enough for an effective number, some of them short of convergence.
+_HAMILTONIAN = HamiltonianSettings(chains=4, warm_up=40, draws=60)
+SPEED = {
+    "rim": {
+        "importance": SETTINGS["importance"],
+        "emcee": EnsembleSettings(steps=200),
+        "hmc": _HAMILTONIAN,
+        "nuts": _HAMILTONIAN,
+    },
+    "inversion": {"importance": ImportanceSettings(**INVERSION), "emcee": EnsembleSettings(walkers=16, steps=80)},
+}
 STREAMS = {"fit": "calibration", "test": "calibration: test"}
 # Errors of the starts in theta_E, e1, e2, x, y, gamma1, gamma2: a quarter of what an estimator makes, from where the
 # search on coarse frames begins; whether it finds the basin is another question (`from_image.py`).
@@ -123,6 +143,19 @@ def analytic(name, row, seed):
     return law.draw(SAMPLES, np.random.default_rng([seed, row["index"]]))
 
 
+def posterior_of(method, row, seen, truth, rim):
+    """The `LogPosterior` of a row, its source found by a method, and the `Gaussian` to begin from."""
+    arcs, pixels = cropped(seen, ModelConfig.fit_radius * truth.theta_E), max(seen.shape)
+    law, noise = stated(CALIBRATION, row), row["noise_with_floor"]
+    best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(law.u[None].astype(np.float32)))[0])
+    if method == "inversion":
+        target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
+    else:
+        floored, temperature = with_noise_floor(arcs, FLOORS[-1]), CALIBRATION.temperature(noise)
+        target = rim_posterior(floored, best, rim, None, temperature, None, pixels)
+    return target, Gaussian(law.u, law.covariance)
+
+
 def sampled(name, row, seen, truth, rim, estimator):
     """Draws [n, columns] by a method, and figures of the chain."""
     if name == "estimator":
@@ -130,18 +163,12 @@ def sampled(name, row, seen, truth, rim, estimator):
 
         lenses = estimate_lens(seen, estimator).samples[:SAMPLES]
         return np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), {}
-    arcs, pixels = cropped(seen, ModelConfig.fit_radius * truth.theta_E), max(seen.shape)
-    law, noise = stated(CALIBRATION, row), row["noise_with_floor"]
-    best = lens_of(SIE_SHEAR, np.asarray(SIE_SHEAR.from_real(law.u[None].astype(np.float32)))[0])
     if name == "inversion":
-        target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
-        sampler = find_sampler("importance").build(ImportanceSettings(**INVERSION))
+        method, sampler = "inversion", find_sampler("importance").build(ImportanceSettings(**INVERSION))
     else:
-        seen = with_noise_floor(arcs, FLOORS[-1])
-        target = rim_posterior(seen, best, rim, None, CALIBRATION.temperature(noise), None, pixels)
-        sampler = find_sampler(name).build(SETTINGS[name])
+        method, sampler = "rim", find_sampler(name).build(SETTINGS[name])
     started = time.perf_counter()
-    chain = run(sampler, target, Gaussian(law.u, law.covariance))
+    chain = run(sampler, *posterior_of(method, row, seen, truth, rim))
     seconds = time.perf_counter() - started
     weights = chain.weights.ravel()
     places = (np.arange(SAMPLES) + 0.5) / SAMPLES
@@ -296,6 +323,32 @@ def report(out, seed):
     write_json(out / "calibration.json", found)
     draw(found).savefig(out / "calibration.png", dpi=80)
     click.echo(f"Wrote {out / 'calibration.json'}, {out / 'calibration.png'}")
+
+
+@main.command()
+@click.option("--galaxies", type=click.Path(exists=True), help="As of `fits`.")
+@click.option("--index", default=2, show_default=True, help="Of the test system.")
+@click.option("--weights", default=ModelConfig.weights, show_default=True)
+@click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
+def speed(galaxies, index, weights, out):
+    """Effective samples in a second of every sampler, with the source by the RIM and by linear inversion."""
+    stamps, rim = galaxies_of(galaxies, "test"), load_pretrained(weights)
+    (row,) = (row for row in read_rows(out / "fits-test.jsonl") if row["index"] == index)
+    seen, truth, *_ = mock(index, stamps, MockConfig(), STREAMS["test"])
+    path = out / "speed.jsonl"
+    known = {(each["index"], each["method"], each["sampler"]) for each in read_rows(path)}
+    for method, of_method in SPEED.items():
+        for name, settings in of_method.items():
+            if (index, method, name) in known:
+                continue
+            target, law = posterior_of(method, row, seen, truth, rim)
+            started, cpu = time.perf_counter(), time.process_time()
+            figures = run(find_sampler(name).build(settings), target, law).figures()
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+            each = figures["effective_samples"] / cpu
+            row_of = {"index": index, "method": method, "cpu_seconds": cpu, "seconds": seconds, "per_cpu_second": each}
+            append(path, figures | row_of | {"sampler": name})
+            click.echo(f"{method:<9} {name:<10} {each:.4f} effective samples a CPU second; {figures}, {cpu:.0f} CPU s")
 
 
 def draw(found):
