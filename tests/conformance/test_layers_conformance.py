@@ -96,7 +96,8 @@ def test_saved_as_keras_file(name, tmp_path):
         assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@every_layer
+# On JAX, where each operation of what is not traced is compiled by itself, the models, with all of their parts.
+@pytest.mark.parametrize("name", MODELS if BACKEND == "jax" else sorted(LAYERS))
 def test_tracing_changes_nothing(name):
     case = LAYERS[name]
     layer, arguments = case.build(), as_tensors(case.arguments())
@@ -242,7 +243,7 @@ DISTRIBUTED = """
 import sys
 from rim_tf import heavy
 heavy.import_quietly()
-import keras, numpy as np, tensorflow as tf
+import as_traced, keras, numpy as np, tensorflow as tf
 keras.config.disable_traceback_filtering()
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
