@@ -13,7 +13,7 @@ demo: .venv/installed
 
 test: .venv/installed-test lint
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/physics tests/models tests/conformance tests/training/test_on_jax.py -m "not once"
+	KERAS_BACKEND=jax $(PYTEST) tests/training/test_on_jax.py tests/conformance tests/models tests/physics -m "not once"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

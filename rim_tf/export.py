@@ -285,29 +285,30 @@ def export_saved_model(
     module = tf.Module()
     given = (each for each in (model, estimator, joint) if each is not None)
     module.weights = [variable.value for each in given for variable in each.variables]
-    traced = {name: _traced(SIGNATURES[name], networks) for name in signatures}
+    outputs = {}  # name -> those of a signature, once it is traced
+    traced = {name: _traced(name, networks, outputs) for name in signatures}
     for name, each in traced.items():
         setattr(module, name, each)
-    # Once for the graph and the card; `save` would trace each again.
-    concrete = {name: each.get_concrete_function() for name, each in traced.items()}
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name that is no number, and so none of a version that a server looks for.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             unfinished = pathlib.Path(folder) / "model"
-            tf.saved_model.save(module, str(unfinished), concrete, options)
+            # Of these it traces each once; of concrete functions, which were not traced within it, each again.
+            tf.saved_model.save(module, str(unfinished), traced, options)
             extra = unfinished / "assets.extra"
             extra.mkdir()
             write_warm_up(extra / WARM_UP, signatures, mass)
-            write_text(extra / "MODEL_CARD.md", _card(concrete, networks, provenance or {}))
+            write_text(extra / "MODEL_CARD.md", _card(outputs, networks, provenance or {}))
             shutil.move(unfinished, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
 
 
-def _traced(signature, networks):
-    """The tf.function of a `Signature`."""
+def _traced(name, networks, outputs):
+    """The tf.function of one of SIGNATURES, which keeps under its name in `outputs` what it puts out when traced."""
+    signature = SIGNATURES[name]
     specification = {
         name: tf.TensorSpec(
             [networks.mass.size if axis == "parameters" else None for axis in each.axes], each.dtype, name=name
@@ -319,7 +320,8 @@ def _traced(signature, networks):
     def traced(inputs):
         _check_axes(signature, inputs)
         with plain():
-            return _told(signature.function, networks, inputs)
+            outputs[name] = _told(signature.function, networks, inputs)
+        return outputs[name]
 
     return traced
 
@@ -468,15 +470,14 @@ have theirs. `rim-tf serve` and `rim_tf_client` make an error of such a request 
 {% endfor %}"""
 
 
-def _card(concrete, networks, provenance):
+def _card(outputs, networks, provenance):
     from rim_tf import __version__
 
-    outputs = {name: each.structured_outputs for name, each in concrete.items()}
     return jinja2.Template(_CARD, keep_trailing_newline=True).render(
         version=__version__,
         types=networks.mass.types,
         names=networks.mass.names,
-        signatures={name: SIGNATURES[name] for name in concrete},
+        signatures={name: SIGNATURES[name] for name in outputs},
         outputs=outputs,
         units=_UNITS,
         must_be=MUST_BE,

@@ -44,6 +44,7 @@ def pytest_collectstart(collector):
         from rim_tf import heavy
 
         heavy.import_quietly()
+        import as_traced  # noqa: F401
 
 
 def pytest_collection_finish(session):

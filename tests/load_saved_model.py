@@ -23,6 +23,8 @@ def write(loader, signature, outputs):
     np.savez(folder / f"{loader}-{signature}.npz", **outputs | words)
 
 
+# Each runs once; the session below optimises its graphs, as a server does.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 model = tf.saved_model.load(model_path)  # keep it: its signatures hold their variables only weakly
 for signature, arrays in inputs.items():
     tensors = {name: tf.constant(value) for name, value in arrays.items()}

@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from commands import names_in, reconstruct
+from matplotlib.figure import Figure
 
 from rim_tf.inference import lens_samples, workflow
 
@@ -45,6 +46,12 @@ def settled_once():
     return once
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The picture is empty: it takes seconds, and one of the tests has it drawn."""
+    monkeypatch.setattr("rim_tf.plots.plot_posterior", lambda *_: Figure())
+
+
 def posterior(options, *flags):
     return reconstruct(options, *flags, command="posterior")
 
@@ -55,7 +62,8 @@ def refused(result):
     return " ".join(result.output.split("Error: ")[-1].split())
 
 
-def test_draws_errors_and_prior_are_written_and_told(options):
+def test_draws_errors_and_prior_are_written_and_told(options, settled_once, monkeypatch):
+    monkeypatch.setattr(lens_samples, "settled", settled_once)
     result = posterior(options, "--truth-lens", options["--lens"])
     assert result.exit_code == 0, result.output
     assert names_in(options["--out"]) == WRITTEN
@@ -81,7 +89,7 @@ def test_a_short_chain_is_called_so_and_kept_and_goes_on(options):
     assert (options["--out"] / "chain-rim-emcee.npz").read_bytes() == before
 
 
-def test_what_one_method_found_is_kept_where_the_other_does_not_converge(options, settled_once, monkeypatch):
+def test_what_one_method_found_is_kept_where_the_other_does_not_converge(options, settled_once, undrawn, monkeypatch):
     monkeypatch.setattr(lens_samples, "settled", settled_once)
     # Fewer draws than effective ones are wanted.
     monkeypatch.setattr(lens_samples, "INVERSION", {"draws": 70, "rounds": 0})
@@ -109,7 +117,7 @@ def test_what_makes_no_chain_is_refused_with_the_estimate(options, flags, wanted
     assert not options["--out"].exists()
 
 
-def test_without_a_lens_it_is_looked_for(options, monkeypatch):
+def test_without_a_lens_it_is_looked_for(options, undrawn, monkeypatch):
     monkeypatch.setattr(workflow, "model", lambda observation, *_, **__: modelled.believed(modelled.of(observation)))
     del options["--lens"]
     result = posterior(options)

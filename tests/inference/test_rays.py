@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rim_tf.config import SMALL
-from rim_tf.export import SIGNATURES, _Networks, _traced
+from rim_tf.export import _Networks, _traced
 from rim_tf.inference.linear.inversion import invert
 from rim_tf.inference.optimise import optimise_lens
 from rim_tf.inference.rim import reconstruct
@@ -62,5 +62,5 @@ def test_a_step_of_the_optimiser_traces_once(traced, model, observation):
 
 
 def test_an_exported_call_traces_once(traced, model):
-    _traced(SIGNATURES["serving_default"], _Networks(model, None, SIE_SHEAR)).get_concrete_function()
+    _traced("serving_default", _Networks(model, None, SIE_SHEAR), {}).get_concrete_function()
     assert len(traced) == 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import array, dense, tensor, vdot
+from gradients import array, dense, tensor, vdot, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import (
@@ -55,9 +55,16 @@ def test_linear(name, direction, rng):
 @every_operator
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_and_shape_follow_the_input(name, dtype, rng):
-    op, source_shape, image_shape = OPERATORS[name](dtype)
-    image = array(op.forward(tensor(rng.normal(size=source_shape), dtype)))
-    source = array(op.adjoint(tensor(rng.normal(size=image_shape), dtype)))
+    _, source_shape, image_shape = OPERATORS[name]()
+
+    def both_ways(source, image):
+        op = OPERATORS[name](dtype)[0]
+        return op.forward(source), op.adjoint(image)
+
+    # What JAX has compiled for the tests above serves in float64, and nothing of it in float32.
+    compiled = whole if dtype == "float32" else lambda f: f
+    given = (tensor(rng.normal(size=shape), dtype) for shape in (source_shape, image_shape))
+    image, source = map(array, compiled(both_ways)(*given))
     assert (image.dtype, image.shape, source.dtype, source.shape) == (dtype, image_shape, dtype, source_shape)
 
 

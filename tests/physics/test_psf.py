@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import BACKEND, array, grad, slopes, tensor, traced
+from gradients import BACKEND, array, grad, slopes, tensor, traced, whole
 from keras import ops
 from numpy.testing import assert_allclose
 from registry import stamps
@@ -39,8 +39,8 @@ FRAMES += [((1, 1), (1, 1)), ((1, 4), (3, 5)), ((2, 3), (5, 1)), ((8, 6), (3, 3)
 @pytest.mark.parametrize("shape, stamp", FRAMES)
 def test_stamp_convolves_as_scipy_does(shape, stamp, rng):
     image, psf = rng.normal(size=(2, *shape)), rng.normal(size=(2, *stamp))
-    ours = StampBlur(tensor(psf), grid(*shape, scale=[0.1, 0.2])).forward(tensor(image))
-    assert_allclose(array(ours), convolved(image, psf), atol=1e-12)
+    blur = whole(lambda psf, image: StampBlur(psf, grid(*shape, scale=[0.1, 0.2])).forward(image))
+    assert_allclose(array(blur(tensor(psf), tensor(image))), convolved(image, psf), atol=1e-12)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX knows every size when it traces")
@@ -90,7 +90,8 @@ def test_flux_and_centroid_are_kept(psf):
         psf = (psf + psf[:, ::-1, ::-1]) / 2
     image = np.zeros((1, 31, 35))
     image[0, 14:17, 16:20] = np.arange(12.0).reshape(3, 4)
-    blurred = array(blur_operator(tensor(psf), grid(31, 35)).forward(tensor(image)))
+    blur = whole(lambda psf, image: blur_operator(psf, grid(31, 35)).forward(image))
+    blurred = array(blur(tensor(psf), tensor(image)))
     assert_allclose(blurred.sum(), image.sum(), rtol=1e-12)
     for index in np.indices(image.shape)[1:]:
         assert_allclose((index * blurred).sum(), (index * image).sum(), rtol=1e-12)
@@ -102,7 +103,8 @@ def test_flux_and_centroid_are_kept(psf):
 def test_nothing_wraps_around(psf, direction):
     image = np.zeros((1, 20, 20))
     image[0, 0, 0] = 1.0
-    blurred = array(getattr(blur_operator(tensor(psf), grid(20, 20)), direction)(tensor(image)))
+    blur = whole(lambda psf, image: getattr(blur_operator(psf, grid(20, 20)), direction)(image))
+    blurred = array(blur(tensor(psf), tensor(image)))
     assert_allclose(blurred[0, 12:, :], 0, atol=1e-15)
     assert_allclose(blurred[0, :, 12:], 0, atol=1e-15)
     assert 0.1 < blurred.sum() < 0.7  # the rest fell off the frame
@@ -128,15 +130,14 @@ def test_agrees_with_the_reference_rendering(shared):
         assert_allclose(array(image)[inside], reference["caustics_psf0p1"][inside], atol=atol * expected.max())
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.06, 0.0999, 0.15])
-def test_gradient_in_the_width_is_the_finite_difference(sigma, rng):
-    image, weight = tensor(rng.normal(size=(1, 9, 7))), tensor(rng.normal(size=(1, 9, 7)))
+def test_gradient_in_the_width_is_the_finite_difference(rng):
+    sigma = np.array([0.02, 0.06, 0.0999, 0.15])
+    image, weight = tensor(rng.normal(size=(4, 9, 7))), tensor(rng.normal(size=(4, 9, 7)))
 
     def total(sigma):
         return ops.sum(weight * GaussianBlur(sigma, grid()).forward(image))
 
-    at = np.array([sigma])
-    assert_allclose(array(grad(total)(tensor(at))), slopes(total, at), rtol=1e-6, atol=1e-8)
+    assert_allclose(array(whole(grad(total))(tensor(sigma))), slopes(total, sigma), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])

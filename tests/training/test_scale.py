@@ -34,6 +34,7 @@ WORKER = """
 import os, signal, sys
 from rim_tf import heavy
 heavy.import_quietly()
+import as_traced
 import numpy as np
 import rim_tf.data.sources.find
 from tiny_runs import SHORT, plain_stream
