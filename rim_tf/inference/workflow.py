@@ -285,6 +285,8 @@ _TOGETHER, _CHOSEN = 8, 2
 # Peak over noise up to which chi^2 is smooth; and beyond, from how many lenses around the best it is fitted again, and
 # by how much more than its errors they scatter.
 _SMOOTH, _SCATTERED, _SCATTER = 150.0, 5, 10.0
+# How often lens and light are settled at such a noise, beside a lens galaxy.
+_SETTLED = 4
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
@@ -469,7 +471,31 @@ class _Search:
             self._refit([self.found.lens], whole=True)
         seen = self.found.observation
         if self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask]):
+            if self.light is not None:
+                self._settle()
             self._scatter()
+
+    def _settle(self):
+        """Lens and light again, the lens by slopes of the whole valley: else both may agree at a wrong place."""
+        from rim_tf.inference.lens_samples import settled
+        from rim_tf.inference.optimise import coarsened
+        from rim_tf.lens import lens_of
+
+        for _ in range(_SETTLED):
+            before, lens = self._state(), self.found.lens
+            arcs = self._arcs(self.frame, lens)
+            factor = self._factor(arcs)
+            seen = coarsened(arcs, factor)
+            left_over = _left_over(self.light, arcs, factor)
+            target, law, _ = settled(seen, [lens], self.rim, left_over, self._source_pixels(seen), self.config.seed)
+            self._refit([lens_of(lens.mass, target.lenses(law.u[None])[0])])
+            self._beside(self.found.model_image, self.found.lens)
+            self._refit([self.found.lens], self.found)
+            gain = self._misfit(before[0]) - self._misfit(self.found)
+            if gain < 0:
+                self._return_to(before)
+            if gain < _ROUND_GAIN * self._misfit(self.found):
+                break
 
     def _scatter(self):
         """Another fit from lenses around the best: at low noise chi^2 is rough, and a descent ends in any hollow."""
