@@ -1,4 +1,4 @@
-"""Training steps of a RIM on an accelerator, through JAX: seconds, memory, share of what the device multiplies at most.
+"""Training steps of a RIM on an accelerator, through JAX: seconds, memory, operations.
 
     export PYTHONPATH=. KERAS_BACKEND=jax
     python benchmarks/accelerator.py                                   # paper and small-192, at 192 pixels
@@ -7,12 +7,14 @@
 A case is EXPERIMENT:PIXELS:BATCH, and after it, in any order, :bfloat16 (convolutions in half precision) and :recompute
 (activations taken anew). Each has a process of its own. All compile and take the first steps beside each other, then
 one after the other trains on lenses that it draws itself, in all as `training.train` does. Operations are those of the
-convolutions, three times the forward pass, four times with :recompute. The peak is a product of square matrices.
+convolutions, three times the forward pass, four times with :recompute; beside them the rate of a product of square
+matrices. What all take of the device's memory must fit at once.
 """
 
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +38,8 @@ def config_of(case, steps):
     from rim_tf.config import RIMConfig
     from training.experiments import EXPERIMENTS
 
+    if not re.fullmatch(r"[a-z0-9-]+:[0-9]+:[0-9]+(:[a-z0-9]+)*", case):
+        raise click.UsageError(f"--case is {case!r}; it must be EXPERIMENT:PIXELS:BATCH, as 'small-192:192:24'.")
     name, pixels, batch, *words = case.split(":")
     if name not in EXPERIMENTS or not isinstance(EXPERIMENTS[name].model, RIMConfig):
         names = sorted(name for name, each in EXPERIMENTS.items() if isinstance(each.model, RIMConfig))
@@ -122,25 +126,31 @@ def fastest(side):
 
 @click.command()
 @click.option("--case", "cases", multiple=True, help="As above; any number.  [default: those at 192 pixels]")
-@click.option("--steps", default=8, show_default=True, help="That are timed together; the better of two times counts.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="That are timed together; the better of two times counts.",
+)
 @click.option("--side", default=8192, show_default=True, help="Of the matrices for the peak.")
 @click.option("--worker", is_flag=True, hidden=True)
 def main(cases, steps, side, worker):
     """Measure each case; figures are lines of JSON."""
     if os.environ.get("KERAS_BACKEND") != "jax":
         raise click.UsageError("This is of JAX: set KERAS_BACKEND=jax.")
-    cases = cases or CASES
+    cases = dict.fromkeys(cases or CASES)  # each once
     for case in cases:
         config_of(case, steps)
     if worker:
-        measure(cases[0], steps)
+        measure(*cases, steps)
         return
     # Nothing is taken before it is needed, as the processes share the device.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     words = [sys.executable, __file__, "--worker", "--steps", str(steps), "--case"]
     workers = {case: subprocess.Popen([*words, case], **pipes) for case in cases}
-    waiting = {case: each.stdout.readline().strip() == _READY for case, each in workers.items()}
+    waiting = {case: any(line.strip() == _READY for line in each.stdout) for case, each in workers.items()}
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     import jax
 

@@ -167,8 +167,9 @@ def sampled(name, row, seen, truth, rim, estimator):
         method, sampler = "inversion", find_sampler("importance").build(ImportanceSettings(**INVERSION))
     else:
         method, sampler = "rim", find_sampler(name).build(SETTINGS[name])
+    target, law = posterior_of(method, row, seen, truth, rim)
     started = time.perf_counter()
-    chain = run(sampler, *posterior_of(method, row, seen, truth, rim))
+    chain = run(sampler, target, law)
     seconds = time.perf_counter() - started
     weights = chain.weights.ravel()
     places = (np.arange(SAMPLES) + 0.5) / SAMPLES
@@ -333,7 +334,10 @@ def report(out, seed):
 def speed(galaxies, index, weights, out):
     """Effective samples in a second of every sampler, with the source by the RIM and by linear inversion."""
     stamps, rim = galaxies_of(galaxies, "test"), load_pretrained(weights)
-    (row,) = (row for row in read_rows(out / "fits-test.jsonl") if row["index"] == index)
+    rows = {row["index"]: row for row in read_rows(out / "fits-test.jsonl")}
+    if index not in rows:
+        raise click.UsageError(f"--index is {index}; it must be one of the {len(rows)} of fits-test.jsonl in {out}.")
+    row = rows[index]
     seen, truth, *_ = mock(index, stamps, MockConfig(), STREAMS["test"])
     path = out / "speed.jsonl"
     known = {(each["index"], each["method"], each["sampler"]) for each in read_rows(path)}

@@ -13,7 +13,7 @@ if keras.backend.backend() != "jax":
 
 import jax
 from jax import numpy as jnp
-from registry import SMALL_ESTIMATOR, SMALL_SMALL, observation
+from registry import SMALL_ESTIMATOR, SMALL_SMALL, observation, stirred
 
 from rim_tf.config import MockConfig
 from rim_tf.data.draws import Draws
@@ -118,13 +118,18 @@ def test_two_devices_learn_what_one_does(patched, tmp_path, monkeypatch):
         assert_allclose(theirs[name], ours[name], rtol=1e-4)
 
 
-def test_a_step_that_is_done_anew_keeps_to_itself():
+def test_a_step_that_is_done_anew_keeps_to_itself_and_changes_no_gradient():
     # What the first step had computed, and the second one took up again, once left the function that was done anew.
-    model, inputs = RIM(SMALL_SMALL), observation()
-    model.remat = recomputed
-    with jax.checking_leaks():
-        slopes = jax.grad(lambda weights: jnp.sum(model.stateless_call(weights, [], inputs)[0]))
-        jax.eval_shape(slopes, [w.value for w in model.trainable_variables])
+    model, inputs, found = stirred(RIM(SMALL_SMALL)), observation(), []
+    weights = [w.value for w in model.trainable_variables]
+    for model.remat in (None, recomputed):
+        slopes = jax.grad(lambda weights, inputs: jnp.sum(jnp.square(model.stateless_call(weights, [], inputs)[0])))
+        with jax.checking_leaks():
+            jax.eval_shape(slopes, weights, inputs)
+        found.append(jax.jit(slopes)(weights, inputs))
+    for kept, anew in zip(*found, strict=True):
+        assert_allclose(anew, kept, rtol=1e-4, atol=1e-6 * np.abs(kept).max())
+        assert np.any(kept != 0)
 
 
 def test_a_run_ends_when_its_time_is_over(patched, tmp_path, capsys):

@@ -197,7 +197,9 @@ def test_steps_without_a_finite_loss_change_nothing_and_at_last_end_a_run(tmp_pa
 
 def test_parts_of_a_batch_give_the_step_of_the_whole_batch_and_weights_are_averaged(traced_once, tmp_path):
     # The norm is such that clipping before the sum would be another step.
-    config = dataclasses.replace(SHORT, clip_norm=1e-3, average_decay=0.3)
+    # Two steps of the network, as what is taken anew is a sum over steps.
+    model = dataclasses.replace(SHORT.model, n_steps=2)
+    config = dataclasses.replace(SHORT, model=model, clip_norm=1e-3, average_decay=0.3)
     parts = [next(iter(streams.training_stream(config, first_step=step).take(1))) for step in (0, 1)]
     joined = tf.nest.map_structure(lambda *each: tf.concat(each, 0), *parts)
     team = on_tensorflow.Team(strategy_of("one-device"))

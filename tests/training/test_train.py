@@ -33,7 +33,6 @@ KILLED = """
 import os, signal
 from rim_tf import heavy
 heavy.import_quietly()
-import as_traced
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
