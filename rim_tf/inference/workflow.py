@@ -286,7 +286,7 @@ _TOGETHER, _CHOSEN = 8, 2
 # by how much more than its errors they scatter.
 _SMOOTH, _SCATTERED, _SCATTER = 150.0, 5, 10.0
 # How often lens and light are settled at such a noise, beside a lens galaxy.
-_SETTLED = 4
+_SETTLED = 3
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.

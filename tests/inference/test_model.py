@@ -29,6 +29,22 @@ def found(lens_galaxy):
         return workflow.model(observation, QUICK)
 
 
+def test_beside_a_bright_galaxy_light_and_lens_are_settled_together(monkeypatch):
+    kept = []
+    monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
+    monkeypatch.setattr(workflow, "_SETTLED", 1)
+    lens, source, scale = draw_system(31, 28, 0.18, LENS)
+    observation, _ = observe_system(31, lens, source, scale, 28, 0.18, 0.005, 0.08, lens_galaxy=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        workflow.model(observation, dataclasses.replace(QUICK, rounds=0))
+    (search,) = kept
+    before = search._misfit(search.found)
+    search._settle()
+    assert search._misfit(search.found) < 0.8 * before
+    assert search.found.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
+
+
 @pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])
 def test_lens_and_galaxy_are_found(lens_galaxy):
     result = found(lens_galaxy)
