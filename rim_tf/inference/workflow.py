@@ -438,13 +438,20 @@ class _Search:
         self.found = self._fit(self.starts)
         for _ in range(self.config.rounds if self.light is not None and not self.config.fast else 0):
             before = self._state()
-            self._beside(self.found.model_image, self.found.lens)
-            self._refit([self.found.lens], self.found)
-            gain = self._misfit(before[0]) - self._misfit(self.found)
-            if gain < 0:
-                self._return_to(before)
-            if gain < _ROUND_GAIN * self._misfit(self.found):
+            self._light_and_lens()
+            if not self._gained(before):
                 break
+
+    def _light_and_lens(self):
+        self._beside(self.found.model_image, self.found.lens)
+        self._refit([self.found.lens], self.found)
+
+    def _gained(self, before):
+        """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
+        gain = self._misfit(before[0]) - self._misfit(self.found)
+        if gain < 0:
+            self._return_to(before)
+        return gain >= _ROUND_GAIN * self._misfit(self.found)
 
     def again(self, seed):
         """Another fit, from what the estimator sees now; it counts where it is better."""
@@ -489,12 +496,8 @@ class _Search:
             left_over = _left_over(self.light, arcs, factor)
             target, law, _ = settled(seen, [lens], self.rim, left_over, self._source_pixels(seen), self.config.seed)
             self._refit([lens_of(lens.mass, target.lenses(law.u[None])[0])])
-            self._beside(self.found.model_image, self.found.lens)
-            self._refit([self.found.lens], self.found)
-            gain = self._misfit(before[0]) - self._misfit(self.found)
-            if gain < 0:
-                self._return_to(before)
-            if gain < _ROUND_GAIN * self._misfit(self.found):
+            self._light_and_lens()
+            if not self._gained(before):
                 break
 
     def _scatter(self):
