@@ -96,6 +96,14 @@ CALIBRATION = Calibration((0.045,), 5.0)
 # Of slopes by small differences where a search ended: two thirds of the same mocks are off by at most so many errors.
 # The tails of the law are too long for any factor.
 DIFFERENCES = Calibration((0.75, -0.33))
+# Beside a lens galaxy that was taken off, light and lens may agree with each other at a wrong place. Of mocks without a
+# flag, two thirds are off by so many times the errors of either kind.
+_BESIDE_GALAXY = Calibration((0.36, -0.64))
+
+
+def beside_galaxy(noise):
+    """By what errors of a lens are multiplied where its galaxy was taken off the image; noise over the image's peak."""
+    return max(1.0, float(_BESIDE_GALAXY.stretch(noise)))
 
 
 def noise_over_peak(observation, model_image):

@@ -14,7 +14,7 @@ from keras import ops
 
 from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
-from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
+from rim_tf.inference.calibration import CALIBRATION, beside_galaxy, noise_over_peak
 from rim_tf.inference.optimise import (
     cropped,
     middle,
@@ -135,7 +135,8 @@ def sample_lens(
       lens: near the best one, as `rim_tf.inference.workflow.model` finds it.
       model: `RIM`.
       config: `PosteriorConfig`; None takes its defaults.
-      left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame; where there is such light errors
+        are wider, as counted.
       noise_factor: by what the noise map is multiplied, as of `Verdict.noise_factor`.
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
@@ -159,6 +160,8 @@ def sample_lens(
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
+    if left_over is not None:
+        law, temperature = law.wider(beside_galaxy(noise)), temperature * beside_galaxy(noise) ** 2
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)

@@ -127,11 +127,13 @@ class ModelResult:
         """Every number and flag, as plain Python values for JSON or a table."""
         names = self.lens.mass.names
         if self.posterior is None:
-            from rim_tf.inference.calibration import DIFFERENCES, noise_over_peak
+            from rim_tf.inference.calibration import DIFFERENCES, beside_galaxy, noise_over_peak
 
             noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
             fitted = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
             fitted *= self.verdict.noise_factor * DIFFERENCES.stretch(noise)
+            if self.lens_light is not None:
+                fitted *= beside_galaxy(noise)
         else:
             fitted = self.posterior.standard_deviation
         estimated = np.sqrt(np.diag(self.estimate.covariance))
