@@ -496,7 +496,10 @@ class _Search:
             factor = self._factor(arcs)
             seen = coarsened(arcs, factor)
             left_over = _left_over(self.light, arcs, factor)
-            target, law, _ = settled(seen, [lens], self.rim, left_over, self._source_pixels(seen), self.config.seed)
+            try:
+                target, law, _ = settled(seen, [lens], self.rim, left_over, self._source_pixels(seen), self.config.seed)
+            except np.linalg.LinAlgError:  # no plane fits the residuals, as of an image that no lens explains
+                break
             self._refit([lens_of(lens.mass, target.lenses(law.u[None])[0])])
             self._light_and_lens()
             if not self._gained(before):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 import warnings
 
 import modelled
@@ -43,6 +44,20 @@ def test_beside_a_bright_galaxy_light_and_lens_are_settled_together(monkeypatch)
     search._settle()
     assert search._misfit(search.found) < 0.8 * before
     assert search.found.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
+    # What was found is not lost where no plane fits, or where a round leads away.
+    kept = search.found
+
+    def failing(*given):
+        raise np.linalg.LinAlgError
+
+    def far_off(*given):
+        lens = np.array([dataclasses.replace(LENS, theta_E=0.8).as_tuple()])
+        return types.SimpleNamespace(lenses=lambda u: lens), types.SimpleNamespace(u=np.zeros(7)), None
+
+    for instead in (failing, far_off):
+        monkeypatch.setattr("rim_tf.inference.lens_samples.settled", instead)
+        search._settle()
+        assert search._misfit(search.found) <= search._misfit(kept)
 
 
 @pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])
