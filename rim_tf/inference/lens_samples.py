@@ -159,9 +159,9 @@ def sample_lens(
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
-    law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
-    if left_over is not None:
-        law, temperature = law.wider(beside_galaxy(noise)), temperature * beside_galaxy(noise) ** 2
+    start = CALIBRATION.distribution(law, noise)
+    wider = 1.0 if left_over is None else beside_galaxy(noise / noise_factor)
+    law, temperature = start.wider(wider), wider**2 * CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
@@ -184,7 +184,8 @@ def sample_lens(
                 target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
             sampler = samplers[method]
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
-            chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
+            begin = law if method == "rim" else start
+            chain = run(sampler, target, begin, path, lambda done, most, m=method: progress(m, done, most))
             lenses = target.lenses(chain.draws(config.samples, config.seed))
         except NotConverged as error:
             kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""
@@ -201,7 +202,7 @@ def coarse_grid(observation, pixels):
     return -(-pixels // _COARSER), _COARSER * SOURCE_SCALE_RATIO * observation.pixel_scale
 
 
-def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):
+def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0, prior=None):
     """The best lens near some starts, and the Gaussian about it.
 
     Args:
@@ -211,6 +212,10 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
       left_over: as of `rim_tf.inference.optimise.optimise_lens`.
       source_pixels: likewise.
       seed: of the draws.
+      prior: `rim_tf.inference.misfit.LensPrior`; None takes its defaults.
+
+    Raises:
+      InputError: no plane fits the residuals.
 
     Returns:
       `LogPosterior` of the image with the last of FLOORS, about the best lens, at a temperature of 1; `Gaussian`, which
@@ -220,12 +225,12 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
     noise = np.median(observation.noise[observation.mask])
     first = FLOORS[0] if noise < noise_floor(observation, FLOORS[0]) else FLOORS[-1]
     seen = with_noise_floor(observation, first)
-    sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
+    sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels, prior=prior)
     law = Gaussian(sought.u, inverse(sought.curvature()))
     plan = [(first, _DRAWS[0])] if first != FLOORS[-1] else []
     for floor, n in [*plan, *((FLOORS[-1], n) for n in _DRAWS)]:
         seen = with_noise_floor(observation, floor)
-        target = rim_posterior(seen, sought.lens, model, None, 1.0, left_over, source_pixels)
+        target = rim_posterior(seen, sought.lens, model, prior, 1.0, left_over, source_pixels)
         law = target.linearised(law, n, generator)
     return target, law, sought
 

@@ -202,7 +202,23 @@ class LogPosterior:
           law: `Gaussian` about the best lens.
           n: draws, at least twice the columns and four.
           generator: NumPy `Generator`.
+
+        Raises:
+          InputError: no plane fits the residuals.
         """
+        with np.errstate(all="ignore"):
+            try:
+                found = self._linearised(law, n, generator)
+            except np.linalg.LinAlgError:
+                found = None
+        if found is None or not (np.isfinite(found.u).all() and np.isfinite(found.covariance).all()):
+            raise InputError(
+                "The errors of the lens could not be worked out: about the best one the residuals follow no plane; "
+                "look at them: a mask, a noise map or a start that is far off may be the reason."
+            )
+        return found
+
+    def _linearised(self, law, n, generator):
         half = dataclasses.replace(law, covariance=_WIDER**2 * law.covariance, dof=np.inf).draw(n // 2, generator)
         off = np.concatenate([half, 2 * law.u - half]) - law.u
         residuals = self.residuals(law.u + off)

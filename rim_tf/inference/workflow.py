@@ -451,7 +451,7 @@ class _Search:
     def _gained(self, before):
         """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
         gain = self._misfit(before[0]) - self._misfit(self.found)
-        if gain < 0:
+        if not gain >= 0:  # or is no number
             self._return_to(before)
         return gain >= _ROUND_GAIN * self._misfit(self.found)
 
@@ -475,14 +475,18 @@ class _Search:
             self._return_to(state)
 
     def finish(self):
-        """The last digits, on pixels as they are."""
+        """Lens and light together, then the last digits, on pixels as they are."""
+        if self.light is not None and self._rough():
+            self._settle()
         if self._factor(self.found.observation) > 1:
             self._refit([self.found.lens], whole=True)
-        seen = self.found.observation
-        if self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask]):
-            if self.light is not None:
-                self._settle()
+        if self._rough():
             self._scatter()
+
+    def _rough(self):
+        """Whether the noise is so low that chi^2 is rough."""
+        seen = self.found.observation
+        return self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask])
 
     def _settle(self):
         """Lens and light again, the lens by slopes of the whole valley: else both may agree at a wrong place."""
@@ -495,12 +499,19 @@ class _Search:
             arcs = self._arcs(self.frame, lens)
             factor = self._factor(arcs)
             seen = coarsened(arcs, factor)
-            left_over = _left_over(self.light, arcs, factor)
+            given = (
+                _left_over(self.light, arcs, factor),
+                self._source_pixels(seen),
+                self.config.seed,
+                _prior(self.light),
+            )
             try:
-                target, law, _ = settled(seen, [lens], self.rim, left_over, self._source_pixels(seen), self.config.seed)
-            except np.linalg.LinAlgError:  # no plane fits the residuals, as of an image that no lens explains
+                target, law, _ = settled(seen, [lens], self.rim, *given)
+            except InputError:  # no plane fits the residuals, as of an image that no lens explains
                 break
-            self._refit([lens_of(lens.mass, target.lenses(law.u[None])[0])])
+            # In the field of before, that chi^2 can be compared.
+            better = lens_of(lens.mass, target.lenses(law.u[None])[0])
+            self._refit([better], field_of=self.found.field_of)
             self._light_and_lens()
             if not self._gained(before):
                 break
@@ -590,14 +601,14 @@ class _Search:
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, before=None, whole=False):
+    def _fit(self, starts, before=None, whole=False, field_of=None):
         """`_Found` from starts of which the best few are known, or from where the fit `before` ended."""
         from rim_tf.inference.optimise import coarsened, refine
 
         def told(done, most):
             self.progress("lens", done, most)
 
-        field_of = starts[0]
+        field_of = field_of or starts[0]
         if before is not None and abs(before.field_of.theta_E / field_of.theta_E - 1) < _SAME_FIELD:
             field_of = before.field_of
         arcs = self._arcs(self.frame, field_of)
@@ -617,9 +628,9 @@ class _Search:
         self.path += sought.history
         return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs))
 
-    def _refit(self, starts, before=None, whole=False):
+    def _refit(self, starts, before=None, whole=False, field_of=None):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
-        self.found = dataclasses.replace(self._fit(starts, before, whole), ends=self.found.ends)
+        self.found = dataclasses.replace(self._fit(starts, before, whole, field_of), ends=self.found.ends)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""
