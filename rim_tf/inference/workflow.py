@@ -450,10 +450,8 @@ class _Search:
 
     def _gained(self, before):
         """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
-        gain = self._misfit(before[0]) - self._misfit(self.found)
-        if not gain >= 0:  # or is no number
-            self._return_to(before)
-        return gain >= _ROUND_GAIN * self._misfit(self.found)
+        self._keep_better(before)
+        return self._misfit(before[0]) - self._misfit(self.found) >= _ROUND_GAIN * self._misfit(self.found)
 
     def again(self, seed):
         """Another fit, from what the estimator sees now; it counts where it is better."""
@@ -471,7 +469,7 @@ class _Search:
 
     def _keep_better(self, state):
         """What stands now, where it explains the image better than `state` did."""
-        if self._misfit(state[0]) <= self._misfit(self.found):
+        if not self._misfit(self.found) < self._misfit(state[0]):  # nor where it is no number
             self._return_to(state)
 
     def finish(self):

@@ -89,6 +89,7 @@ def test_the_summary_has_every_number():
     curvature = np.sqrt(np.diag(found(0.5).lens_fit.covariance))
     wider = np.array(list(summary["lens_error"].values())) / curvature / found(0.5).verdict.noise_factor
     np.testing.assert_allclose(wider, wider[0], rtol=1e-6)
+    assert 1.4 < wider[0] < 2.6
     fit = found(0.5).source_fit
     noise = noise_over_peak(fit.observation, fit.model_image)
     assert 1.05 < wider[0] / DIFFERENCES.stretch(noise) == pytest.approx(beside_galaxy(noise))
