@@ -47,6 +47,15 @@ def pytest_collectstart(collector):
         import as_traced  # noqa: F401
 
 
+def pytest_collection_modifyitems(items):
+    """The export's tests come after those of serving, in the same half: of two processes one would wait for their model."""
+    moved = [item for item in items if item.path.name == "test_export.py"]
+    places = [i for i, item in enumerate(items) if item.path.parent.name == "serving"]
+    if moved and places:
+        first, last = items[: places[-1] + 1], items[places[-1] + 1 :]
+        items[:] = [*(i for i in first if i not in moved), *moved, *(i for i in last if i not in moved)]
+
+
 def pytest_collection_finish(session):
     """What is imported stays: garbage is not looked for in it, and in the rest less often than Python would."""
     gc.freeze()
