@@ -77,6 +77,9 @@ def judged_mock(index, stamps, networks, config):
     )
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
     row["covariance"] = result.lens_fit.covariance.tolist()
+    if result.posterior is not None:
+        row["uncounted_error"] = dataclasses.replace(result, posterior=None).summary()["lens_error"]
+        row["posterior_mean"] = dict(zip(truth.mass.names, result.posterior.mean.tolist(), strict=True))
     for name, fit in fits_.items():
         row |= {
             f"chi2_{name}": fit.chi2_per_pixel,
@@ -118,6 +121,32 @@ def mock_report(rows):
             f"lens galaxy {'in' if galaxy else 'out'}: chi^2 {_share(fitted_well[part])}, theta_E "
             f"{_share(ring_right[part])}, found out {_share(table['lens_light'][part].astype(bool) == galaxy)}"
         )
+    return lines + coverage_report(rows)
+
+
+def coverage_report(rows):
+    """How often truths lie within one, two and three errors of models without a flag, as lines of text."""
+    kinds = {"lens_error": ("lens", "lens_error")}
+    if any("posterior_mean" in row for row in rows):
+        kinds = {"lens_error": ("lens", "uncounted_error"), "posterior": ("posterior_mean", "lens_error")}
+    lines = [f"{'truths within 1, 2, 3 errors, no flag':<40} n   mean of the parameters   theta_E"]
+    for galaxy in (False, True):
+        for least, most in ((0.0, 0.01), (0.01, 1.0)):
+            chosen = [
+                row for row in rows if row["believed"] and row["with_galaxy"] == galaxy and least <= row["noise"] < most
+            ]
+            for kind, (middle, error) in kinds.items():
+                told = [row for row in chosen if middle in row and error in row]
+                if not told:
+                    continue
+                off = np.array(
+                    [[(row["truth"][k] - row[middle][k]) / row[error][k] for k in row["truth"]] for row in told]
+                )
+                within = [(np.abs(np.array(off)) < n).mean(axis=0) for n in (1, 2, 3)]
+                shares = ["  ".join(f"{100 * each:5.1f}" for each in part) for part in zip(*within, strict=True)]
+                mean = "  ".join(f"{100 * each.mean():5.1f}" for each in within)
+                name = f"{kind}, galaxy {'in' if galaxy else 'out'}, noise {'below' if not least else 'above'} 1 %"
+                lines.append(f"{name:<40} {len(told):<3} {mean:<24} {shares[0]}")
     return lines
 
 
@@ -405,8 +434,10 @@ def main():
 @main.command()
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--n", default=1000, show_default=True)
+@click.option("--first", default=0, show_default=True, help="Number of the first system.")
+@click.option("--posterior", is_flag=True, help="Errors from the posterior, too; doubles the time.")
 @_given
-def mocks(galaxies, n, out, **settings):
+def mocks(galaxies, n, first, out, **settings):
     """Simulated systems."""
     from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.find import find_galaxies
@@ -414,7 +445,9 @@ def mocks(galaxies, n, out, **settings):
     config, networks = _settled(settings, out)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", "test"))
     rows = _done(out / "rows.jsonl")
-    for index in range(len(rows), n):
+    if rows and rows[0]["index"] != first:
+        raise click.ClickException(f"{out} begins with system {rows[0]['index']}, not {first}; choose another --out.")
+    for index in range(first + len(rows), first + n):
         rows.append(judged_mock(index, stamps, networks, config))
         _append(out / "rows.jsonl", rows[-1])
         row = rows[-1]
