@@ -83,7 +83,7 @@ def lens(arrays, case):
     start = rim_tf.LensParameters(*map(float, arrays[f"start_{n}"][i]))
     try:
         find = importlib.import_module("rim_tf.inference.workflow").model
-    except ImportError:
+    except (ImportError, AttributeError):
         find = None
 
     def call():

@@ -48,7 +48,7 @@ def pytest_collectstart(collector):
 
 
 def pytest_collection_modifyitems(items):
-    """The export's tests come after those of serving, in the same half: of two processes one would wait for their model."""
+    """The export's tests come after those of serving, in the same half: else one process waits for the other's."""
     moved = [item for item in items if item.path.name == "test_export.py"]
     places = [i for i, item in enumerate(items) if item.path.parent.name == "serving"]
     if moved and places:

@@ -100,6 +100,7 @@ class ModelResult:
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
       posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
+      fitted: whether the lens was fitted, and is not as a network found it.
 
     Of a frame that was `recentred`, `lens` and `summary` are in the coordinates of the whole, all else in its own.
     """
@@ -113,6 +114,7 @@ class ModelResult:
     seconds: float
     path: list
     posterior: object | None = None
+    fitted: bool = True
 
     @property
     def lens(self):
@@ -123,23 +125,28 @@ class ModelResult:
         """`rim_tf.results.Reconstruction` of the middle of `frame`."""
         return self.lens_fit.reconstruction
 
+    @property
+    def lens_error(self):
+        """Standard deviations of the lens's parameters, [columns]: of the posterior, or else two thirds of truths are
+        within as much.
+        """
+        from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, beside_galaxy, noise_over_peak
+
+        if self.posterior is not None:
+            return self.posterior.standard_deviation
+        noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
+        error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.verdict.noise_factor
+        if not self.fitted:
+            return error * UNFITTED.stretch(noise)
+        return error * DIFFERENCES.stretch(noise) * (1.0 if self.lens_light is None else beside_galaxy(noise))
+
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
         names = self.lens.mass.names
-        if self.posterior is None:
-            from rim_tf.inference.calibration import DIFFERENCES, beside_galaxy, noise_over_peak
-
-            noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
-            fitted = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0))
-            fitted *= self.verdict.noise_factor * DIFFERENCES.stretch(noise)
-            if self.lens_light is not None:
-                fitted *= beside_galaxy(noise)
-        else:
-            fitted = self.posterior.standard_deviation
         estimated = np.sqrt(np.diag(self.estimate.covariance))
         return self.source_fit.summary() | {
             "lens": self.lens.to_dict(),
-            "lens_error": dict(zip(names, fitted.tolist(), strict=True)),
+            "lens_error": dict(zip(names, self.lens_error.tolist(), strict=True)),
             "counted_errors": self.posterior is not None,
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
@@ -209,13 +216,14 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     _check_finite(found.reconstruction, find_method("rim"))
     if config.fast:
         search.doubts.append(
-            "The lens is as the network found it and was not fitted: its errors leave out how far it is from the best "
-            "lens, which may be several times as much; leave --fast (fast) away for a fit."
+            "The lens is as the network found it and was not fitted, and its errors are several times those of a fit; "
+            "leave --fast (fast) away for one."
         )
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    result = ModelResult(observation, search.frame, search.light, search.estimate, found, judged, seconds, search.path)
+    found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path
+    result = ModelResult(observation, *found_so, fitted=not config.fast)
     if not config.posterior:
         return result
     posterior = _counted(result, rim, config, progress)
