@@ -13,10 +13,14 @@ from keras import ops
 
 from rim_tf.lens import LensParameters
 from rim_tf.physics.imaging import imaging_problem
+from rim_tf.physics.tangents import Tangents
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of, source_grid
 
 # Pixels of the lenses in one call, which bounds the memory.
 _PIXELS_AT_ONCE = 64 * 64**2
+# Steps of SIRT by which tangents lose what a change of the source could do as well. With more they lose what the RIM
+# would not do.
+_PROJECTIONS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,28 +64,57 @@ class LensPrior:
 @functools.lru_cache(maxsize=8)
 def _model_images(model, mass, stamps):
     """A function that is traced once for all frames and steps: (inputs of one system, source pixels, steps of the RIM,
-    lenses [k, columns]) -> model images [k, rows, columns].
+    lenses [k, columns]) -> model images [k, rows, columns], sources [k, n, n].
     """
-    axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
-    if not stamps:
-        axes["psf"] = GAUSSIAN_PSF.axes
-    specification = {
-        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
-        for name in axes
-    }
     number = tf.TensorSpec([], tf.int32)
 
     @tf.function(
-        input_signature=[specification, number, number, tf.TensorSpec([None, mass.size])],
+        input_signature=[_specification(stamps), number, number, tf.TensorSpec([None, mass.size])],
         autograph=False,
     )
     def model_images(inputs, source_pixels, n_rim_steps, lens):
-        n = tf.shape(lens)[0]
-        inputs = {name: tf.repeat(value, n, axis=0) for name, value in inputs.items()}
+        inputs = _repeated(inputs, lens)
         problem = imaging_problem(inputs | {"lens": lens}, (source_pixels, source_pixels), mass)
-        return problem.model_image(model.solve_last(problem, n_rim_steps))
+        source = model.solve_last(problem, n_rim_steps)
+        return problem.model_image(source), source
 
     return model_images
+
+
+@functools.lru_cache(maxsize=4)
+def _tangents(mass, stamps):
+    """A function that is traced once for all frames: (inputs of one system, sources [k, n, n], lenses [k, columns]) ->
+    slopes of the model images in coordinates without bounds, less what a change of the source could do as well, [k,
+    columns, rows, columns].
+    """
+
+    @tf.function(
+        input_signature=[_specification(stamps), tf.TensorSpec([None] * 3), tf.TensorSpec([None, mass.size])],
+        autograph=False,
+    )
+    def tangents(inputs, source, lens):
+        inputs, source_shape = _repeated(inputs, lens), ops.shape(source)[1:]
+        problem = imaging_problem(inputs | {"lens": lens}, source_shape, mass)
+        found = Tangents(inputs, source_shape, mass)
+        slopes = found(source, mass.to_real(lens), problem.lensing)
+        return found.projected(slopes, problem.lensing, problem.weight, problem.curvature_bound, _PROJECTIONS)
+
+    return tangents
+
+
+def _specification(stamps):
+    """Of the inputs of a batch without lenses."""
+    axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
+    if not stamps:
+        axes["psf"] = GAUSSIAN_PSF.axes
+    return {
+        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
+        for name in axes
+    }
+
+
+def _repeated(inputs, lens):
+    return {name: tf.repeat(value, tf.shape(lens)[0], axis=0) for name, value in inputs.items()}
 
 
 class View:
@@ -101,22 +134,33 @@ class View:
         inputs = batch_of([observation], [LensParameters(1.0)], [scale])
         self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
         self._numbers = tf.constant(pixels), tf.constant(n_rim_steps)
-        self._function = _model_images(model, mass, not isinstance(observation.psf, float))
+        stamps = not isinstance(observation.psf, float)
+        self._function, self._slopes = _model_images(model, mass, stamps), _tangents(mass, stamps)
         self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
         self.observation, self.mass = observation, mass
 
     def tensor(self, lenses):
         """As `__call__`, for a tensor of float32, and in one call."""
-        return self._function(self._inputs, *self._numbers, lenses)
+        return self._function(self._inputs, *self._numbers, lenses)[0]
 
     def __call__(self, lenses):
         """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
+        return np.concatenate([self.tensor(part).numpy() for part in self._parts(lenses, self._at_once)])
+
+    def tangents(self, lenses):
+        """How the images of lenses [n, columns] change with the coordinates without bounds, about: the source held, and
+        then what a change of it could do as well taken off. [n, columns, rows, columns] in `unit`.
+        """
+        found = []
+        for part in self._parts(lenses, max(1, self._at_once // self.mass.size)):
+            _, sources = self._function(self._inputs, *self._numbers, part)
+            found.append(self._slopes(self._inputs, sources, part).numpy())
+        return np.concatenate(found)
+
+    @staticmethod
+    def _parts(lenses, at_once):
         lenses = np.asarray(lenses, np.float32)
-        parts = [
-            self.tensor(tf.constant(lenses[i : i + self._at_once])).numpy()
-            for i in range(0, len(lenses), self._at_once)
-        ]
-        return np.concatenate(parts)
+        return [tf.constant(lenses[i : i + at_once]) for i in range(0, len(lenses), at_once)]
 
 
 class Misfit:
@@ -177,6 +221,21 @@ class Misfit:
         moved = u[:, None] + (difference * unit)[:, :, None] * np.eye(columns)
         there = finite_residual(self(moved.reshape(-1, columns))).reshape(n, columns, -1)
         return (there - residual[:, None]) / difference[:, :, None]
+
+    def tangent_slopes(self, u, unit):
+        """As `slopes`, at the price of one image of each lens; where nothing is fixed.
+
+        They are those of a source that follows the lens as far as a few steps of SIRT take it, and not of the RIM's.
+
+        Args:
+          u: [n, columns].
+          unit: [columns].
+        """
+        lenses = self.lenses(u)
+        images = self.view.tangents(lenses).reshape(*u.shape, -1)
+        data = self._without_left_over(-(images * unit[:, None]).astype(np.float32) * self._per_noise)
+        of_lens = np.stack([self.bijection_slopes(each) for each in u]) * unit[:, None]
+        return np.concatenate([data, (of_lens / self.prior[1]).astype(np.float32)], axis=-1)
 
     def bijection_slopes(self, u):
         """d lens / d u at u [columns], [coordinate, parameter]; 0 for what is fixed."""

@@ -6,7 +6,8 @@ projection, Golub & Pereyra 1973), and a sum of their squares is minimised by Le
 slopes, by differences, are one batch of the RIM, and cost more than all else: they are worked out once for lenses that
 are near each other, and kept up by what each step shows of them (Broyden 1965). Many starts are followed at once: first
 on a coarse frame with the noise raised to a share of the peak, where the valleys are wide and a step costs little, the
-best ones then on finer frames with the noise as it is.
+best ones then on finer frames with the noise as it is. On coarse frames slopes are those of a source that is held, less
+what a change of it could do as well, at the price of one image.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ _NOISE_FLOOR, _COARSE_RIM_STEPS = 0.02, 4
 _COARSE_STEPS, _KEPT = (1, 3, 6), (8, 4, 2)
 # A start whose sum of squares is larger than the best one's by this factor goes no further.
 _HOPELESS = 1.5
-# Each step tries these factors on the damping that the last one found best.
+# Each step tries these factors on the damping that the last one found best; with rough slopes the first alone.
 _DAMPINGS = (0.3, 10.0)
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
 # Differences and longest steps, in units of a column's `step`.
@@ -416,7 +417,7 @@ class _Fit:
         factor = max(1, round(max(observation.shape) / _COARSE))
         seen = coarsened(with_noise_floor(observation), factor)
         n_rim_steps = min(_COARSE_RIM_STEPS, self.model.config.n_steps)
-        descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN)
+        descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN, roughly=True)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
             descent.keep(kept, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
@@ -426,21 +427,21 @@ class _Fit:
         """The `_Descent` from `starts` on the whole frame, where it has ended."""
         for stage, factor, gain in self.frames():
             seen = coarsened(self.observation, factor)
-            descent = self.descent(seen, self.model.config.n_steps, starts, factor, gain)
+            descent = self.descent(seen, self.model.config.n_steps, starts, factor, gain, roughly=stage != "fine")
             descent.run(n_steps, stage, history, told, target_chi2 if stage == "fine" else None)
             if stage == "middle":
                 descent.keep(1)
             starts = descent.lenses()
         return descent
 
-    def descent(self, seen, n_rim_steps, starts, factor, gain):
+    def descent(self, seen, n_rim_steps, starts, factor, gain, roughly=False):
         """A `_Descent` on a frame whose pixels are `factor` times as wide."""
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
         left_over = None if self.left_over is None else seen_coarsely(self.left_over, self.observation, factor)
         view = View(seen, self.model, self.first.mass, n_rim_steps, pixels)
         misfit = Misfit(view, held, self.is_fixed, self.prior, left_over)
-        return _Descent(misfit, self.first.theta_E, starts, gain)
+        return _Descent(misfit, self.first.theta_E, starts, gain, roughly)
 
     def sought(self, descent, history):
         first = self.first
@@ -531,12 +532,13 @@ class _Descent:
       theta_E: unit of lengths [arcsec].
       starts: [n, columns].
       gain: a start has arrived when a step lowers its sum of squares by less.
+      roughly: whether slopes without differences will do, where no parameter is fixed.
 
     Attributes, each of all starts:
       u: where they are, [n, columns].
       residual: there, [n, data + columns].
       slope: of the residual in u in units of `unit`, kept up from step to step, [n, columns, data + columns].
-      worked_out: the last that was worked out, by differences.
+      worked_out: the last that was worked out.
       place: where that was, in u; NaN where none was.
       stale: whether it is to be worked out anew.
       damping: of the next step.
@@ -544,8 +546,8 @@ class _Descent:
       followed: whether there ever was to be one.
     """
 
-    def __init__(self, misfit, theta_E, starts, gain):
-        self.misfit, self.gain = misfit, gain
+    def __init__(self, misfit, theta_E, starts, gain, roughly=False):
+        self.misfit, self.gain, self.roughly = misfit, gain, roughly and not misfit.fixed.any()
         self.unit = unit_steps(misfit.mass, theta_E)
         self.u = misfit.coordinates(starts)
         self.residual = finite_residual(misfit(self.u))
@@ -617,16 +619,19 @@ class _Descent:
         return np.abs((one - other) / self.unit).max(axis=-1)
 
     def work_out(self, members):
-        """Slopes by differences, to either side in turn, so that no bias builds up; one for all that are near."""
+        """Slopes, one for all that are near; differences to either side in turn, so that no bias builds up."""
         chosen = {}
         for i in members[np.argsort(self.value[members])]:
             near = [j for j in chosen if self._apart(self.u[i], self.u[j]) < _NEAR]
             chosen.setdefault(near[0] if near else i, []).append(i)
         if not chosen:
             return
-        n, centres = self.u.shape[1], list(chosen)
-        difference = self.signs.choice([-1.0, 1.0], (len(centres), n)) * _DIFFERENCE
-        slopes = self.misfit.slopes(self.u[centres], self.residual[centres], difference, self.unit)
+        centres = list(chosen)
+        if self.roughly:
+            slopes = self.misfit.tangent_slopes(self.u[centres], self.unit)
+        else:
+            difference = self.signs.choice([-1.0, 1.0], (len(centres), self.u.shape[1])) * _DIFFERENCE
+            slopes = self.misfit.slopes(self.u[centres], self.residual[centres], difference, self.unit)
         for centre, slope in zip(centres, slopes, strict=True):
             near = chosen[centre]
             self.slope[near] = self.worked_out[near] = slope
@@ -645,7 +650,7 @@ class _Descent:
         # What the data say nothing of, a fixed parameter for one, does not move.
         diagonal = diagonal + 1e-6 * diagonal.max(axis=1, keepdims=True) + 1e-12
         steps = []
-        for factor in _DAMPINGS:
+        for factor in _DAMPINGS[: 1 if self.roughly else None]:
             damped = curvature + (factor * self.damping[members])[:, None, None] * _diagonal(diagonal)
             steps.append(-np.linalg.solve(damped, gradient[..., None])[..., 0])
         steps = np.clip(np.stack(steps, 1), -_LONGEST, _LONGEST)

@@ -21,6 +21,7 @@ from rim_tf.inference.optimise import (
     optimise_lens,
     placed,
     refine,
+    with_noise_floor,
 )
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -211,6 +212,32 @@ def test_exploring_gives_the_best_starts_first():
     found, history = explore(observed(), [far, dataclasses.replace(TRUTH, theta_E=1.03)], small())
     assert abs(found[0].theta_E - TRUTH.theta_E) < 0.02 and len(found) <= 2
     assert history[-1]["lens"] == pytest.approx(found[0].as_tuple(), rel=1e-5)
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+def test_tangents_are_about_the_slopes_by_differences(left_over):
+    """Of the prior, and, where noise is raised, of the data; and what they foresee lowers chi^2 as much."""
+    seen = with_noise_floor(observed())
+    light = np.stack([np.ones(seen.shape), seen.image]) if left_over else None
+    start = np.array([[1.04, 0.1, 0.15, 0.0, 0.0, 0.0, 0.0]])
+    fit = misfit.Misfit(
+        misfit.View(seen, small(), TRUTH.mass, 4, 48), start[0], np.zeros(7, bool), LensPrior().columns(TRUTH), light
+    )
+    u, unit = fit.coordinates(start), misfit.unit_steps(TRUTH.mass, 1.0)
+    residual = fit(u)
+    exact = fit.slopes(u, residual, np.full((1, 7), 0.5), unit)[0].astype(float)
+    about = fit.tangent_slopes(u, unit)[0].astype(float)
+    assert_allclose(about[:, -7:], exact[:, -7:], atol=0.05 * np.abs(exact[:, -7:]).max())
+    alike = (about * exact).sum(1) / np.sqrt((about**2).sum(1) * (exact**2).sum(1))
+    assert (alike > 0.6).all()
+
+    def after(slope):
+        curvature = slope @ slope.T
+        step = np.linalg.solve(curvature + 1e-2 * np.diag(np.diag(curvature)), -slope @ residual[0])
+        return (fit(u + step * unit) ** 2).sum()
+
+    before = (residual**2).sum()
+    assert before - after(about) > 0.8 * (before - after(exact)) > 0.2 * before
 
 
 def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
