@@ -79,8 +79,8 @@ def judged_mock(index, stamps, networks, config):
     )
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
     row["covariance"] = result.lens_fit.covariance.tolist()
+    row["uncounted_error"] = dataclasses.replace(result, posterior=None).summary()["lens_error"]
     if result.posterior is not None:
-        row["uncounted_error"] = dataclasses.replace(result, posterior=None).summary()["lens_error"]
         row["posterior_mean"] = dict(zip(truth.mass.names, result.posterior.mean.tolist(), strict=True))
     for name, fit in fits_.items():
         row |= {
@@ -127,28 +127,26 @@ def mock_report(rows):
 
 
 def coverage_report(rows):
-    """How often truths lie within one, two and three errors of models without a flag, as lines of text."""
-    kinds = {"lens_error": ("lens", "lens_error")}
+    """How often truths lie within one, two and three errors, as lines of text."""
+    kinds = {"lens_error": ("lens", "uncounted_error")}
     if any("posterior_mean" in row for row in rows):
-        kinds = {"lens_error": ("lens", "uncounted_error"), "posterior": ("posterior_mean", "lens_error")}
-    lines = [f"{'truths within 1, 2, 3 errors, no flag':<40} n   mean of the parameters   theta_E"]
-    for galaxy in (False, True):
-        for least, most in ((0.0, 0.01), (0.01, 1.0)):
-            chosen = [
-                row for row in rows if row["believed"] and row["with_galaxy"] == galaxy and least <= row["noise"] < most
-            ]
+        kinds["posterior"] = ("posterior_mean", "lens_error")
+    lines = [f"{'truths within 1, 2, 3 errors':<50} n   mean of the parameters   theta_E"]
+    parts = {"no flag": (True, (False, True)), "no flag, galaxy out": (True, (False,))}
+    parts |= {"no flag, galaxy in": (True, (True,)), "flagged": (False, (False, True))}
+    for part, (believed, galaxies) in parts.items():
+        for decade, (least, most) in {"below 1 %": (0.0, 0.01), "above 1 %": (0.01, 1.0)}.items():
+            chosen = [row for row in rows if row["believed"] == believed and row["with_galaxy"] in galaxies]
+            chosen = [row for row in chosen if least <= row["noise"] < most]
             for kind, (middle, error) in kinds.items():
                 told = [row for row in chosen if middle in row and error in row]
                 if not told:
                     continue
-                off = np.array(
-                    [[(row["truth"][k] - row[middle][k]) / row[error][k] for k in row["truth"]] for row in told]
-                )
+                off = [[(row["truth"][k] - row[middle][k]) / row[error][k] for k in row["truth"]] for row in told]
                 within = [(np.abs(np.array(off)) < n).mean(axis=0) for n in (1, 2, 3)]
-                shares = ["  ".join(f"{100 * each:5.1f}" for each in part) for part in zip(*within, strict=True)]
                 mean = "  ".join(f"{100 * each.mean():5.1f}" for each in within)
-                name = f"{kind}, galaxy {'in' if galaxy else 'out'}, noise {'below' if not least else 'above'} 1 %"
-                lines.append(f"{name:<40} {len(told):<3} {mean:<24} {shares[0]}")
+                of_radius = "  ".join(f"{100 * each[0]:5.1f}" for each in within)
+                lines.append(f"{f'{kind}, {part}, noise {decade}':<50} {len(told):<3} {mean:<24} {of_radius}")
     return lines
 
 
@@ -445,7 +443,7 @@ def _settled(settings, out):
     warnings.simplefilter("ignore")
     config, path = ModelConfig(**settings), out / "settings.json"
     out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and json.loads(path.read_text()) != settings:
+    if path.exists() and {"posterior": False} | json.loads(path.read_text()) != {"posterior": False} | settings:
         raise click.ClickException(f"{out} holds rows of other settings, {path.read_text()}; choose another --out.")
     path.write_text(json.dumps(settings))
     return config, workflow.networks(*config.networks)

@@ -49,7 +49,7 @@ def pytest_collectstart(collector):
 
 def pytest_collection_modifyitems(items):
     """The export's tests come after those of serving, in the same half: else one process waits for the other's."""
-    moved = [item for item in items if item.path.name == "test_export.py"]
+    moved = [item for item in items if item.path == ROOT / "tests" / "test_export.py"]
     places = [i for i, item in enumerate(items) if item.path.parent.name == "serving"]
     if moved and places:
         first, last = items[: places[-1] + 1], items[places[-1] + 1 :]

@@ -96,8 +96,8 @@ CALIBRATION = Calibration((0.045,), 5.0)
 # Of slopes by small differences where a search ended: two thirds of the same mocks are off by at most so many errors.
 # The tails of the law are too long for any factor.
 DIFFERENCES = Calibration((0.75, -0.33))
-# Of the curvature where the network `joint-small` stopped and nothing was fitted, as with `--fast`: of 150 other mocks,
-# half of them with a lens galaxy, two thirds are off by so many times as much. It knows nothing of the best lens.
+# Of the curvature where the network `joint-small` stopped and nothing was fitted, as with `--fast`: of the 90
+# without a flag of 150 other mocks two thirds are off by so many times as much. It knows nothing of the best lens.
 UNFITTED = Calibration((1.49, -1.38))
 # Beside a lens galaxy that was taken off, light and lens may agree with each other at a wrong place. Of mocks without a
 # flag, two thirds are off by so many times the errors of either kind.

@@ -234,6 +234,7 @@ class Misfit:
         lenses = self.lenses(u)
         images = self.view.tangents(lenses).reshape(*u.shape, -1)
         data = self._without_left_over(-(images * unit[:, None]).astype(np.float32) * self._per_noise)
+        data = np.where(np.isfinite(data), data, 0.0)  # in a direction of which nothing is known there is no step
         of_lens = np.stack([self.bijection_slopes(each) for each in u]) * unit[:, None]
         return np.concatenate([data, (of_lens / self.prior[1]).astype(np.float32)], axis=-1)
 

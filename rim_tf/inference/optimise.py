@@ -6,8 +6,8 @@ projection, Golub & Pereyra 1973), and a sum of their squares is minimised by Le
 slopes, by differences, are one batch of the RIM, and cost more than all else: they are worked out once for lenses that
 are near each other, and kept up by what each step shows of them (Broyden 1965). Many starts are followed at once: first
 on a coarse frame with the noise raised to a share of the peak, where the valleys are wide and a step costs little, the
-best ones then on finer frames with the noise as it is. On coarse frames slopes are those of a source that is held, less
-what a change of it could do as well, at the price of one image.
+best ones then on finer frames with the noise as it is. Before the last of these slopes are those of a source that is
+held, less what a change of it could do as well, at the price of one image, unless a parameter is fixed.
 """
 
 import dataclasses
@@ -604,7 +604,7 @@ class _Descent:
 
     def take_over(self, other):
         """The slopes of another `_Descent` on the same frame, with another noise or left-overs, where they hold."""
-        if other.residual.shape[1] != self.residual.shape[1]:
+        if other.residual.shape[1] != self.residual.shape[1] or other.roughly != self.roughly:
             return
         apart = self._apart(self.u[:, None], other.place)
         nearest = np.argmin(np.where(np.isnan(apart), np.inf, apart), axis=1)

@@ -136,9 +136,9 @@ class ModelResult:
             return self.posterior.standard_deviation
         noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
         error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.verdict.noise_factor
-        if not self.fitted:
-            return error * UNFITTED.stretch(noise)
-        return error * DIFFERENCES.stretch(noise) * (1.0 if self.lens_light is None else beside_galaxy(noise))
+        wider = DIFFERENCES.stretch(noise) * (1.0 if self.lens_light is None else beside_galaxy(noise))
+        # A lens that was not fitted is known no better than one that was.
+        return error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
 
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
@@ -216,8 +216,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     _check_finite(found.reconstruction, find_method("rim"))
     if config.fast:
         search.doubts.append(
-            "The lens is as the network found it and was not fitted, and its errors are several times those of a fit; "
-            "leave --fast (fast) away for one."
+            "The lens is as the network found it and was not fitted: at low noise its errors are several times those "
+            "of a fit; leave --fast (fast) away for one."
         )
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)

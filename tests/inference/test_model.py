@@ -13,7 +13,7 @@ from rim_tf.config import ModelConfig
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import estimate, lens_light, workflow
-from rim_tf.inference.calibration import DIFFERENCES, beside_galaxy, noise_over_peak
+from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, beside_galaxy, noise_over_peak
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import build_model
 from rim_tf.observation import Observation
@@ -143,6 +143,12 @@ def test_the_network_searches_and_alone_it_fits_nothing():
         assert any("was not fitted" in str(each.message) for each in caught) == (name == "fast")
         stages[name] = [step["stage"] for step in result.path]
         assert np.isfinite(result.source_fit.source).all()
+        assert result.fitted == (name == "search")
+        fit = result.source_fit
+        noise = noise_over_peak(fit.observation, fit.model_image)
+        counted = DIFFERENCES.stretch(noise) if result.fitted else UNFITTED.stretch(noise)
+        curvature = np.sqrt(np.diag(result.lens_fit.covariance)) * result.verdict.noise_factor
+        np.testing.assert_allclose(result.lens_error, max(counted, DIFFERENCES.stretch(noise)) * curvature, rtol=1e-6)
         if name == "fast":
             np.testing.assert_allclose(result.lens.as_tuple(), result.path[-1]["lens"], rtol=1e-5, atol=1e-6)
     assert set(stages["search"]) == set(stages["fast"]) == {"network", "fine"}

@@ -240,6 +240,22 @@ def test_tangents_are_about_the_slopes_by_differences(left_over):
     assert before - after(about) > 0.8 * (before - after(exact)) > 0.2 * before
 
 
+@pytest.mark.parametrize("fixed", [(), ("e1",)])
+def test_the_last_frame_and_what_is_fixed_have_slopes_by_differences(fixed, monkeypatch):
+    """Of the coarse and the middle frame of an image of 80 pixels the slopes are tangents."""
+    scales, tangents = [], misfit.View.tangents
+
+    def seen(self, lenses):
+        scales.append(self.observation.pixel_scale)
+        return tangents(self, lenses)
+
+    monkeypatch.setattr(misfit.View, "tangents", seen)
+    frame, start = observed(80, 0.06), dataclasses.replace(TRUTH, theta_E=1.03)
+    found = optimise_lens(frame, start, short(), n_steps=3, n_angles=2, fixed=fixed)
+    assert {step["stage"] for step in found.history} == {"coarse", "middle", "fine"}
+    assert set(scales) == (set() if fixed else {0.12}) and abs(found.lens.theta_E - 1) < 0.01
+
+
 def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
     """From where a fit ended, on the same sky with another noise, there is no need of others."""
     found, seen = [], []

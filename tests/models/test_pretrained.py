@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import threading
+import types
 
 import h5py
 import numpy as np
@@ -107,7 +108,7 @@ def served(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "URL", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setattr(remote, "FILES", {path.name: pretrained.sha256(path) for path in served.iterdir()})
     monkeypatch.setenv("RIM_TF_WEIGHTS", str(kept))
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # before it tries again
+    monkeypatch.setattr("pooch.core.time", types.SimpleNamespace(sleep=lambda seconds: None))  # before it tries again
     yield served
     server.shutdown()
     server.server_close()

@@ -11,6 +11,8 @@ from rim_tf.physics.mass.model import SIE_SHEAR, MassModel
 from rim_tf.physics.tangents import Tangents
 
 POWER_LAW = MassModel(("power_law", "shear"))
+# Whose size is not its first column.
+SHEAR_FIRST = MassModel(("shear", "sie"))
 
 
 def systems(mass, lenses):
@@ -26,10 +28,13 @@ def systems(mass, lenses):
     return inputs, Tangents(inputs, SOURCE[1:], mass)
 
 
-@pytest.mark.parametrize("mass", [SIE_SHEAR, POWER_LAW], ids=["sie", "power law"])
+@pytest.mark.parametrize("mass", [SIE_SHEAR, POWER_LAW, SHEAR_FIRST], ids=["sie", "power law", "shear first"])
 def test_tangents_are_the_slopes_of_model_images(mass, rng):
     lenses = LENSES + [0, 0, 0, 0.07, 0.11, 0, 0]  # no pixel is on the singular centre
-    lenses = lenses if mass is SIE_SHEAR else np.insert(lenses, 1, [2.1, 1.8], axis=1)
+    if mass is POWER_LAW:
+        lenses = np.insert(lenses, 1, [2.1, 1.8], axis=1)
+    if mass is SHEAR_FIRST:
+        lenses = np.roll(lenses * [1, 1, 1, 1, 1, 0, 0], 2, axis=1)
     inputs, tangents = systems(mass, lenses)
     source, u = tensor(rng.uniform(size=SOURCE)), mass.to_real(tensor(lenses))
 
