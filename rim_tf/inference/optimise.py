@@ -303,6 +303,7 @@ def refine(
     before: "Sought | None" = None,
     source_pixels: int | None = None,
     prior: LensPrior | None = None,
+    roughly: bool = False,
 ) -> "Sought":
     """The last part of `optimise_lens`: few starts on the frame as it is.
 
@@ -316,16 +317,18 @@ def refine(
       before: what was sought on a frame of the same shape, from near whose end it starts: its slopes still hold.
       source_pixels: as of `explore`.
       prior: as there.
+      roughly: by slopes as on coarse frames, which cost little and do not see the ripples that chi^2 has at low noise.
 
     Returns:
-      `Sought`.
+      `Sought`; its covariance is by differences in any case.
     """
     problem, starts = _fit_of(observation, starts, model, left_over, source_pixels, prior)
     history = []
-    descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN)
+    descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN, roughly)
     if before is not None:
         descent.take_over(before.descent)
     descent.run(n_steps, "fine", history, _Told(progress, n_steps))
+    descent.be_exact()
     return problem.sought(descent, history)
 
 
@@ -636,6 +639,12 @@ class _Descent:
             near = chosen[centre]
             self.slope[near] = self.worked_out[near] = slope
             self.place[near], self.stale[near] = self.u[centre], False
+
+    def be_exact(self):
+        """Slopes are by differences from now on."""
+        if self.roughly:
+            self.roughly = False
+            self.place[:], self.stale[:] = np.nan, True
 
     def near_place(self, members):
         """Whether the slopes of starts were worked out near where they are."""

@@ -292,9 +292,9 @@ _SMALLEST_FRAME = 24
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 # Starts of the network that finds lens and source together, and how many of its answers go on.
 _TOGETHER, _CHOSEN = 8, 2
-# Peak over noise up to which chi^2 is smooth; and beyond, from how many lenses around the best it is fitted again, and
-# by how much more than its errors they scatter.
-_SMOOTH, _SCATTERED, _SCATTER = 150.0, 5, 10.0
+# Peak over noise from which chi^2 has ripples that a fit may stop in, and from which beside a galaxy lens and light may
+# agree at a wrong place.
+_RIPPLED, _ROUGH = 50.0, 150.0
 # How often lens and light are settled at such a noise, beside a lens galaxy.
 _SETTLED = 3
 # An estimate this many times as uncertain as another may still be the better one.
@@ -482,17 +482,23 @@ class _Search:
 
     def finish(self):
         """Lens and light together, then the last digits, on pixels as they are."""
-        if self.light is not None and self._rough():
+        if self.light is not None and self._rough(_ROUGH):
             self._settle()
         if self._factor(self.found.observation) > 1:
             self._refit([self.found.lens], whole=True)
-        if self._rough():
-            self._scatter()
+        if self._rough(_RIPPLED):
+            self._follow()
 
-    def _rough(self):
-        """Whether the noise is so low that chi^2 is rough."""
+    def _follow(self):
+        """On along the valley, where the last fit stopped in one of its ripples."""
+        before = self._state()
+        self._refit([self.found.lens], whole=True, roughly=True)
+        self._keep_better(before)
+
+    def _rough(self, limit):
+        """Whether the peak is above so many times the noise, and chi^2 therefore rough."""
         seen = self.found.observation
-        return self.found.model_image.max() > _SMOOTH * np.median(seen.noise[seen.mask])
+        return self.found.model_image.max() > limit * np.median(seen.noise[seen.mask])
 
     def _settle(self):
         """Lens and light again, the lens by slopes of the whole valley: else both may agree at a wrong place."""
@@ -521,16 +527,6 @@ class _Search:
             self._light_and_lens()
             if not self._gained(before):
                 break
-
-    def _scatter(self):
-        """Another fit from lenses around the best: at low noise chi^2 is rough, and a descent ends in any hollow."""
-        from rim_tf.lens import lens_of
-
-        best, draws = self.found.lens, np.random.default_rng(self.config.seed)
-        around = draws.multivariate_normal(best.as_tuple(), _SCATTER**2 * self.found.sought.covariance(), _SCATTERED)
-        before = self._state()
-        self._refit([best, *(lens_of(best.mass, each) for each in around)], whole=True)
-        self._keep_better(before)
 
     def judged(self):
         from rim_tf.inference import verdict
@@ -607,7 +603,7 @@ class _Search:
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, before=None, whole=False, field_of=None):
+    def _fit(self, starts, before=None, whole=False, field_of=None, roughly=False):
         """`_Found` from starts of which the best few are known, or from where the fit `before` ended."""
         from rim_tf.inference.optimise import coarsened, refine
 
@@ -625,18 +621,19 @@ class _Search:
             starts,
             self.rim,
             _left_over(self.light, arcs, factor),
-            n_steps=0 if self.config.fast else _LAST_STEPS if whole else _STEPS,
+            n_steps=0 if self.config.fast else _LAST_STEPS if whole and not roughly else _STEPS,
             progress=told,
             before=None if before is None else before.sought,
             source_pixels=self._source_pixels(seen),
             prior=_prior(self.light),
+            roughly=roughly,
         )
         self.path += sought.history
         return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs))
 
-    def _refit(self, starts, before=None, whole=False, field_of=None):
+    def _refit(self, starts, before=None, whole=False, field_of=None, roughly=False):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
-        self.found = dataclasses.replace(self._fit(starts, before, whole, field_of), ends=self.found.ends)
+        self.found = dataclasses.replace(self._fit(starts, before, whole, field_of, roughly), ends=self.found.ends)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""
