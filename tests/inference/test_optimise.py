@@ -256,6 +256,29 @@ def test_the_last_frame_and_what_is_fixed_have_slopes_by_differences(fixed, monk
     assert set(scales) == (set() if fixed else {0.12}) and abs(found.lens.theta_E - 1) < 0.01
 
 
+def test_a_fit_by_rough_slopes_has_errors_by_differences(monkeypatch):
+    taken = []
+    for name in ("tangent_slopes", "slopes"):
+        own = getattr(misfit.Misfit, name)
+
+        def counted(self, *given, name=name, own=own):
+            taken.append(name)
+            return own(self, *given)
+
+        monkeypatch.setattr(misfit.Misfit, name, counted)
+    start = dataclasses.replace(TRUTH, theta_E=1.01)
+    exact = refine(observed(), [start], short(), None, 4)
+    errors = np.sqrt(np.diag(exact.covariance()))
+    assert set(taken) == {"slopes"}
+    taken.clear()
+    rough = refine(observed(), [start], short(), None, 4, before=exact, roughly=True)
+    assert set(taken) == {"tangent_slopes"}
+    taken.clear()
+    assert_allclose(np.sqrt(np.diag(rough.covariance())), errors, rtol=0.5)
+    assert taken == ["slopes"]
+    assert rough.ends["chi2_per_pixel"][0] < 1.05 * exact.ends["chi2_per_pixel"][0]
+
+
 def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
     """From where a fit ended, on the same sky with another noise, there is no need of others."""
     found, seen = [], []
