@@ -506,7 +506,8 @@ class _Search:
         from rim_tf.inference.optimise import coarsened
         from rim_tf.lens import lens_of
 
-        for _ in range(_SETTLED):
+        for done in range(_SETTLED):
+            self.progress("together", done, _SETTLED)
             before, lens = self._state(), self.found.lens
             arcs = self._arcs(self.frame, lens)
             factor = self._factor(arcs)

@@ -32,19 +32,20 @@ def found(lens_galaxy):
 
 
 def test_beside_a_bright_galaxy_light_and_lens_are_settled_together(monkeypatch):
-    kept = []
+    kept, told = [], []
     monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
     monkeypatch.setattr(workflow, "_SETTLED", 1)
     lens, source, scale = draw_system(31, 28, 0.18, LENS)
     observation, _ = observe_system(31, lens, source, scale, 28, 0.18, 0.005, 0.08, lens_galaxy=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)
-        workflow.model(observation, dataclasses.replace(QUICK, rounds=0))
+        workflow.model(observation, dataclasses.replace(QUICK, rounds=0), lambda *given: told.append(given))
     (search,) = kept
     for _ in range(2):  # what rounds of light and lens alone can do
         search._light_and_lens()
     before = search._misfit(search.found)
     search._settle()
+    assert ("together", 0, 1) in told
     assert search._misfit(search.found) < 0.8 * before
     assert search.found.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
     # What was found is not lost where no plane fits, or where a round leads away.
