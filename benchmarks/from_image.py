@@ -29,6 +29,7 @@ from rim_tf.evaluation import measures
 from rim_tf.evaluation.metrics import aligned_rms, flux_error, rms_error
 from rim_tf.files import finite
 from rim_tf.inference import workflow
+from rim_tf.inference.calibration import Calibration
 from rim_tf.inference.rim import reconstruct
 from rim_tf.io import open_fits, read_observation
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -79,7 +80,9 @@ def judged_mock(index, stamps, networks, config):
     )
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
     row["covariance"] = result.lens_fit.covariance.tolist()
-    row["uncounted_error"] = dataclasses.replace(result, posterior=None).summary()["lens_error"]
+    row["noise_factor"] = result.verdict.noise_factor
+    uncounted = dataclasses.replace(result, posterior=None).lens_error
+    row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
         row["posterior_mean"] = dict(zip(truth.mass.names, result.posterior.mean.tolist(), strict=True))
     for name, fit in fits_.items():
@@ -160,13 +163,11 @@ def stretch_report(rows):
         return []
     off = np.array([[row["truth"][name] - row["lens"][name] for name in row["truth"]] for row in rows])
     sigma = np.sqrt([np.maximum(np.diag(row["covariance"]), 1e-30) for row in rows])
-    # As `Verdict.noise_factor` has it, which all errors are multiplied by.
-    factor = [max(1.0, row["sky_noise"]) * max(1.0, row["tests"]["chi2"]) ** 0.5 for row in rows]
-    z = np.log(np.abs(off) / sigma / np.array(factor)[:, None])
-    x = np.log10(np.clip([row["noise"] for row in rows], 3e-3, 1e-1) / 0.01)[:, None]
+    factor, noise = (np.array([row[name] for row in rows]) for name in ("noise_factor", "noise"))
+    z = np.log(np.abs(off) / sigma / factor[:, None])
 
     def loss(line):
-        above = z - line[0] - line[1] * x
+        above = z - np.log(Calibration(tuple(line)).stretch(noise))[:, None]
         return np.where(above > 0, 0.683 * above, -0.317 * above).sum()
 
     a, b = optimize.minimize(loss, [1.0, 0.0], method="Nelder-Mead").x
@@ -443,7 +444,7 @@ def _settled(settings, out):
     warnings.simplefilter("ignore")
     config, path = ModelConfig(**settings), out / "settings.json"
     out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and {"posterior": False} | json.loads(path.read_text()) != {"posterior": False} | settings:
+    if path.exists() and ModelConfig(**json.loads(path.read_text())) != config:
         raise click.ClickException(f"{out} holds rows of other settings, {path.read_text()}; choose another --out.")
     path.write_text(json.dumps(settings))
     return config, workflow.networks(*config.networks)
