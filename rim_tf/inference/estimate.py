@@ -12,12 +12,13 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.config import ModelConfig
+from rim_tf.inference.misfit import specification
 from rim_tf.lens import Lens, LensParameters, lens_of
 from rim_tf.models.estimator import Estimator
 from rim_tf.models.looks import SEEN, judge, see
 from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
-from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
+from rim_tf.systems import batch_of
 
 # Looks whose Einstein radii differ by a smaller share say the same.
 _SAME_RADIUS = 0.05
@@ -103,12 +104,8 @@ def _looks(observation, model, seed):
 @functools.lru_cache(maxsize=4)
 def _see(model, stamps):
     """`rim_tf.models.looks.see` for the inputs of a batch; traced once."""
-    axes = {name: IMAGING[name].axes for name in SEEN}
-    if not stamps:
-        axes["psf"] = GAUSSIAN_PSF.axes
-    specification = {name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype) for name in SEEN}
 
-    @tf.function(input_signature=[specification], autograph=False)
+    @tf.function(input_signature=[specification(stamps, SEEN)], autograph=False)
     def traced(inputs):
         return see(model, inputs)
 

@@ -69,7 +69,7 @@ def _model_images(model, mass, stamps):
     number = tf.TensorSpec([], tf.int32)
 
     @tf.function(
-        input_signature=[_specification(stamps), number, number, tf.TensorSpec([None, mass.size])],
+        input_signature=[specification(stamps), number, number, tf.TensorSpec([None, mass.size])],
         autograph=False,
     )
     def model_images(inputs, source_pixels, n_rim_steps, lens):
@@ -89,7 +89,7 @@ def _tangents(mass, stamps):
     """
 
     @tf.function(
-        input_signature=[_specification(stamps), tf.TensorSpec([None] * 3), tf.TensorSpec([None, mass.size])],
+        input_signature=[specification(stamps), tf.TensorSpec([None] * 3), tf.TensorSpec([None, mass.size])],
         autograph=False,
     )
     def tangents(inputs, source, lens):
@@ -102,15 +102,15 @@ def _tangents(mass, stamps):
     return tangents
 
 
-def _specification(stamps):
-    """Of the inputs of a batch without lenses."""
-    axes = {name: tensor.axes for name, tensor in IMAGING.items() if name != "lens"}
-    if not stamps:
-        axes["psf"] = GAUSSIAN_PSF.axes
-    return {
-        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
-        for name in axes
-    }
+def specification(stamps, names=tuple(name for name in IMAGING if name != "lens")):
+    """What a traced function is told of the inputs of a batch: {name: tf.TensorSpec}, of any shape.
+
+    Args:
+      stamps: whether the PSFs are stamps, and not widths of Gaussians.
+      names: of these inputs; by default all but the lenses.
+    """
+    known = IMAGING if stamps else IMAGING | {"psf": GAUSSIAN_PSF}
+    return {name: tf.TensorSpec([None] * len(known[name].axes), known[name].dtype) for name in names}
 
 
 def _repeated(inputs, lens):

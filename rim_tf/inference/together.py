@@ -9,10 +9,11 @@ import tensorflow as tf
 from keras import ops
 
 from rim_tf.errors import InputError
+from rim_tf.inference.misfit import specification
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.joint import JointRIM, from_samples
 from rim_tf.observation import Observation
-from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of
+from rim_tf.systems import batch_of
 
 # As many times the steps that it was trained for: its lens still gets better after these, though its errors do not.
 _LONGER = 2
@@ -79,18 +80,10 @@ def find_together(
 @functools.lru_cache(maxsize=4)
 def _traced(model, stamps):
     """A function of a batch's inputs and the number of steps -> path and chi^2 of `JointRIM.search`; traced once."""
-    names = [name for name in IMAGING if name != "lens"]
-    axes = {name: IMAGING[name].axes for name in names}
-    if not stamps:
-        axes["psf"] = GAUSSIAN_PSF.axes
-    specification = {
-        name: tf.TensorSpec([None] * len(axes[name]), IMAGING[name].dtype if name == "mask" else "float32")
-        for name in names
-    }
     of_lens = tf.TensorSpec([None, model.mass.size])
-    specification |= {"start": of_lens, "start_error": of_lens}
+    inputs = specification(stamps) | {"start": of_lens, "start_error": of_lens}
 
-    @tf.function(input_signature=[specification, tf.TensorSpec([], tf.int32)], autograph=False)
+    @tf.function(input_signature=[inputs, tf.TensorSpec([], tf.int32)], autograph=False)
     def traced(inputs, n_steps):
         found = model.search(inputs, n_steps)
         return {name: found[name] for name in ("path", "chi2_per_pixel")}
