@@ -454,7 +454,7 @@ class ModelConfig:
     starts: int = setting(
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )
-    rounds: int = setting(2, "How often lens light and lens are fitted again beside the source.", least=0, most=20)
+    rounds: int = setting(4, "How often at most lens and light are fitted again beside the source.", least=0, most=20)
     attempts: int = setting(1, "How often a fit that a flag speaks against begins anew.", least=0, most=20)
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
     posterior: bool = setting(

@@ -91,7 +91,8 @@ def modelled():
         fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
     estimate = estimate_lens(frame, estimator)
     parameters = {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
-    fitted = LensLightFit(frame, light, parameters, np.zeros(observation.shape, bool), light[None])
+    masked = np.zeros(observation.shape, bool)
+    fitted = LensLightFit(frame, light, parameters, np.zeros(6), np.array([0.25]), masked, np.ones((1, *masked.shape)))
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path)
 
 

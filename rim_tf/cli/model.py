@@ -17,7 +17,6 @@ from rim_tf.heavy import import_quietly
 STEPS = {
     "estimate": "Looking for the lens ...",
     "lens light": "Fitting the light of the lens galaxy ...",
-    "together": "Fitting lens and light in turns, at low noise ...",
     "lens": "Fitting the lens ...",
     "rim": "Drawing lenses ...",
 }

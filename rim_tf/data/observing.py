@@ -4,6 +4,8 @@ Only the Gaussian PSF and white noise are the paper's. All else is off unless a 
 takes no random numbers away from what is on, so a stream keeps its images when an option is added here.
 """
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -12,6 +14,8 @@ from rim_tf.grids import PixelGrid
 from rim_tf.physics.light import elliptical_radius2, sersic
 from rim_tf.physics.psf import GaussianBlur, blur_operator
 
+# Standard deviations of a Gaussian PSF from which light comes in.
+_REACH = 4.0
 # Samples of a PSF along each side of a pixel, whose mean is the pixel's value.
 _OVERSAMPLING = 5
 
@@ -39,20 +43,19 @@ def observe(draws, systems, config, psfs=None):
     lens = _with_errors(draws, systems["lens"], config)
 
     psf = _draw_psfs(draws, sigma, systems["pixel_scale"], config, psfs)
-    blur = blur_operator(psf, grid)
-    blurred = blur.forward(lensed)
+    blurred = blur_operator(psf, grid).forward(lensed)
+    sky = Sky(psf, grid, gaussian_reach(config.psf_sigma[1], config.log_pixel_scale[0]))
     peak = ops.max(blurred, axis=(1, 2), keepdims=True)
     counted, left = blurred, 0.0
     if config.lens_light_fraction > 0:
-        light, fitted = _draw_lens_light(draws, systems["lens"], grid, config)
-        light, fitted = peak * blur.forward(light), peak * blur.forward(fitted)
+        light, fitted = (peak * sky.seen(each) for each in _draw_lens_light(draws, systems["lens"], sky.grid, config))
         counted, left = blurred + light, light - fitted
     if config.lens_galaxy_fraction > 0:
-        galaxy = peak * blur.forward(_draw_lens_galaxy(draws, systems["lens"], grid))
+        galaxy = peak * sky.seen(_draw_lens_galaxy(draws, systems["lens"], sky.grid))
         is_in = draws.uniform([n, 1, 1]) < config.lens_galaxy_fraction
         counted, left = ops.where(is_in, blurred + galaxy, counted), ops.where(is_in, galaxy, left)
     if config.neighbour_fraction > 0:
-        neighbours = peak * blur.forward(_draw_neighbours(draws, systems["lens"], grid, config))
+        neighbours = peak * sky.seen(_draw_neighbours(draws, systems["lens"], sky.grid, config))
         counted, left = counted + neighbours, left + neighbours
     noise_rms = level * peak * ops.sqrt(1 - 0.5 * photons + photons * counted / peak)
     told = noise_rms
@@ -69,6 +72,35 @@ def observe(draws, systems, config, psfs=None):
         "pixel_scale": systems["pixel_scale"],
         "source_pixel_scale": systems["source_pixel_scale"],
     }
+
+
+def gaussian_reach(sigma, pixel_scale):
+    """From how many pixels away a Gaussian PSF [arcsec] brings light."""
+    return math.ceil(_REACH * sigma / pixel_scale)
+
+
+class Sky:
+    """Light that does not end with the frame, as a lens galaxy's: the PSF brings some in from beyond.
+
+    Args:
+      psf: as of `blur_operator`.
+      frame: `PixelGrid`.
+      reach: pixels from which light comes in, of a Gaussian PSF; of a stamp it is half its side.
+
+    Attributes:
+      grid: `PixelGrid` in whose pixels the light is wanted.
+    """
+
+    def __init__(self, psf, frame, reach):
+        reach = psf.shape[1] // 2 if len(psf.shape) == 3 else reach
+        rows, columns = (n + 2 * reach for n in (frame.rows, frame.columns))
+        self.grid = PixelGrid(rows, columns, frame.pixel_scale)
+        self._blur = blur_operator(psf, self.grid)
+        self._cut = [slice(reach, n - reach) for n in (rows, columns)]
+
+    def seen(self, light):
+        """The frame's pixels, [batch, rows, columns], of light in those of `grid`."""
+        return self._blur.forward(light)[(slice(None), *self._cut)]
 
 
 def _draw_masks(draws, n, grid, config):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from rim_tf.config import SOURCE_SCALE_RATIO, MockConfig
 from rim_tf.data import mocks, seeds
+from rim_tf.data.observing import Sky, gaussian_reach
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
@@ -12,7 +13,6 @@ from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.light import elliptical_radius2, sersic
-from rim_tf.physics.psf import blur_operator
 from rim_tf.results import half_light_radius
 from rim_tf.systems import batch_of
 from rim_tf.validation import from_json
@@ -100,11 +100,13 @@ def observe_system(
 
 def _galaxy(lens, observation):
     """A galaxy about a lens, 1 at its half-light radius, as an observation of such a frame and PSF shows it."""
-    grid = PixelGrid(*observation.shape, np.float32([observation.pixel_scale]))
-    x, y = grid.coordinates()
+    psf = np.float32([observation.psf])
+    frame = PixelGrid(*observation.shape, np.float32([observation.pixel_scale]))
+    reach = gaussian_reach(observation.psf, observation.pixel_scale) if psf.ndim == 1 else None
+    sky = Sky(psf, frame, reach)
+    x, y = sky.grid.coordinates()
     named = lens.named()
     radius2 = elliptical_radius2(x - lens.x_lens, y - lens.y_lens, named.get("e1", 0.0), named.get("e2", 0.0))
     # Within half a pixel of its centre the cusp is flat, as the mean over a pixel is.
     light = sersic(radius2 + (0.5 * observation.pixel_scale) ** 2, lens.theta_E, 4.0, np.exp)
-    psf = np.float32([observation.psf])
-    return np.asarray(blur_operator(psf, grid).forward(np.float32(light)))[0]
+    return np.asarray(sky.seen(np.float32(light)))[0]

@@ -14,6 +14,9 @@ from scipy import linalg, ndimage, optimize
 
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
+from rim_tf.inference.linear.regularisation import Regularisation
+from rim_tf.inference.linear.system import LinearSystem
+from rim_tf.inference.misfit import matmul
 from rim_tf.lens import Lens
 from rim_tf.observation import Observation
 from rim_tf.physics.light import gaussian
@@ -50,6 +53,11 @@ CENTRED = 0.02
 """How far from the centre of its light the centre of a real lens is, standard deviation [theta_E]."""
 # Brightness of a galaxy over that of the arcs at which nobody could take the one for the other.
 _OUTSHINES = 4.0
+# Pixels on a side of the changes of a source that follow the light, which is smooth; the strength of their prior, as a
+# share of what the data say of a pixel in the mean; and how far a dark pixel may change, over a bright one.
+_CHANGES, _CHANGES_PRIOR, _LEAST_CHANGE = 24, 0.1, 0.003
+# How far a lens may go at once, in careful steps.
+_LONGEST_STEP = 5.0
 # Clumps that stay outside so many theta_E are no part of the ring.
 _NEIGHBOUR = 1.7
 
@@ -66,6 +74,8 @@ class LensLightFit:
         amplitude exp(-(q x'^2 + y'^2 / q) / (2 sigma^2)), x' along the major axis, each a dictionary of amplitude
         (before blurring) [units of the image], sigma [arcsec], q (minor over major), phi (major axis, from +x,
         anticlockwise) [rad], and x, y (the centre, the same for all) [arcsec].
+      shape: x and y of the centre [arcsec], then e1 and e2 of each group.
+      amplitudes: of all components, those that are 0 too, and the sky [units of the image], [components + 1].
       arc_mask: true where a pixel was left out of the fit as an arc or a neighbour, boolean [rows, columns].
       left_over: images of what may be left of the galaxy, in any amount: its components, the sky, and what a small
         error of its centre and ellipticities makes, [k, rows, columns].
@@ -74,6 +84,8 @@ class LensLightFit:
     observation: Observation
     model_image: np.ndarray
     parameters: dict
+    shape: np.ndarray
+    amplitudes: np.ndarray
     arc_mask: np.ndarray
     left_over: np.ndarray
 
@@ -152,13 +164,7 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
             break
         left_out = left_out & ~too_bright
         shape, amplitudes, model = galaxy.fit(shape, observation.mask & ~left_out, model, _ROUGH)
-    return LensLightFit(
-        observation=dataclasses.replace(observation, image=observation.image - model),
-        model_image=model.astype(observation.image.dtype),
-        parameters=galaxy.describe(shape, amplitudes),
-        arc_mask=left_out & observation.mask,
-        left_over=galaxy.left_over(shape, amplitudes),
-    )
+    return _subtracted(observation, galaxy, shape, amplitudes, left_out & observation.mask)
 
 
 def subtract_beside_source(
@@ -183,14 +189,104 @@ def subtract_beside_source(
     galaxy = _Galaxy(alone, x, y)
     used = used & observation.mask
     _check_enough(used, galaxy.n_components, "outside of masks")
-    ellipticities = np.ravel(previous.parameters["ellipticities"])
-    start = np.concatenate([previous.parameters["centre"], np.clip(ellipticities, -0.9 * _FLATTEST, 0.9 * _FLATTEST)])
-    shape, amplitudes, model = galaxy.fit(start, used, previous.model_image)
+    start = np.concatenate([previous.shape[:2], np.clip(previous.shape[2:], -0.9 * _FLATTEST, 0.9 * _FLATTEST)])
+    shape, amplitudes, _ = galaxy.fit(start, used, previous.model_image)
+    return _subtracted(observation, galaxy, shape, amplitudes, previous.arc_mask)
+
+
+def with_amplitudes(observation: Observation, previous: LensLightFit, amplitudes: np.ndarray) -> LensLightFit:
+    """A `LensLightFit` of the same shape as a previous one.
+
+    Args:
+      observation: `Observation` with the lens galaxy in it.
+      previous: its `LensLightFit` so far.
+      amplitudes: [components + 1].
+    """
+    galaxy = _Galaxy(observation, *_coordinates(observation))
+    return _subtracted(observation, galaxy, previous.shape, amplitudes, previous.arc_mask)
+
+
+def step_with_source(
+    frame: Observation,
+    light: LensLightFit,
+    seen: Observation,
+    model_image: np.ndarray,
+    source: np.ndarray,
+    source_pixel_scale: float,
+    lens: Lens,
+    slopes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the amplitudes of a lens galaxy should be, and where the lens should go, were the source free to follow.
+
+    What a galaxy and a lensed source could both be goes to whichever has it, and fits in turns leave it there: each
+    finds little left to explain. So all are changed at once here: the galaxy in its amplitudes, the lens along its
+    slopes, and the source, from what the network made of it, by a smooth share of its brightness, on a coarse grid, as
+    a linear inversion that is cheap. Where the source has no light, it gets none and can lose none.
+
+    Args:
+      frame: `Observation` without the light.
+      light: the `LensLightFit` that was subtracted.
+      seen: the middle of `frame`.
+      model_image: of the lensed source there, [rows, columns].
+      source: that source, [n, n].
+      source_pixel_scale: [arcsec].
+      lens: of that source.
+      slopes: how the model image changes with each coordinate of the lens, by careful steps, [k, rows, columns].
+
+    Returns:
+      Amplitudes, [components + 1], of which but for the sky none is negative; and how many steps the lens should go
+      along each coordinate, [k].
+
+    Raises:
+      InputError: no pixel sees the source grid.
+    """
+    cut = tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(frame.shape, seen.shape, strict=True))
+    beside = np.zeros((len(slopes) + 1, *frame.shape))
+    beside[(slice(None), *cut)] = [*slopes, -model_image.astype(np.float64)]
+    beside[-1] += frame.image
+    n_light, n = len(light.amplitudes), len(light.amplitudes) + len(slopes)
+    weight = np.where(frame.mask, 1 / frame.noise.astype(np.float64), 0.0)
+    columns = np.concatenate([light.left_over[:n_light], beside]) * weight
+    grid = _CHANGES, _CHANGES
+    system = LinearSystem.from_observation(seen, lens, grid, source_pixel_scale * len(source) / _CHANGES)
+    each = np.eye(_CHANGES**2).reshape(-1, *grid) * _coarse_brightness(source)
+    changes = system.forward(each) * weight[cut]
+    curvature = _products(changes, changes)
+    prior = Regularisation("curvature", "zero", grid).matrix
+    posterior = linalg.cholesky(curvature + _CHANGES_PRIOR * curvature.trace() / prior.trace() * prior, lower=True)
+    # Products of the columns, less the part of them that a change of the source could be.
+    followed = linalg.solve_triangular(posterior, _products(changes, columns[(slice(None), *cut)]), lower=True)
+    products = _products(columns, columns) - followed.T @ followed
+    # What is nowhere seen goes nowhere.
+    scale = np.sqrt(np.maximum(products.diagonal()[:n], 1e-12 * products.diagonal()[:n].max()))
+    root = linalg.cholesky(products[:n, :n] / np.outer(scale, scale) + 1e-8 * np.eye(n))
+    target = linalg.solve_triangular(root, products[:n, n] / scale, trans="T")
+    farthest = _LONGEST_STEP * scale[n_light:]
+    lowest = np.concatenate([np.minimum(-light.amplitudes[:-1] * scale[: n_light - 1], -1e-12), [-np.inf], -farthest])
+    found = optimize.lsq_linear(root, target, (lowest, np.append(np.full(n_light, np.inf), farthest))).x / scale
+    amplitudes = light.amplitudes + found[:n_light]
+    return np.append(np.maximum(amplitudes[:-1], 0), amplitudes[-1]), found[n_light:]
+
+
+def _coarse_brightness(source):
+    """A source on the grid of its changes, smoothed, over its peak."""
+    place = [np.arange(n) * _CHANGES // n for n in source.shape]
+    total = np.zeros((_CHANGES, _CHANGES))
+    np.add.at(total, np.ix_(*place), np.maximum(source, 0))
+    smooth = ndimage.gaussian_filter(total, 1.0)
+    return smooth / max(smooth.max(), 1e-30) + _LEAST_CHANGE
+
+
+def _subtracted(observation, galaxy, shape, amplitudes, arc_mask):
+    """`LensLightFit` of a `_Galaxy`."""
+    model = galaxy.image(shape, amplitudes)
     return LensLightFit(
         observation=dataclasses.replace(observation, image=observation.image - model),
         model_image=model.astype(observation.image.dtype),
         parameters=galaxy.describe(shape, amplitudes),
-        arc_mask=previous.arc_mask,
+        shape=shape,
+        amplitudes=amplitudes,
+        arc_mask=arc_mask,
         left_over=galaxy.left_over(shape, amplitudes),
     )
 
@@ -397,6 +493,11 @@ class _Galaxy:
             "ellipticities": shape[2:].reshape(-1, 2).tolist(),
             "components": components,
         }
+
+
+def _products(images, others):
+    """Of images [n, rows, columns] with others [m, rows, columns], summed over the pixels, [n, m]."""
+    return matmul(images.reshape(len(images), -1), others.reshape(len(others), -1).T)
 
 
 def _product(a, b):

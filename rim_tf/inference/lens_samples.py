@@ -17,8 +17,8 @@ from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, beside_galaxy, noise_over_peak
 from rim_tf.inference.optimise import (
     cropped,
+    image_and_source,
     middle,
-    model_image,
     noise_floor,
     refine,
     source_pixels_of,
@@ -158,7 +158,7 @@ def sample_lens(
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
-    noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
+    noise = noise_over_peak(seen, image_and_source(seen, best, model, pixels)[0])
     start = CALIBRATION.distribution(law, noise)
     wider = 1.0 if left_over is None else beside_galaxy(noise / noise_factor)
     law, temperature = start.wider(wider), wider**2 * CALIBRATION.temperature(noise)

@@ -145,7 +145,12 @@ class View:
 
     def __call__(self, lenses):
         """Lenses [n, columns] -> model images [n, rows, columns] in the observation's `unit`."""
-        return np.concatenate([self.tensor(part).numpy() for part in self._parts(lenses, self._at_once)])
+        return self.images_and_sources(lenses)[0]
+
+    def images_and_sources(self, lenses):
+        """As `__call__`, and their sources [n, source pixels, source pixels]."""
+        found = [self._function(self._inputs, *self._numbers, part) for part in self._parts(lenses, self._at_once)]
+        return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
     def tangents(self, lenses):
         """How the images of lenses [n, columns] change with the coordinates without bounds, about: the source held, and

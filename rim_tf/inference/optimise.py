@@ -521,10 +521,38 @@ class _Told:
         self.done += 1
 
 
-def model_image(observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None) -> np.ndarray:
-    """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
+def image_and_source(
+    observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `reconstruct` gives as `model_image`, [rows, columns], and as `source`, sooner than it would."""
     view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
-    return observation.in_data_units(view([lens.as_tuple()])[0])
+    return tuple(observation.in_data_units(each[0]) for each in view.images_and_sources([lens.as_tuple()]))
+
+
+class Tangent:
+    """How the model image of a lens changes about it, the source following as far as a few steps of SIRT take it.
+
+    Args:
+      observation: `Observation`.
+      lens: any.
+      model: `RIM`.
+      source_pixels: as in `source_grid`.
+
+    Attributes:
+      slopes: by careful steps in each coordinate without bounds, [columns, rows, columns], in units of the image.
+    """
+
+    def __init__(self, observation, lens, model, source_pixels):
+        view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
+        self._mass, self._unit = lens.mass, unit_steps(lens.mass, lens.theta_E)
+        values = np.array([lens.as_tuple()], np.float32)
+        self._u = ops.convert_to_numpy(lens.mass.to_real(ops.convert_to_tensor(values)))[0]
+        self.slopes = observation.in_data_units(view.tangents(values)[0] * self._unit[:, None, None])
+
+    def lens(self, steps):
+        """The lens so many steps away, [columns]."""
+        u = (self._u + steps * self._unit).astype(np.float32)[None]
+        return lens_of(self._mass, ops.convert_to_numpy(self._mass.from_real(ops.convert_to_tensor(u)))[0])
 
 
 class _Descent:

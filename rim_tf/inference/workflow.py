@@ -292,15 +292,14 @@ _SMALLEST_FRAME = 24
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 # Starts of the network that finds lens and source together, and how many of its answers go on.
 _TOGETHER, _CHOSEN = 8, 2
-# Peak over noise from which chi^2 has ripples that a fit may stop in, and from which beside a galaxy lens and light may
-# agree at a wrong place.
-_RIPPLED, _ROUGH = 50.0, 150.0
-# How often lens and light are settled at such a noise, beside a lens galaxy.
-_SETTLED = 3
+# Peak over noise from which chi^2 has ripples that a fit may stop in.
+_RIPPLED = 50.0
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
+# Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
+_STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
-_ROUND_GAIN = 0.01
+_ROUND_GAIN = 0.003
 
 
 # Brightness at the centre of a lens over that in the ring: below the first there is hardly a galaxy, above the second
@@ -338,9 +337,9 @@ class _Found:
 
     @functools.cached_property
     def model_image(self):
-        from rim_tf.inference.optimise import model_image
+        from rim_tf.inference.optimise import image_and_source
 
-        return model_image(self.observation, self.lens, self.rim, self.source_pixels)
+        return image_and_source(self.observation, self.lens, self.rim, self.source_pixels)[0]
 
     @functools.cached_property
     def reconstruction(self):
@@ -371,6 +370,7 @@ class _Search:
     Attributes: those of `ModelResult`, and
       starts: lenses that the next fit starts from.
       explored: whether these are the best of many already.
+      noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
     """
 
@@ -379,7 +379,7 @@ class _Search:
         self.joint, self.config, self.progress = joint, config, progress
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
-        self.doubts = []
+        self.noise, self.doubts = None, []
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -445,8 +445,10 @@ class _Search:
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
+        self.noise = self.frame.noise if self.noise is None else self.noise
         self.found = self._fit(self.starts)
-        for _ in range(self.config.rounds if self.light is not None and not self.config.fast else 0):
+        rounds = 1 if self.config.fast else self.config.rounds
+        for _ in range(rounds if self.light is not None else 0):
             before = self._state()
             self._light_and_lens()
             if not self._gained(before):
@@ -454,7 +456,41 @@ class _Search:
 
     def _light_and_lens(self):
         self._beside(self.found.model_image, self.found.lens)
-        self._refit([self.found.lens], self.found)
+        self._refit([self._step_with_source(self.found.lens)], self.found)
+
+    def _step_with_source(self, lens):
+        """Lens and lens galaxy at once, the source following: fits in turns leave to each what it has of the others.
+
+        Returns the lens; the galaxy is another one then.
+        """
+        from rim_tf.config import SOURCE_SCALE_RATIO
+        from rim_tf.inference import lens_light
+        from rim_tf.inference.optimise import Tangent
+
+        arcs = self._arcs(self.frame, self.found.field_of)
+        noise, scale, pixels = arcs.noise, SOURCE_SCALE_RATIO * arcs.pixel_scale, self._source_pixels(arcs)
+        image, source = self._image_and_source(arcs, lens)
+        for _ in range(_STEPS_WITH_SOURCE):
+            before, chi2 = self.light, _mean_square(arcs, image, noise)
+            tangent = Tangent(arcs, lens, self.rim, pixels)
+            given = self.frame, before, arcs, image, source, scale, lens, tangent.slopes
+            try:
+                amplitudes, steps = lens_light.step_with_source(*given)
+            except InputError:  # no pixel sees the source grid
+                return lens
+            for share in _SHARES:
+                there = tangent.lens(share * steps)
+                mixed = before.amplitudes + share * (amplitudes - before.amplitudes)
+                light = lens_light.with_amplitudes(self.observation, before, mixed)
+                frame = _without_neighbours(light, there)
+                arcs = self._arcs(frame, self.found.field_of)
+                image, source = self._image_and_source(arcs, there)
+                if _mean_square(arcs, image, noise) < chi2:
+                    self.light, self.frame, lens = light, frame, there
+                    break
+            else:
+                return lens
+        return lens
 
     def _gained(self, before):
         """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
@@ -481,12 +517,11 @@ class _Search:
             self._return_to(state)
 
     def finish(self):
-        """Lens and light together, then the last digits, on pixels as they are."""
-        if self.light is not None and self._rough(_ROUGH):
-            self._settle()
+        """The last digits, on pixels as they are."""
         if self._factor(self.found.observation) > 1:
             self._refit([self.found.lens], whole=True)
-        if self._rough(_RIPPLED):
+        seen = self.found.observation
+        if self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask]):
             self._follow()
 
     def _follow(self):
@@ -495,51 +530,17 @@ class _Search:
         self._refit([self.found.lens], whole=True, roughly=True)
         self._keep_better(before)
 
-    def _rough(self, limit):
-        """Whether the peak is above so many times the noise, and chi^2 therefore rough."""
-        seen = self.found.observation
-        return self.found.model_image.max() > limit * np.median(seen.noise[seen.mask])
-
-    def _settle(self):
-        """Lens and light again, the lens by slopes of the whole valley: else both may agree at a wrong place."""
-        from rim_tf.inference.lens_samples import settled
-        from rim_tf.inference.optimise import coarsened
-        from rim_tf.lens import lens_of
-
-        for done in range(_SETTLED):
-            self.progress("together", done, _SETTLED)
-            before, lens = self._state(), self.found.lens
-            arcs = self._arcs(self.frame, lens)
-            factor = self._factor(arcs)
-            seen = coarsened(arcs, factor)
-            given = (
-                _left_over(self.light, arcs, factor),
-                self._source_pixels(seen),
-                self.config.seed,
-                _prior(self.light),
-            )
-            try:
-                target, law, _ = settled(seen, [lens], self.rim, *given)
-            except InputError:  # no plane fits the residuals, as of an image that no lens explains
-                break
-            # In the field of before, that chi^2 can be compared.
-            better = lens_of(lens.mass, target.lenses(law.u[None])[0])
-            self._refit([better], field_of=self.found.field_of)
-            self._light_and_lens()
-            if not self._gained(before):
-                break
-
     def judged(self):
         from rim_tf.inference import verdict
 
         return verdict.judge(self.frame, self.found, self.estimate)
 
     def _misfit(self, found):
-        """Chi^2 per pixel by the noise of the image as it was given, whatever was added to it, within its field."""
+        """Chi^2 per pixel by the noise that the frame had first, however it was raised since, within its field."""
         from rim_tf.inference.optimise import middle
 
         seen = found.observation
-        return _mean_square(seen, found.model_image, middle(self.observation.noise, seen.shape))
+        return _mean_square(seen, found.model_image, middle(self.noise, seen.shape))
 
     def _estimate(self, frame, seed):
         from rim_tf.inference.estimate import estimate_lens
@@ -590,9 +591,12 @@ class _Search:
         return lenses, history
 
     def _model_image(self, arcs, lens):
-        from rim_tf.inference.optimise import model_image
+        return self._image_and_source(arcs, lens)[0]
 
-        return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
+    def _image_and_source(self, arcs, lens):
+        from rim_tf.inference.optimise import image_and_source
+
+        return image_and_source(arcs, lens, self.rim, self._source_pixels(arcs))
 
     def _source_pixels(self, arcs):
         from rim_tf.inference.optimise import source_pixels_of
@@ -604,14 +608,14 @@ class _Search:
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, before=None, whole=False, field_of=None, roughly=False):
+    def _fit(self, starts, before=None, whole=False, roughly=False):
         """`_Found` from starts of which the best few are known, or from where the fit `before` ended."""
         from rim_tf.inference.optimise import coarsened, refine
 
         def told(done, most):
             self.progress("lens", done, most)
 
-        field_of = field_of or starts[0]
+        field_of = starts[0]
         if before is not None and abs(before.field_of.theta_E / field_of.theta_E - 1) < _SAME_FIELD:
             field_of = before.field_of
         arcs = self._arcs(self.frame, field_of)
@@ -632,9 +636,9 @@ class _Search:
         self.path += sought.history
         return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs))
 
-    def _refit(self, starts, before=None, whole=False, field_of=None, roughly=False):
+    def _refit(self, starts, before=None, whole=False, roughly=False):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
-        self.found = dataclasses.replace(self._fit(starts, before, whole, field_of, roughly), ends=self.found.ends)
+        self.found = dataclasses.replace(self._fit(starts, before, whole, roughly), ends=self.found.ends)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""

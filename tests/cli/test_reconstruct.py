@@ -63,7 +63,8 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
     def subtract(observation, lens):
         model = np.full(observation.shape, 0.01, np.float32)
         observation = dataclasses.replace(observation, image=observation.image - model)
-        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, ~observation.mask, model[None])
+        shape, amplitudes, one = np.zeros(6), np.array([0.01]), np.ones((1, *model.shape))
+        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, shape, amplitudes, ~observation.mask, one)
 
     def fit(observation, lens, model, fixed, progress):
         assert fixed == ("x_lens", "gamma1")

@@ -12,6 +12,7 @@ from rim_tf.config import MockConfig
 from rim_tf.data import mocks, observing, seeds, single, streaming
 from rim_tf.data.distributions import draw_distributions
 from rim_tf.data.draws import Draws
+from rim_tf.data.observing import Sky, gaussian_reach
 from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import chi2_per_pixel
 from rim_tf.grids import PixelGrid
@@ -286,6 +287,47 @@ def test_one_system_is_the_same_again_and_another_for_another_seed_or_stream():
     # With the lens given, the galaxy is drawn alone.
     given = single.draw_system(1, 24, 0.2, lens=lens)
     assert given[0] is lens and given[1].shape == (24, 24) and given[1].max() == 1
+
+
+@pytest.mark.parametrize("psf", [np.float32([0.08]), np.full((1, 7, 7), 1 / 49, np.float32)])
+def test_light_of_the_sky_does_not_end_with_the_frame(psf):
+    frame = PixelGrid(12, 9, np.float32(0.05))
+    sky = Sky(psf, frame, gaussian_reach(0.08, 0.05))
+    seen = sky.seen(np.ones((1, sky.grid.rows, sky.grid.columns), np.float32))
+    assert seen.shape == (1, 12, 9)
+    assert_allclose(seen, 1, atol=1e-4)
+    # The frame's own pixels are those in the middle.
+    x, y = sky.grid.coordinates()
+    for wide, narrow in zip((x, y), frame.coordinates(), strict=True):
+        assert_allclose(sky.seen(wide), narrow, atol=1e-4)
+
+
+@pytest.mark.parametrize("light", ["lens_galaxy_fraction", "lens_light_fraction"])
+def test_light_that_is_drawn_does_not_end_with_the_frame(stamps, light):
+    """The PSF keeps what is smooth at the edge, where it once took half of it."""
+    config = dataclasses.replace(CONFIG, noise_map_fraction=0.0, mask_fraction=0.0, log_noise=(1e-6, 1e-6))
+    config = dataclasses.replace(config, lens_light_error=0.3)
+    edge = []
+    for sigma in (0.01, 0.1):
+        blurred = dataclasses.replace(config, psf_sigma=(sigma, sigma))
+        lit = dataclasses.replace(blurred, **{light: 1.0})
+        with_light, without = (batch(stamps, 5, 32, each)[0] for each in (lit, blurred))
+        per_peak = (with_light["image"] - without["image"]) / with_light["noise_rms"].max((1, 2), keepdims=True)
+        edge.append(np.abs(per_peak[:, :, [0, -1]]).sum())
+    assert edge[1] == pytest.approx(edge[0], rel=0.1)
+
+
+def test_a_galaxy_is_the_same_in_a_larger_frame():
+    """To its edge: light comes in from beyond."""
+    lens, source, scale = single.draw_system(3, 48, 0.1)
+    galaxies = []
+    for pixels in (32, 48):
+        bare, lit = (
+            single.observe_system(3, lens, source, scale, pixels, 0.1, 0.01, 0.2, lens_galaxy=galaxy)
+            for galaxy in (0.0, 0.5)
+        )
+        galaxies.append((lit[0].image - bare[0].image) / bare[1].max())
+    assert_allclose(galaxies[0], galaxies[1][8:-8, 8:-8], rtol=1e-3, atol=1e-5)
 
 
 def test_a_lens_galaxy_of_a_single_system_is_as_bright_as_asked():

@@ -10,7 +10,15 @@ from keras import ops
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
-from rim_tf.inference.lens_light import SIGNIFICANT, core_over_ring, subtract_beside_source, subtract_lens_light
+from rim_tf.inference.lens_light import (
+    SIGNIFICANT,
+    core_over_ring,
+    step_with_source,
+    subtract_beside_source,
+    subtract_lens_light,
+    with_amplitudes,
+)
+from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
@@ -128,6 +136,31 @@ def test_beside_the_arcs_the_galaxy_is_fitted_to_all_pixels():
     assert errors[1] < errors[0]
     with pytest.raises(InputError, match="Only 30 pixels outside of masks"):
         subtract_beside_source(observation, rough, arcs, np.arange(N * N).reshape(N, N) < 30)
+
+
+@pytest.mark.parametrize("share", [0.8, 1.2])
+def test_light_is_shared_out_between_galaxy_and_source(share):
+    """Where the one began with what is the other's, fits in turns find little left to explain."""
+    observation, arcs, light = system(4.0)
+    under = arcs > 3 * NOISE
+
+    def taken(fit):
+        return abs((fit.model_image - light)[under].sum() / arcs[under].sum())
+
+    began = subtract_beside_source(observation, fit_of(4.0), share * arcs, observation.mask)
+    source_fit = reconstruct(began.observation, LENS)
+    in_turns = subtract_beside_source(observation, began, source_fit.model_image, observation.mask)
+    seen = source_fit.model_image, source_fit.source, source_fit.source_pixel_scale
+    given = began.observation, began, began.observation, *seen, LENS
+    found, steps = step_with_source(*given, np.zeros((0, N, N)))
+    assert steps.shape == (0,)
+    assert found[:-1].min() >= 0 and found.shape == began.amplitudes.shape
+    together = with_amplitudes(observation, began, found)
+    assert taken(began) > 0.1 and taken(in_turns) > 0.08
+    assert taken(together) < 0.02
+    # And nothing else is another one than before.
+    np.testing.assert_array_equal(together.shape, began.shape)
+    np.testing.assert_array_equal(with_amplitudes(observation, began, began.amplitudes).left_over, began.left_over)
 
 
 def test_what_is_left_over_holds_small_errors_of_the_galaxy():
