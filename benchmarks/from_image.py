@@ -124,7 +124,9 @@ def mock_report(rows):
         part = table["with_galaxy"].astype(bool) == galaxy
         lines.append(
             f"lens galaxy {'in' if galaxy else 'out'}: chi^2 {_share(fitted_well[part])}, theta_E "
-            f"{_share(ring_right[part])}, found out {_share(table['lens_light'][part].astype(bool) == galaxy)}"
+            f"{_share(ring_right[part])}, found out {_share(table['lens_light'][part].astype(bool) == galaxy)}, flux "
+            f"off by {np.median(np.abs(table['flux_fitted'][part])):.1f} % in the median, "
+            f"{np.percentile(np.abs(table['flux_fitted'][part]), 84):.1f} % or less in 84 %"
         )
     return lines + coverage_report(rows) + stretch_report(rows)
 

@@ -48,6 +48,8 @@ class TrainingConfig:
     """Batches that are seen before the first of them comes again."""
     initial: str | None = None
     """Weights to start from: a shipped name, or the .json beside the file; None for random ones."""
+    only: tuple[str, ...] = ()
+    """Parts of the network whose weights are trained, by their names, such as "head" of a JointRIM; none for all."""
     micro_batches: Count = 1
     """Equal parts in which each batch is drawn and its gradient taken, which divide batch_size. The replicas of a
     strategy share them out, and each adds up the gradients of its own: the numbers of a run depend on how many parts

@@ -121,6 +121,8 @@ class _Run:
     """
 
     def __init__(self, config, galaxies, psfs, strategy=STRATEGIES[0]):
+        if config.only:
+            raise InputError(f"--only {config.only[0]} is of training on TensorFlow; set KERAS_BACKEND=tensorflow.")
         self.devices = jax.devices() if strategy == "mirrored" else jax.devices()[:1]
         sizes = [size // config.micro_batches for _, size in runs.frames_of(config)]
         for size in (*sizes, runs.VALIDATION_BATCH_SIZE):

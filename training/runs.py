@@ -133,7 +133,18 @@ def initial_model(config):
         model.remat = recomputed
     if config.initial is not None:
         _begin_from(config.initial, config, model)
+    _train_only(config.only, model)
     return model
+
+
+def _train_only(names, model):
+    """Holds the weights of all parts of a network but those of these names, where there are any."""
+    parts = {name: part for name, part in vars(model).items() if isinstance(part, keras.layers.Layer)}
+    unknown = sorted(set(names) - set(parts))
+    if unknown:
+        raise InputError(f"only is {', '.join(unknown)}; the parts of this network are {', '.join(sorted(parts))}.")
+    for name, part in parts.items():
+        part.trainable = not names or name in names
 
 
 def _begin_from(name, config, model):

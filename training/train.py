@@ -52,6 +52,9 @@ def _change(name, kind, help):
 @_change("seed", int, "Seed of the weights and of every draw")
 @_change("loss", click.Choice(LOSSES), "Loss")
 @_change("initial", str, "Weights to start from, a shipped name, a run folder or NAME.json")
+@click.option(
+    "--only", multiple=True, metavar="PART", help="Train this part of the network alone; any number of times."
+)
 @_change("batch_size", int, "Lenses in a batch, on all devices together")
 @_change("micro_batches", int, "Parts of a batch, a multiple of the devices; more parts take less memory")
 @_change("schedule", click.Choice(["cosine", "exponential"]), "How the learning rate falls")
@@ -76,10 +79,12 @@ def _change(name, kind, help):
     help="On JAX: end after so long; the same command goes on.",
 )
 @click.option("--quiet", is_flag=True, help="One line for each epoch instead of a progress bar, for logs.")
-def main(experiment, out, strategy, galaxies, lenses, growing_frames, psfs, seconds, quiet, **changes):
+def main(experiment, out, strategy, galaxies, lenses, growing_frames, only, psfs, seconds, quiet, **changes):
     """Train EXPERIMENT, one of those in training/experiments.py."""
     changes = {name: value for name, value in changes.items() if value is not None}
     try:
+        if only:
+            changes["only"] = only
         if growing_frames:
             changes["growing_frames"] = tuple(map(_frame, growing_frames))
         config = dataclasses.replace(EXPERIMENTS[experiment], **changes)

@@ -17,7 +17,7 @@ from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
 from rim_tf.models.rim import RIM
 from training import joint_figures, lens_figures, publish
 from training.experiments import EXPERIMENTS
-from training.runs import preparation
+from training.runs import initial_model, preparation
 
 MOCKS = MockConfig(image_pixels=16, source_pixels=16, minimum_magnification=1.0, edge_flux=0.2, lens_error=0.03)
 
@@ -74,6 +74,18 @@ def test_a_run_trains_every_weight_and_is_published(tiny, tmp_path, monkeypatch)
     assert figures["all"]["n"] == 21
     assert 0 <= figures["all"]["source"]["chi2_within_0.01"] <= figures["all"]["source"]["chi2_within_0.05"] <= 1
     assert load_pretrained(tmp_path / "tiny.json", "joint").config == tiny.model
+
+
+def test_one_part_of_a_network_is_trained_alone(tiny, tmp_path):
+    alone = dataclasses.replace(tiny, only=("head",))
+    with few_held_out():
+        trained = module.train(alone, tmp_path / "run", verbose=0)
+    begun = initial_model(alone)
+    for name in ("cell", "controller", "encoder", "head"):
+        pairs = zip(getattr(trained, name).get_weights(), getattr(begun, name).get_weights(), strict=True)
+        assert any(np.any(one != other) for one, other in pairs) == (name == "head")
+    with pytest.raises(InputError, match="only is tail; the parts of this network are cell, controller, encoder, head"):
+        initial_model(dataclasses.replace(tiny, only=("head", "tail")))
 
 
 def test_starts_are_off_by_what_was_drawn_in_units_of_the_estimators_errors(tiny):

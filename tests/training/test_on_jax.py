@@ -156,6 +156,8 @@ def test_what_is_wrong_with_a_run_is_said(patched, tmp_path):
         on_jax.train(TINY, tmp_path / "other", strategy="multiworker")
     with pytest.raises(InputError, match="Prepared sets are read by TensorFlow"):
         on_jax.train(TINY, tmp_path, lenses="set")
+    with pytest.raises(InputError, match="--only cell is of training on TensorFlow; set KERAS_BACKEND=tensorflow"):
+        on_jax.train(dataclasses.replace(TINY, only=("cell",)), tmp_path)
     on_jax.train(dataclasses.replace(TINY, n_steps=2), tmp_path, verbose=0)
     path, state = checkpoints.path_of(tmp_path, 2), patched.first_state()
     path.write_bytes(b"PK half of it")
