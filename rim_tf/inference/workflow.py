@@ -307,6 +307,8 @@ _ROUND_GAIN = 0.003
 _FAINT_GALAXY, _BRIGHT_CORE = 0.2, 1.0
 # Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
 _GALAXY_GAIN = 0.02
+# Lenses of other sizes than the estimator's are so many standard deviations smaller and larger.
+_OTHER_SIZES = 2.0
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
 
@@ -495,15 +497,35 @@ class _Search:
     def _gained(self, before):
         """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
         self._keep_better(before)
-        return self._misfit(before[0]) - self._misfit(self.found) >= _ROUND_GAIN * self._misfit(self.found)
+        return self._misfit(before) - self._misfit(self._state()) >= _ROUND_GAIN * self._misfit(before)
 
     def again(self, seed):
-        """Another fit, from what the estimator sees now; it counts where it is better."""
+        """Other fits, from what the estimator sees now and from lenses of other sizes; the best counts."""
         before = self._state()
         self.estimate = self._estimate(self.frame, seed)
         self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
         self._keep_better(before)
+        for lens in [] if self.judged().settled else self._of_other_sizes():
+            before = self._state()
+            # Its own fit to the end: the galaxy's light is another one beside a lens of another size.
+            self.starts, self.explored = [lens], True
+            self.fit()
+            self._keep_better(before)
+
+    def _of_other_sizes(self):
+        """The estimator's lens, as it is, smaller and larger, where that is another one than was found."""
+        from rim_tf.lens import lens_of
+
+        mean, off = self.estimate.lens, _OTHER_SIZES * max(self.estimate.uncertainty, _SAME_FIELD)
+        size = next(i for i, name in enumerate(mean.mass.names) if name.startswith("theta_E"))
+        lenses = []
+        for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
+            if abs(theta_E / self.found.lens.theta_E - 1) > _SAME_FIELD:
+                values = list(mean.as_tuple())
+                values[size] = theta_E
+                lenses.append(lens_of(mean.mass, values))
+        return lenses
 
     def _state(self):
         return self.found, self.light, self.frame, self.estimate, list(self.path)
@@ -513,7 +535,7 @@ class _Search:
 
     def _keep_better(self, state):
         """What stands now, where it explains the image better than `state` did."""
-        if not self._misfit(self.found) < self._misfit(state[0]):  # nor where it is no number
+        if not self._misfit(self._state(), state) < self._misfit(state, self._state()):  # nor where it is no number
             self._return_to(state)
 
     def finish(self):
@@ -535,12 +557,19 @@ class _Search:
 
         return verdict.judge(self.frame, self.found, self.estimate)
 
-    def _misfit(self, found):
-        """Chi^2 per pixel by the noise that the frame had first, however it was raised since, within its field."""
+    def _misfit(self, state, other=None):
+        """Chi^2 per pixel of a state, by the noise that the frame had first, however it was raised since.
+
+        Within the field of its lens, or that of another state's where that is larger.
+        """
         from rim_tf.inference.optimise import middle
 
-        seen = found.observation
-        return _mean_square(seen, found.model_image, middle(self.noise, seen.shape))
+        found, _, frame, *_ = state
+        seen, image = found.observation, found.model_image
+        if other is not None and other[0].field_of.theta_E > found.field_of.theta_E:
+            arcs = self._arcs(frame, other[0].field_of)
+            seen, image = arcs, image if arcs.shape == seen.shape else self._model_image(arcs, found.lens)
+        return _mean_square(seen, image, middle(self.noise, seen.shape))
 
     def _estimate(self, frame, seed):
         from rim_tf.inference.estimate import estimate_lens

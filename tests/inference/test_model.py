@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 import warnings
 
 import modelled
@@ -51,13 +52,48 @@ def test_beside_a_bright_galaxy_lens_light_and_source_are_found_together(monkeyp
         context.setattr(workflow._Search, "_step_with_source", lambda search, lens: lens)
         for _ in range(2):
             search._light_and_lens()
-    in_turns = search._misfit(search.found), wrong()
+    in_turns = search._misfit(search._state()), wrong()
     search._return_to(began)
     for _ in range(2):
         search._light_and_lens()
-    assert search._misfit(search.found) < 0.8 * in_turns[0]
+    assert search._misfit(search._state()) < 0.8 * in_turns[0]
     assert wrong() < 0.5 * in_turns[1]
     assert search.found.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
+
+
+def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
+    """Within its own a small ring explains what it sees; and where a flag speaks against it, others are tried."""
+    kept = []
+    monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
+    lens, source, scale = draw_system(28, 40, 0.13, LENS)
+    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        workflow.model(observation, QUICK)
+    (search,) = kept
+    right = search._state()
+    assert search._of_other_sizes() != [] and all(
+        abs(each.theta_E / search.found.lens.theta_E - 1) > 0.05 for each in search._of_other_sizes()
+    )
+    small = dataclasses.replace(right[0], field_of=dataclasses.replace(LENS, theta_E=0.6))
+    small = dataclasses.replace(small, sought=types.SimpleNamespace(lens=dataclasses.replace(LENS, theta_E=0.6)))
+    small = dataclasses.replace(small, observation=search._arcs(search.frame, small.lens))
+    state = (small, *right[1:])
+    assert search._misfit(right, state) == search._misfit(right)
+    assert search._misfit(state, right) > 1.2 * search._misfit(right)
+    assert search._arcs(search.frame, LENS).shape > small.observation.shape
+    search.found = small
+    search._keep_better(right)
+    assert search.found is right[0]
+    # All three sizes are tried, each by a fit of its own.
+    begun = []
+    monkeypatch.setattr(workflow._Search, "fit", lambda search: begun.append([each.theta_E for each in search.starts]))
+    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=False))
+    search.found = dataclasses.replace(small)
+    search.again(1)
+    expected = [each.theta_E for each in search._of_other_sizes()]
+    assert [each[0] for each in begun[1:]] == expected and len(expected) == 3
+    assert expected == sorted(expected, key=lambda theta_E: abs(theta_E - search.estimate.lens.theta_E))
 
 
 @pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])
