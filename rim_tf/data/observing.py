@@ -92,7 +92,7 @@ class Sky:
     """
 
     def __init__(self, psf, frame, reach):
-        reach = psf.shape[1] // 2 if len(psf.shape) == 3 else reach
+        reach = max(psf.shape[1:]) // 2 if len(psf.shape) == 3 else reach
         rows, columns = (n + 2 * reach for n in (frame.rows, frame.columns))
         self.grid = PixelGrid(rows, columns, frame.pixel_scale)
         self._blur = blur_operator(psf, self.grid)

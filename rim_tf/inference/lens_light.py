@@ -17,6 +17,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.linear.system import LinearSystem
 from rim_tf.inference.misfit import matmul
+from rim_tf.inference.optimise import Tangent
 from rim_tf.lens import Lens
 from rim_tf.observation import Observation
 from rim_tf.physics.light import gaussian
@@ -209,10 +210,10 @@ def with_amplitudes(observation: Observation, previous: LensLightFit, amplitudes
 def step_with_source(
     frame: Observation,
     light: LensLightFit,
+    arcs: Observation,
     seen: Observation,
-    model_image: np.ndarray,
-    source: np.ndarray,
-    source_pixel_scale: float,
+    left_over: np.ndarray,
+    tangent: Tangent,
     lens: Lens,
     slopes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -226,46 +227,64 @@ def step_with_source(
     Args:
       frame: `Observation` without the light.
       light: the `LensLightFit` that was subtracted.
-      seen: the middle of `frame`.
-      model_image: of the lensed source there, [rows, columns].
-      source: that source, [n, n].
-      source_pixel_scale: [arcsec].
-      lens: of that source.
-      slopes: how the model image changes with each coordinate of the lens, by careful steps, [k, rows, columns].
+      arcs: the middle of `frame`.
+      seen: the same, maybe in wider pixels.
+      left_over: what `light` has of that name as `seen` shows it, [k, rows, columns].
+      tangent: `rim_tf.inference.optimise.Tangent` of `seen` and the lens.
+      lens: that lens.
+      slopes: those of the tangent along which the lens may go, [n, rows, columns].
 
     Returns:
       Amplitudes, [components + 1], of which but for the sky none is negative; and how many steps the lens should go
-      along each coordinate, [k].
+      along each slope, [n].
 
     Raises:
-      InputError: no pixel sees the source grid.
+      InputError: no pixel sees the source grid, or the network gave pixels that are no number.
     """
-    cut = tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(frame.shape, seen.shape, strict=True))
-    beside = np.zeros((len(slopes) + 1, *frame.shape))
-    beside[(slice(None), *cut)] = [*slopes, -model_image.astype(np.float64)]
-    beside[-1] += frame.image
+    if not (np.isfinite(tangent.image).all() and np.isfinite(tangent.source).all()):
+        raise InputError("The source came out as no number.")
     n_light, n = len(light.amplitudes), len(light.amplitudes) + len(slopes)
-    weight = np.where(frame.mask, 1 / frame.noise.astype(np.float64), 0.0)
-    columns = np.concatenate([light.left_over[:n_light], beside]) * weight
+    inside = [*left_over[:n_light], *slopes, seen.image.astype(np.float64) - tangent.image]
+    # Around the arcs nothing of lens and source is seen.
+    outside = [*light.left_over[:n_light], *np.zeros((len(slopes), *frame.shape)), frame.image]
+    around = frame.mask.copy()
+    around[tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(frame.shape, arcs.shape, strict=True))] = False
+    weight = np.where(seen.mask, 1 / seen.noise.astype(np.float64), 0.0)
+    inside = np.array(inside, np.float64) * weight
+    outside = np.array(outside, np.float64)[:, around] / frame.noise[around].astype(np.float64)
+    # Each in units of its own, whatever those of the image are; but for what is left to explain.
+    size = np.maximum(np.abs(inside).max((1, 2)), np.abs(outside).max(1, initial=0))
+    unit = np.where(size[:-1] > 0, size[:-1], 1.0)
+    inside[:-1], outside[:-1] = inside[:-1] / unit[:, None, None], outside[:-1] / unit[:, None]
     grid = _CHANGES, _CHANGES
-    system = LinearSystem.from_observation(seen, lens, grid, source_pixel_scale * len(source) / _CHANGES)
-    each = np.eye(_CHANGES**2).reshape(-1, *grid) * _coarse_brightness(source)
-    changes = system.forward(each) * weight[cut]
+    width = tangent.source_pixel_scale * len(tangent.source)
+    system = LinearSystem.from_observation(seen, lens, grid, width / _CHANGES)
+    each = np.eye(_CHANGES**2).reshape(-1, *grid) * _coarse_brightness(tangent.source)
+    changes = system.forward(each) * (weight / weight.max())
     curvature = _products(changes, changes)
     prior = Regularisation("curvature", "zero", grid).matrix
     posterior = linalg.cholesky(curvature + _CHANGES_PRIOR * curvature.trace() / prior.trace() * prior, lower=True)
     # Products of the columns, less the part of them that a change of the source could be.
-    followed = linalg.solve_triangular(posterior, _products(changes, columns[(slice(None), *cut)]), lower=True)
-    products = _products(columns, columns) - followed.T @ followed
-    # What is nowhere seen goes nowhere.
-    scale = np.sqrt(np.maximum(products.diagonal()[:n], 1e-12 * products.diagonal()[:n].max()))
-    root = linalg.cholesky(products[:n, :n] / np.outer(scale, scale) + 1e-8 * np.eye(n))
-    target = linalg.solve_triangular(root, products[:n, n] / scale, trans="T")
+    followed = linalg.solve_triangular(posterior, _products(changes, inside), lower=True)
+    products = _products(inside, inside) + matmul(outside, outside.T)
+    moved = np.r_[_is_seen(light.left_over[:n_light], frame.mask), size[n_light:-1] > 0]
+    scale = np.sqrt(np.maximum(products.diagonal()[:n], 1e-30))
+    products = (products - followed.T @ followed)[:n]
+    products[:, :n] = np.where(np.outer(moved, moved), products[:, :n] / np.outer(scale, scale), np.eye(n))
+    root = linalg.cholesky(products[:, :n] + 1e-8 * np.eye(n))
+    target = linalg.solve_triangular(root, np.where(moved, products[:, n] / scale, 0.0), trans="T")
+    scale = scale * unit
     farthest = _LONGEST_STEP * scale[n_light:]
     lowest = np.concatenate([np.minimum(-light.amplitudes[:-1] * scale[: n_light - 1], -1e-12), [-np.inf], -farthest])
-    found = optimize.lsq_linear(root, target, (lowest, np.append(np.full(n_light, np.inf), farthest))).x / scale
+    found = optimize.lsq_linear(root, target, (lowest, np.append(np.full(n_light, np.inf), farthest))).x
+    found = np.where(moved, found / scale, 0.0)
     amplitudes = light.amplitudes + found[:n_light]
     return np.append(np.maximum(amplitudes[:-1], 0), amplitudes[-1]), found[n_light:]
+
+
+def _is_seen(columns, used):
+    """Whether enough of each component's light falls on pixels that are used, [n]."""
+    return (columns[:, used] ** 2).sum(1) > _SEEN * (columns**2).sum((1, 2))
 
 
 def _coarse_brightness(source):
@@ -419,7 +438,7 @@ class _Galaxy:
         design = np.concatenate([in_noise, -in_noise[:, -1:]], axis=1)
         products = _product(design, np.concatenate([design, data[:, None]], axis=1))
         curvature, gradient = products[:, :-1], products[:, -1]
-        seen = (columns[:, used] ** 2).sum(1) > _SEEN * (columns**2).sum((1, 2))
+        seen = _is_seen(columns, used)
         scale = np.where(np.append(seen, seen[-1]), np.sqrt(np.diag(curvature)), np.inf)
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
         root = linalg.cholesky(curvature)

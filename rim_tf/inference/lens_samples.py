@@ -202,7 +202,7 @@ def coarse_grid(observation, pixels):
     return -(-pixels // _COARSER), _COARSER * SOURCE_SCALE_RATIO * observation.pixel_scale
 
 
-def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0, prior=None):
+def settled(observation, starts, model, left_over=None, source_pixels=None, seed=0):
     """The best lens near some starts, and the Gaussian about it.
 
     Args:
@@ -212,7 +212,6 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
       left_over: as of `rim_tf.inference.optimise.optimise_lens`.
       source_pixels: likewise.
       seed: of the draws.
-      prior: `rim_tf.inference.misfit.LensPrior`; None takes its defaults.
 
     Raises:
       InputError: no plane fits the residuals.
@@ -225,12 +224,12 @@ def settled(observation, starts, model, left_over=None, source_pixels=None, seed
     noise = np.median(observation.noise[observation.mask])
     first = FLOORS[0] if noise < noise_floor(observation, FLOORS[0]) else FLOORS[-1]
     seen = with_noise_floor(observation, first)
-    sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels, prior=prior)
+    sought = refine(seen, starts, model, left_over, _STEPS, source_pixels=source_pixels)
     law = Gaussian(sought.u, inverse(sought.curvature()))
     plan = [(first, _DRAWS[0])] if first != FLOORS[-1] else []
     for floor, n in [*plan, *((FLOORS[-1], n) for n in _DRAWS)]:
         seen = with_noise_floor(observation, floor)
-        target = rim_posterior(seen, sought.lens, model, prior, 1.0, left_over, source_pixels)
+        target = rim_posterior(seen, sought.lens, model, None, 1.0, left_over, source_pixels)
         law = target.linearised(law, n, generator)
     return target, law, sought
 

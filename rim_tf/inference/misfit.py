@@ -137,7 +137,7 @@ class View:
         stamps = not isinstance(observation.psf, float)
         self._function, self._slopes = _model_images(model, mass, stamps), _tangents(mass, stamps)
         self._at_once = max(1, _PIXELS_AT_ONCE // max(pixels**2, observation.image.size))
-        self.observation, self.mass = observation, mass
+        self.observation, self.mass, self.source_pixel_scale = observation, mass, scale
 
     def tensor(self, lenses):
         """As `__call__`, for a tensor of float32, and in one call."""

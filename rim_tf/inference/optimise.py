@@ -539,7 +539,11 @@ class Tangent:
       source_pixels: as in `source_grid`.
 
     Attributes:
-      slopes: by careful steps in each coordinate without bounds, [columns, rows, columns], in units of the image.
+      image: the model image, [rows, columns], in units of the image.
+      source: [n, n], likewise.
+      source_pixel_scale: [arcsec].
+      slopes: by careful steps in each coordinate without bounds, [columns, rows, columns], likewise; 0 in a direction
+        of which nothing is known.
     """
 
     def __init__(self, observation, lens, model, source_pixels):
@@ -547,7 +551,10 @@ class Tangent:
         self._mass, self._unit = lens.mass, unit_steps(lens.mass, lens.theta_E)
         values = np.array([lens.as_tuple()], np.float32)
         self._u = ops.convert_to_numpy(lens.mass.to_real(ops.convert_to_tensor(values)))[0]
-        self.slopes = observation.in_data_units(view.tangents(values)[0] * self._unit[:, None, None])
+        self.image, self.source = (observation.in_data_units(each[0]) for each in view.images_and_sources(values))
+        self.source_pixel_scale = view.source_pixel_scale
+        slopes = view.tangents(values)[0] * self._unit[:, None, None]
+        self.slopes = observation.in_data_units(np.where(np.isfinite(slopes), slopes, 0.0))
 
     def lens(self, steps):
         """The lens so many steps away, [columns]."""

@@ -443,13 +443,13 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; then, where there is a lens galaxy, its light and the lens again, in turns."""
+        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds."""
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
         self.noise = self.frame.noise if self.noise is None else self.noise
         self.found = self._fit(self.starts)
-        rounds = 1 if self.config.fast else self.config.rounds
+        rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
         for _ in range(rounds if self.light is not None else 0):
             before = self._state()
             self._light_and_lens()
@@ -463,31 +463,33 @@ class _Search:
     def _step_with_source(self, lens):
         """Lens and lens galaxy at once, the source following: fits in turns leave to each what it has of the others.
 
-        Returns the lens; the galaxy is another one then.
+        Returns the lens, which a search that fits none leaves where it is; the galaxy is another one then.
         """
-        from rim_tf.config import SOURCE_SCALE_RATIO
         from rim_tf.inference import lens_light
-        from rim_tf.inference.optimise import Tangent
+        from rim_tf.inference.optimise import Tangent, coarsened
 
         arcs = self._arcs(self.frame, self.found.field_of)
-        noise, scale, pixels = arcs.noise, SOURCE_SCALE_RATIO * arcs.pixel_scale, self._source_pixels(arcs)
-        image, source = self._image_and_source(arcs, lens)
+        noise, used, neighbours_of = arcs.noise, arcs.mask, lens
+        image = self._model_image(arcs, lens)
         for _ in range(_STEPS_WITH_SOURCE):
-            before, chi2 = self.light, _mean_square(arcs, image, noise)
-            tangent = Tangent(arcs, lens, self.rim, pixels)
-            given = self.frame, before, arcs, image, source, scale, lens, tangent.slopes
+            before, chi2 = self.light, _mean_square(arcs, image, noise, used)
+            factor = self._factor(arcs)
+            seen = coarsened(arcs, factor)
+            tangent = Tangent(seen, lens, self.rim, self._source_pixels(seen))
+            slopes = tangent.slopes[: 0 if self.config.fast else None]
+            left_over = _left_over(before, arcs, factor)
             try:
-                amplitudes, steps = lens_light.step_with_source(*given)
+                found = lens_light.step_with_source(self.frame, before, arcs, seen, left_over, tangent, lens, slopes)
             except InputError:  # no pixel sees the source grid
                 return lens
             for share in _SHARES:
-                there = tangent.lens(share * steps)
-                mixed = before.amplitudes + share * (amplitudes - before.amplitudes)
-                light = lens_light.with_amplitudes(self.observation, before, mixed)
-                frame = _without_neighbours(light, there)
+                there = lens if self.config.fast else tangent.lens(share * found[1])
+                amplitudes = before.amplitudes + share * (found[0] - before.amplitudes)
+                light = lens_light.with_amplitudes(self.observation, before, amplitudes)
+                frame = _without_neighbours(light, neighbours_of)
                 arcs = self._arcs(frame, self.found.field_of)
-                image, source = self._image_and_source(arcs, there)
-                if _mean_square(arcs, image, noise) < chi2:
+                image = self._model_image(arcs, there)
+                if _mean_square(arcs, image, noise, used) < chi2:
                     self.light, self.frame, lens = light, frame, there
                     break
             else:
@@ -497,7 +499,8 @@ class _Search:
     def _gained(self, before):
         """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
         self._keep_better(before)
-        return self._misfit(before) - self._misfit(self._state()) >= _ROUND_GAIN * self._misfit(before)
+        were, are, _ = self._misfits(before, self._state())
+        return were - are >= _ROUND_GAIN * were
 
     def again(self, seed):
         """Other fits, from what the estimator sees now and from lenses of other sizes; the best counts."""
@@ -506,12 +509,29 @@ class _Search:
         self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
         self._keep_better(before)
-        for lens in [] if self.judged().settled else self._of_other_sizes():
+        for lens in self._of_other_sizes():
+            if self.judged().settled:
+                return
+            if not _is_of_other_size(lens, self.found.lens):
+                continue
             before = self._state()
             # Its own fit to the end: the galaxy's light is another one beside a lens of another size.
             self.starts, self.explored = [lens], True
             self.fit()
+            other = self._state()
             self._keep_better(before)
+            self._remember(before if self.found is other[0] else other)
+
+    def _remember(self, other):
+        """Where another state ended is one of the ends, which the verdict asks whether they agree."""
+        is_, was, n_pixels = self._misfits(self._state(), other)
+        ends = self.found.ends
+        chi2 = ends["chi2_per_pixel"][0] + (was - is_) * n_pixels / ends["n_pixels"]
+        ends = ends | {
+            "chi2_per_pixel": [*ends["chi2_per_pixel"], chi2],
+            "lens": [*ends["lens"], other[0].lens.as_tuple()],
+        }
+        self.found = dataclasses.replace(self.found, ends=ends)
 
     def _of_other_sizes(self):
         """The estimator's lens, as it is, smaller and larger, where that is another one than was found."""
@@ -521,11 +541,10 @@ class _Search:
         size = next(i for i, name in enumerate(mean.mass.names) if name.startswith("theta_E"))
         lenses = []
         for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
-            if abs(theta_E / self.found.lens.theta_E - 1) > _SAME_FIELD:
-                values = list(mean.as_tuple())
-                values[size] = theta_E
-                lenses.append(lens_of(mean.mass, values))
-        return lenses
+            values = list(mean.as_tuple())
+            values[size] = theta_E
+            lenses.append(lens_of(mean.mass, values))
+        return [each for each in lenses if _is_of_other_size(each, self.found.lens)]
 
     def _state(self):
         return self.found, self.light, self.frame, self.estimate, list(self.path)
@@ -535,7 +554,8 @@ class _Search:
 
     def _keep_better(self, state):
         """What stands now, where it explains the image better than `state` did."""
-        if not self._misfit(self._state(), state) < self._misfit(state, self._state()):  # nor where it is no number
+        are, were, _ = self._misfits(self._state(), state)
+        if not are < were:  # nor where it is no number
             self._return_to(state)
 
     def finish(self):
@@ -557,19 +577,25 @@ class _Search:
 
         return verdict.judge(self.frame, self.found, self.estimate)
 
-    def _misfit(self, state, other=None):
-        """Chi^2 per pixel of a state, by the noise that the frame had first, however it was raised since.
+    def _misfits(self, *states):
+        """Chi^2 per pixel of states, by the noise that the frame had first, however it was raised since; and over how
+        many pixels.
 
-        Within the field of its lens, or that of another state's where that is larger.
+        Within the field of the largest lens, over the pixels that any of them uses: beside a lens that is too small the
+        arcs are neighbours, which it leaves out.
         """
         from rim_tf.inference.optimise import middle
 
-        found, _, frame, *_ = state
-        seen, image = found.observation, found.model_image
-        if other is not None and other[0].field_of.theta_E > found.field_of.theta_E:
-            arcs = self._arcs(frame, other[0].field_of)
-            seen, image = arcs, image if arcs.shape == seen.shape else self._model_image(arcs, found.lens)
-        return _mean_square(seen, image, middle(self.noise, seen.shape))
+        largest = max((found.field_of for found, *_ in states), key=lambda lens: lens.theta_E)
+        arcs = [self._arcs(frame, largest) for _, _, frame, *_ in states]
+        used = np.any([each.mask for each in arcs], axis=0)
+        noise = middle(self.noise, used.shape)
+        chi2 = []
+        for seen, (found, *_) in zip(arcs, states, strict=True):
+            is_its_own = seen.shape == found.observation.shape
+            image = found.model_image if is_its_own else self._model_image(seen, found.lens)
+            chi2.append(_mean_square(seen, image, noise, used))
+        return *chi2, int(used.sum())
 
     def _estimate(self, frame, seed):
         from rim_tf.inference.estimate import estimate_lens
@@ -620,12 +646,9 @@ class _Search:
         return lenses, history
 
     def _model_image(self, arcs, lens):
-        return self._image_and_source(arcs, lens)[0]
-
-    def _image_and_source(self, arcs, lens):
         from rim_tf.inference.optimise import image_and_source
 
-        return image_and_source(arcs, lens, self.rim, self._source_pixels(arcs))
+        return image_and_source(arcs, lens, self.rim, self._source_pixels(arcs))[0]
 
     def _source_pixels(self, arcs):
         from rim_tf.inference.optimise import source_pixels_of
@@ -684,9 +707,13 @@ class _Search:
         self.frame = _without_neighbours(self.light, lens)
 
 
-def _mean_square(observation, model_image, noise):
+def _is_of_other_size(lens, other):
+    return abs(lens.theta_E / other.theta_E - 1) > _SAME_FIELD
+
+
+def _mean_square(observation, model_image, noise, used=None):
     """Of the residual over a noise, over the pixels that are used."""
-    used = observation.mask
+    used = observation.mask if used is None else used
     return float((((observation.image - model_image)[used] / noise[used]) ** 2).mean())
 
 

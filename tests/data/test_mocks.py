@@ -289,7 +289,7 @@ def test_one_system_is_the_same_again_and_another_for_another_seed_or_stream():
     assert given[0] is lens and given[1].shape == (24, 24) and given[1].max() == 1
 
 
-@pytest.mark.parametrize("psf", [np.float32([0.08]), np.full((1, 7, 7), 1 / 49, np.float32)])
+@pytest.mark.parametrize("psf", [np.float32([0.08]), np.full((1, 3, 9), 1 / 27, np.float32)])
 def test_light_of_the_sky_does_not_end_with_the_frame(psf):
     frame = PixelGrid(12, 9, np.float32(0.05))
     sky = Sky(psf, frame, gaussian_reach(0.08, 0.05))

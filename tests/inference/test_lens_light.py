@@ -18,8 +18,10 @@ from rim_tf.inference.lens_light import (
     subtract_lens_light,
     with_amplitudes,
 )
+from rim_tf.inference.optimise import Tangent
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import LensParameters
+from rim_tf.models.pretrained import load_pretrained
 from rim_tf.observation import Observation
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.psf import blur_operator
@@ -138,6 +140,12 @@ def test_beside_the_arcs_the_galaxy_is_fitted_to_all_pixels():
         subtract_beside_source(observation, rough, arcs, np.arange(N * N).reshape(N, N) < 30)
 
 
+def stepped(fit, lens, frame=None, n_slopes=0):
+    frame = fit.observation if frame is None else frame
+    tangent = Tangent(frame, lens, load_pretrained("small"), N)
+    return step_with_source(frame, fit, frame, frame, fit.left_over, tangent, lens, tangent.slopes[:n_slopes])
+
+
 @pytest.mark.parametrize("share", [0.8, 1.2])
 def test_light_is_shared_out_between_galaxy_and_source(share):
     """Where the one began with what is the other's, fits in turns find little left to explain."""
@@ -150,9 +158,7 @@ def test_light_is_shared_out_between_galaxy_and_source(share):
     began = subtract_beside_source(observation, fit_of(4.0), share * arcs, observation.mask)
     source_fit = reconstruct(began.observation, LENS)
     in_turns = subtract_beside_source(observation, began, source_fit.model_image, observation.mask)
-    seen = source_fit.model_image, source_fit.source, source_fit.source_pixel_scale
-    given = began.observation, began, began.observation, *seen, LENS
-    found, steps = step_with_source(*given, np.zeros((0, N, N)))
+    found, steps = stepped(began, LENS)
     assert steps.shape == (0,)
     assert found[:-1].min() >= 0 and found.shape == began.amplitudes.shape
     together = with_amplitudes(observation, began, found)
@@ -161,6 +167,33 @@ def test_light_is_shared_out_between_galaxy_and_source(share):
     # And nothing else is another one than before.
     np.testing.assert_array_equal(together.shape, began.shape)
     np.testing.assert_array_equal(with_amplitudes(observation, began, began.amplitudes).left_over, began.left_over)
+
+
+def test_lens_and_galaxy_go_together_in_whatever_unit():
+    observation, arcs, light = system(4.0)
+    off = dataclasses.replace(LENS, theta_E=1.11, x_lens=0.01)
+    made = reconstruct(fit_of(4.0).observation, off).model_image
+    began = subtract_beside_source(observation, fit_of(4.0), made, observation.mask)
+    amplitudes, steps = stepped(began, off, n_slopes=7)
+    there = Tangent(began.observation, off, load_pretrained("small"), N).lens(steps)
+    assert abs(there.theta_E - LENS.theta_E) < 0.4 * 0.01 and abs(there.x_lens) < 0.4 * 0.01
+    # A peak of 1e-30 [Jy] is as good as another.
+    unit = 1e-30
+    dim = dataclasses.replace(observation, image=unit * observation.image.astype(float), noise=unit * observation.noise)
+    light = subtract_beside_source(dim, with_amplitudes(dim, began, unit * began.amplitudes), unit * made, dim.mask)
+    again = stepped(light, off, n_slopes=7)
+    np.testing.assert_allclose(again[1], steps, atol=0.1)
+    scale = np.abs(amplitudes).max()
+    np.testing.assert_allclose(again[0] / unit, amplitudes, atol=0.05 * scale)
+
+
+def test_a_component_that_is_nowhere_seen_stays_away():
+    observation, _, _ = system(4.0)
+    holed = dataclasses.replace(observation, mask=np.hypot(*(np.indices((N, N)) - (N - 1) / 2)) > 4.5)
+    fit = subtract_lens_light(holed, LENS)
+    found, _ = stepped(fit, LENS)
+    assert fit.amplitudes[0] == found[0] == 0  # the narrowest
+    assert with_amplitudes(holed, fit, found).model_image.max() < 2 * system(4.0)[2].max()
 
 
 def test_what_is_left_over_holds_small_errors_of_the_galaxy():
