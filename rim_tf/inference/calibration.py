@@ -99,14 +99,6 @@ DIFFERENCES = Calibration((0.75, -0.33))
 # Of the curvature where the network `joint-small` stopped and nothing was fitted, as with `--fast`: of the 90
 # without a flag of 150 other mocks two thirds are off by so many times as much. It knows nothing of the best lens.
 UNFITTED = Calibration((1.49, -1.38))
-# Beside a lens galaxy that was taken off, light and lens may agree with each other at a wrong place. Of mocks without a
-# flag, two thirds are off by so many times the errors of either kind.
-_BESIDE_GALAXY = Calibration((0.36, -0.64))
-
-
-def beside_galaxy(noise):
-    """By what errors of a lens are multiplied where its galaxy was taken off the image; noise over the image's peak."""
-    return max(1.0, float(_BESIDE_GALAXY.stretch(noise)))
 
 
 def noise_over_peak(observation, model_image):

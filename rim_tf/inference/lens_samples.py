@@ -14,7 +14,7 @@ from keras import ops
 
 from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, PosteriorConfig
 from rim_tf.errors import InputError
-from rim_tf.inference.calibration import CALIBRATION, beside_galaxy, noise_over_peak
+from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.optimise import (
     cropped,
     image_and_source,
@@ -135,8 +135,7 @@ def sample_lens(
       lens: near the best one, as `rim_tf.inference.workflow.model` finds it.
       model: `RIM`.
       config: `PosteriorConfig`; None takes its defaults.
-      left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame; where there is such light errors
-        are wider, as counted.
+      left_over: as of `rim_tf.inference.optimise.optimise_lens`, of the whole frame.
       noise_factor: by what the noise map is multiplied, as of `Verdict.noise_factor`.
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
@@ -159,9 +158,7 @@ def sample_lens(
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, image_and_source(seen, best, model, pixels)[0])
-    start = CALIBRATION.distribution(law, noise)
-    wider = 1.0 if left_over is None else beside_galaxy(noise / noise_factor)
-    law, temperature = start.wider(wider), wider**2 * CALIBRATION.temperature(noise)
+    law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
@@ -184,8 +181,7 @@ def sample_lens(
                 target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
             sampler = samplers[method]
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
-            begin = law if method == "rim" else start
-            chain = run(sampler, target, begin, path, lambda done, most, m=method: progress(m, done, most))
+            chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
             lenses = target.lenses(chain.draws(config.samples, config.seed))
         except NotConverged as error:
             kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""

@@ -284,10 +284,6 @@ class Gaussian:
     covariance: np.ndarray
     dof: float = np.inf
 
-    def wider(self, factor):
-        """The same with errors so many times as large."""
-        return dataclasses.replace(self, covariance=factor**2 * self.covariance)
-
     def draw(self, n, generator):
         """[n, columns] by a NumPy `Generator`."""
         z = generator.normal(size=(n, len(self.u)))

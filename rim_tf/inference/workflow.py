@@ -130,13 +130,13 @@ class ModelResult:
         """Standard deviations of the lens's parameters, [columns]: of the posterior, or else two thirds of truths are
         within as much.
         """
-        from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, beside_galaxy, noise_over_peak
+        from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, noise_over_peak
 
         if self.posterior is not None:
             return self.posterior.standard_deviation
         noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
         error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.verdict.noise_factor
-        wider = DIFFERENCES.stretch(noise) * (1.0 if self.lens_light is None else beside_galaxy(noise))
+        wider = DIFFERENCES.stretch(noise)
         # A lens that was not fitted is known no better than one that was.
         return error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
 

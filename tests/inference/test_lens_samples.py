@@ -5,11 +5,10 @@ import functools
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 from spirals import lensed_spiral
 
 from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
-from rim_tf.inference.calibration import beside_galaxy
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
@@ -57,17 +56,6 @@ def test_a_noise_map_that_is_too_small_gives_larger_errors():
     (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
     assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
     assert [each.summary()["noise_factor"] for each in (plain, wider)] == [1.0, 2.0]
-
-
-def test_beside_a_galaxy_that_was_taken_off_errors_are_larger():
-    (plain,), nothing = sampled(), np.zeros((1, *observed().shape), np.float32)
-    (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), nothing)
-    factor = beside_galaxy(plain.noise)
-    assert factor > 1.05
-    assert_allclose(wider.standard_deviation, factor * plain.standard_deviation, rtol=1e-3)
-    assert wider.temperature == pytest.approx(factor**2 * plain.temperature)
-    # With more noise they are no smaller than without a galaxy.
-    assert beside_galaxy(0.003) > factor > beside_galaxy(0.1) == 1.0
 
 
 def test_samples_move_with_their_lens():
