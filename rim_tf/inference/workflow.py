@@ -309,6 +309,8 @@ _FAINT_GALAXY, _BRIGHT_CORE = 0.2, 1.0
 _GALAXY_GAIN = 0.02
 # Lenses of other sizes than the estimator's are so many standard deviations smaller and larger.
 _OTHER_SIZES = 2.0
+# And must explain the image by such a share better than what was found by a search, which looked at all.
+_OTHER_GAIN = 0.03
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
 
@@ -519,7 +521,7 @@ class _Search:
             self.starts, self.explored = [lens], True
             self.fit()
             other = self._state()
-            self._keep_better(before)
+            self._keep_better(before, _OTHER_GAIN)
             self._remember(before if self.found is other[0] else other)
 
     def _remember(self, other):
@@ -552,10 +554,10 @@ class _Search:
     def _return_to(self, state):
         self.found, self.light, self.frame, self.estimate, self.path = state
 
-    def _keep_better(self, state):
-        """What stands now, where it explains the image better than `state` did."""
+    def _keep_better(self, state, by=0.0):
+        """What stands now, where it explains the image better than `state` did, by such a share."""
         are, were, _ = self._misfits(self._state(), state)
-        if not are < were:  # nor where it is no number
+        if not are < (1 - by) * were:  # nor where it is no number
             self._return_to(state)
 
     def finish(self):
