@@ -59,6 +59,8 @@ def train(
     started = time.monotonic()
     if strategy not in STRATEGIES:
         raise InputError(f"The strategy is {strategy!r}; on JAX it must be one of {', '.join(STRATEGIES)}.")
+    if config.only:
+        raise InputError(f"--only {config.only[0]} is of training on TensorFlow; set KERAS_BACKEND=tensorflow.")
     if lenses is not None or find_large_set(galaxies) is not None:
         raise InputError("Prepared sets are read by TensorFlow; train on JAX without --lenses, on galaxies in memory.")
     if seconds is not None and config.schedule != "cosine":
@@ -121,8 +123,6 @@ class _Run:
     """
 
     def __init__(self, config, galaxies, psfs, strategy=STRATEGIES[0]):
-        if config.only:
-            raise InputError(f"--only {config.only[0]} is of training on TensorFlow; set KERAS_BACKEND=tensorflow.")
         self.devices = jax.devices() if strategy == "mirrored" else jax.devices()[:1]
         sizes = [size // config.micro_batches for _, size in runs.frames_of(config)]
         for size in (*sizes, runs.VALIDATION_BATCH_SIZE):
