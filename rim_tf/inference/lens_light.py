@@ -17,7 +17,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.inference.linear.regularisation import Regularisation
 from rim_tf.inference.linear.system import LinearSystem
 from rim_tf.inference.misfit import matmul
-from rim_tf.inference.optimise import Tangent
+from rim_tf.inference.optimise import Tangent, placed
 from rim_tf.lens import Lens
 from rim_tf.observation import Observation
 from rim_tf.physics.light import gaussian
@@ -247,8 +247,7 @@ def step_with_source(
     inside = [*left_over[:n_light], *slopes, seen.image.astype(np.float64) - tangent.image]
     # Around the arcs nothing of lens and source is seen.
     outside = [*light.left_over[:n_light], *np.zeros((len(slopes), *frame.shape)), frame.image]
-    around = frame.mask.copy()
-    around[tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(frame.shape, arcs.shape, strict=True))] = False
+    around = frame.mask & ~placed(np.ones(arcs.shape, bool), frame.shape)
     weight = np.where(seen.mask, 1 / seen.noise.astype(np.float64), 0.0)
     inside = np.array(inside, np.float64) * weight
     outside = np.array(outside, np.float64)[:, around] / frame.noise[around].astype(np.float64)

@@ -17,8 +17,8 @@ from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.optimise import (
     cropped,
-    image_and_source,
     middle,
+    model_image,
     noise_floor,
     refine,
     source_pixels_of,
@@ -157,7 +157,7 @@ def sample_lens(
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
-    noise = noise_over_peak(seen, image_and_source(seen, best, model, pixels)[0])
+    noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
     draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."

@@ -521,12 +521,10 @@ class _Told:
         self.done += 1
 
 
-def image_and_source(
-    observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `reconstruct` gives as `model_image`, [rows, columns], and as `source`, sooner than it would."""
+def model_image(observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None) -> np.ndarray:
+    """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
     view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
-    return tuple(observation.in_data_units(each[0]) for each in view.images_and_sources([lens.as_tuple()]))
+    return observation.in_data_units(view([lens.as_tuple()])[0])
 
 
 class Tangent:

@@ -341,9 +341,9 @@ class _Found:
 
     @functools.cached_property
     def model_image(self):
-        from rim_tf.inference.optimise import image_and_source
+        from rim_tf.inference.optimise import model_image
 
-        return image_and_source(self.observation, self.lens, self.rim, self.source_pixels)[0]
+        return model_image(self.observation, self.lens, self.rim, self.source_pixels)
 
     @functools.cached_property
     def reconstruction(self):
@@ -648,9 +648,9 @@ class _Search:
         return lenses, history
 
     def _model_image(self, arcs, lens):
-        from rim_tf.inference.optimise import image_and_source
+        from rim_tf.inference.optimise import model_image
 
-        return image_and_source(arcs, lens, self.rim, self._source_pixels(arcs))[0]
+        return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
 
     def _source_pixels(self, arcs):
         from rim_tf.inference.optimise import source_pixels_of

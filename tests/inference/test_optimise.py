@@ -17,7 +17,7 @@ from rim_tf.inference.optimise import (
     coarsened,
     cropped,
     explore,
-    image_and_source,
+    model_image,
     optimise_lens,
     placed,
     refine,
@@ -304,7 +304,7 @@ def test_the_slopes_of_an_earlier_fit_are_used_again(monkeypatch):
 
 def test_the_image_of_a_lens_is_that_of_its_reconstruction():
     expected = reconstruct(observed(), TRUTH, short()).model_image
-    assert_allclose(image_and_source(observed(), TRUTH, short())[0], expected, atol=1e-4)
+    assert_allclose(model_image(observed(), TRUTH, short()), expected, atol=1e-4)
 
 
 def test_starts_of_ones_own_are_all_followed():
