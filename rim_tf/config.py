@@ -116,6 +116,10 @@ class EstimatorConfig:
     """Share of the units before each dense layer that are left out; those authors tune it for the right coverage."""
     passes: Annotated[int, Limits(least=1, most=10_000)] = 50
     """Passes at prediction, each with a dropout of its own; without dropout, there is one."""
+    mirrored: bool = False
+    """Whether it sees an image and its three mirror images at prediction, and pools what it finds in them."""
+    stretch: tuple[Positive, ...] = ()
+    """By what the posterior of each parameter is stretched about its mean, found on mocks; empty for nothing."""
     type: Literal["estimator"] = "estimator"
     """Its name in MODELS."""
 
@@ -265,6 +269,7 @@ ESTIMATOR_SMALL = _preset(
     components=4,
     dropout=0.0,
     passes=1,
+    mirrored=True,
 )
 ESTIMATOR_PRESETS = {"paper": ESTIMATOR_PAPER, "small": ESTIMATOR_SMALL}
 

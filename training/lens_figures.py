@@ -15,7 +15,9 @@ from rim_tf.evaluation.coverage import (
     credibility_of_samples,
     largest_deviation,
 )
+from rim_tf.models import mixture
 from rim_tf.models.mixture import LensPosterior
+from rim_tf.models.pretrained import build_model
 from rim_tf.physics.imaging import imaging_operator
 from rim_tf.physics.mass.model import SIE_SHEAR
 from training.experiments import ESTIMATOR_MOCKS
@@ -27,8 +29,44 @@ TEST_SETS = {
     "lens light in": dataclasses.replace(ESTIMATOR_MOCKS, lens_galaxy_fraction=1.0),
 }
 _SAMPLES = 1000
+# Factors that are tried on a posterior's width.
+_STRETCHES = np.arange(0.5, 1.51, 0.01)
 # An error beyond so many robust standard deviations of all errors is an outlier.
 _OUTLIER = 5.0
+
+
+def calibrated(model, stamps, n, batch_size=20, stream="validation"):
+    """The same `Estimator` with the `stretch` that brings the coverage of each parameter nearest to what it should be.
+
+    Args:
+      model: `Estimator`; its own `stretch` does not count.
+      stamps: `GalaxyStamps` that it was not trained on.
+      n: lenses of each of TEST_SETS.
+      batch_size: of one call of the network.
+      stream: name of the stream that the lenses are drawn from.
+    """
+    plain = build_model(dataclasses.replace(model.config, stretch=()))
+    plain.set_weights(model.get_weights())
+
+    @tf.function(autograph=False)
+    def drawn(inputs):
+        head = plain.posterior(inputs).head
+        return mixture.draw(head, _SAMPLES, 1), plain.mass.to_real(inputs["lens"])
+
+    parts = []
+    for mocks in TEST_SETS.values():
+        simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
+        parts += [[x.numpy() for x in drawn(simulate(index)[0])] for index in range(-(-n // batch_size))]
+    samples, truth = (np.concatenate(each) for each in zip(*parts, strict=True))
+    mean = samples.mean(1)
+    # A posterior that is wider by a factor holds a truth as this one does a truth that is nearer by it.
+    deviation = [
+        largest_deviation(credibility_of_samples(mean + (truth - mean) / factor, samples)) for factor in _STRETCHES
+    ]
+    stretch = tuple(_STRETCHES[np.argmin(deviation, axis=0)].round(2).tolist())
+    found = build_model(dataclasses.replace(model.config, stretch=stretch))
+    found.set_weights(model.get_weights())
+    return found
 
 
 def measure(model, stamps, mocks, n, batch_size=20, stream="test", find=None):

@@ -103,6 +103,8 @@ def restored(run):
 def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limits=()):
     """Measure the network of a run, as `restored` finds it, and write its weights with the figures.
 
+    The posteriors of an estimator are stretched first, as `lens_figures.calibrated` finds on other lenses.
+
     Args:
       run: the run's folder.
       out: of the weights, a path without a suffix.
@@ -118,6 +120,9 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limi
     """
     model, steps, training = restored(run)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
+    if isinstance(model.config, EstimatorConfig):
+        model = lens_figures.calibrated(model, stamps, max(1, n // 4))
+        say(f"stretch of its posteriors: {model.config.stretch}")
     figures = {}
     # By what a network finds: its test sets, how it is measured on one of them, and what is reported of that.
     sets, measure_one, report_one = {

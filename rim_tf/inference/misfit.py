@@ -152,14 +152,22 @@ class View:
         found = [self._function(self._inputs, *self._numbers, part) for part in self._parts(lenses, self._at_once)]
         return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
-    def tangents(self, lenses):
+    def tangents(self, lenses, sources=None):
         """How the images of lenses [n, columns] change with the coordinates without bounds, about: the source held, and
         then what a change of it could do as well taken off. [n, columns, rows, columns] in `unit`.
+
+        Args:
+          lenses: [n, columns].
+          sources: theirs, as of `images_and_sources`, where they are known; None finds them.
         """
+        at_once = max(1, self._at_once // self.mass.size)
         found = []
-        for part in self._parts(lenses, max(1, self._at_once // self.mass.size)):
-            _, sources = self._function(self._inputs, *self._numbers, part)
-            found.append(self._slopes(self._inputs, sources, part).numpy())
+        for i, part in enumerate(self._parts(lenses, at_once)):
+            if sources is None:
+                _, behind = self._function(self._inputs, *self._numbers, part)
+            else:
+                behind = sources[i * at_once : (i + 1) * at_once]
+            found.append(self._slopes(self._inputs, behind, part).numpy())
         return np.concatenate(found)
 
     @staticmethod

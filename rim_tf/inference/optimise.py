@@ -549,9 +549,10 @@ class Tangent:
         self._mass, self._unit = lens.mass, unit_steps(lens.mass, lens.theta_E)
         values = np.array([lens.as_tuple()], np.float32)
         self._u = ops.convert_to_numpy(lens.mass.to_real(ops.convert_to_tensor(values)))[0]
-        self.image, self.source = (observation.in_data_units(each[0]) for each in view.images_and_sources(values))
+        images, sources = view.images_and_sources(values)
+        self.image, self.source = (observation.in_data_units(each[0]) for each in (images, sources))
         self.source_pixel_scale = view.source_pixel_scale
-        slopes = view.tangents(values)[0] * self._unit[:, None, None]
+        slopes = view.tangents(values, sources)[0] * self._unit[:, None, None]
         self.slopes = observation.in_data_units(np.where(np.isfinite(slopes), slopes, 0.0))
 
     def lens(self, steps):

@@ -32,7 +32,7 @@ LIMITS = {
     "source_edge": 0.1,
     "core": 0.5,
     "source_size": 0.7,
-    "magnification": 4.0,
+    "magnification": 3.0,
     "off_centre": 0.1,
     "noise_map": 3.0,
     "together": 0.7,
@@ -49,6 +49,17 @@ _BELOW = ("axis_ratio", "signal", "magnification")
 _STANDS_OUT = 8.0
 # Without these nothing is known.
 _NEEDED = ("chi2", "whiteness")
+# What no lens should be like, however well it explains the image.
+_NONSENSE = (
+    "flux_outside",
+    "estimator",
+    "axis_ratio",
+    "shear",
+    "source_edge",
+    "core",
+    "source_size",
+    "magnification",
+)
 # What no other lens would change.
 _OF_THE_DATA = ("signal", "noise_map", "off_centre")
 
@@ -108,6 +119,11 @@ class Verdict:
     def explained(self):
         """Whether the residuals in the ring may be noise."""
         return not set(_NEEDED) & set(self.flags)
+
+    @property
+    def nonsense(self):
+        """How many flags say that no lens should be like that."""
+        return len(set(_NONSENSE) & set(self.flags))
 
     @property
     def settled(self):

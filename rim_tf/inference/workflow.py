@@ -294,6 +294,8 @@ _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 _TOGETHER, _CHOSEN = 8, 2
 # Peak over noise from which chi^2 has ripples that a fit may stop in.
 _RIPPLED = 50.0
+# Fits along the valley where that is so; one that lowers chi^2 by less than _ROUND_GAIN is the last.
+_FOLLOWED = 4
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
@@ -309,7 +311,8 @@ _FAINT_GALAXY, _BRIGHT_CORE = 0.2, 1.0
 _GALAXY_GAIN = 0.02
 # Lenses of other sizes than the estimator's are so many standard deviations smaller and larger.
 _OTHER_SIZES = 2.0
-# And must explain the image by such a share better than what was found by a search, which looked at all.
+# And must explain the image by such a share better than what was found by a search, which looked at all; by as much
+# again for each flag more that says that no lens is like that, and by as much less for each that goes.
 _OTHER_GAIN = 0.03
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
@@ -521,8 +524,16 @@ class _Search:
             self.starts, self.explored = [lens], True
             self.fit()
             other = self._state()
-            self._keep_better(before, _OTHER_GAIN)
+            self._keep_other(before)
             self._remember(before if self.found is other[0] else other)
+
+    def _keep_other(self, before):
+        """What stands now, a lens of another size, where it is so much better than the one that was searched for."""
+        other, nonsense = self._state(), self.judged().nonsense
+        self._return_to(before)
+        share = _OTHER_GAIN * (1 + nonsense - self.judged().nonsense)
+        self._return_to(other)
+        self._keep_better(before, share)
 
     def _remember(self, other):
         """Where another state ended is one of the ends, which the verdict asks whether they agree."""
@@ -566,13 +577,12 @@ class _Search:
             self._refit([self.found.lens], whole=True)
         seen = self.found.observation
         if self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask]):
-            self._follow()
-
-    def _follow(self):
-        """On along the valley, where the last fit stopped in one of its ripples."""
-        before = self._state()
-        self._refit([self.found.lens], whole=True, roughly=True)
-        self._keep_better(before)
+            for _ in range(_FOLLOWED):
+                before = self._state()
+                # On along the valley, where the last fit stopped in one of its ripples.
+                self._refit([self.found.lens], whole=True, roughly=True)
+                if not self._gained(before):
+                    break
 
     def judged(self):
         from rim_tf.inference import verdict

@@ -139,6 +139,28 @@ def pooled(heads):
     return ops.reshape(equal, (batch, passes * components, columns))
 
 
+def mirrored(head, signs):
+    """The mixture of u times signs of 1 and -1, [n]."""
+    return _scaled(head, np.zeros(len(signs)), np.asarray(signs, float), 0.0)
+
+
+def stretched(head, factors):
+    """The mixture of u about its mean farther off, each parameter by a factor above 0, [n]."""
+    log_weight, mean, _, _ = _split(head)
+    centre = ops.sum(ops.exp(log_weight)[..., None] * mean, axis=1, keepdims=True)
+    return _scaled(head, np.log(factors), np.asarray(factors, float), centre)
+
+
+def _scaled(head, log_moduli, factors, centre):
+    """The mixture of centre + factors (u - centre); `log_moduli` are those of the factors."""
+    log_weight, mean, log_diagonal, below = _split(head)
+    factors, log_moduli = (ops.convert_to_tensor(x, dtype=head.dtype) for x in (factors, log_moduli))
+    rows, columns = np.tril_indices(mean.shape[-1], -1)
+    ratio = ops.take(factors, columns) / ops.take(factors, rows)
+    parts = [log_weight[..., None], centre + factors * (mean - centre), log_diagonal - log_moduli, below * ratio]
+    return ops.concatenate(parts, axis=-1)
+
+
 class LensPosterior:
     """A mixture read as the posterior of lenses.
 

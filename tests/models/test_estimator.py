@@ -14,7 +14,7 @@ from registry import LAYERS, SMALL_ALEXNET, SMALL_ESTIMATOR, observation, stirre
 
 from rim_tf.config import ESTIMATOR_PAPER, ESTIMATOR_PRESETS, ESTIMATOR_SMALL, EstimatorConfig, model_from_json
 from rim_tf.errors import InputError
-from rim_tf.models import pretrained
+from rim_tf.models import mixture, pretrained
 from rim_tf.models.estimator import INPUTS, Estimator, View
 from rim_tf.models.mixture import LensPosterior
 from rim_tf.models.pretrained import build_model, load_pretrained, save_trained
@@ -200,10 +200,48 @@ def test_dropout_is_for_training_and_posteriors():
 
 
 def test_without_dropout_the_posterior_is_the_output():
-    model, inputs = network("Estimator, residual"), observation()
+    model, inputs = stirred(Estimator(dataclasses.replace(SMALL_ESTIMATOR, mirrored=False))), observation()
     output = array(outputs(model)(inputs))
     assert_allclose(array(heads(model)(inputs)), output, rtol=1e-6)
     assert np.all(output[..., 15:] != 0)
+
+
+# ------------------------------------------------------------------------------------------------ mirror images
+
+
+@pytest.mark.parametrize("psf", ["gaussian", "stamp"])
+@pytest.mark.parametrize("mirror", [(1,), (2,), (1, 2)])
+def test_a_mirror_image_has_the_mirrored_posterior(psf, mirror):
+    # Of a network that is no more symmetric than any.
+    model, inputs = network("Estimator, residual"), observation(psf)
+    turned = {k: np.flip(v, mirror) if np.ndim(v) == 3 else v for k, v in inputs.items()}
+    signs = model.mass.mirrored(*({2: "x", 1: "y"}[axis] for axis in mirror))
+    posterior = whole(lambda inputs: model.posterior(inputs).moments())
+    (mean, covariance), (mean_2, covariance_2) = ([array(x) for x in posterior(each)] for each in (inputs, turned))
+    assert_allclose(mean_2, mean * signs, rtol=1e-4, atol=1e-6)
+    assert_allclose(covariance_2, covariance * np.outer(signs, signs), rtol=1e-3, atol=1e-7)
+    # The output, of one image alone, has not.
+    assert np.abs(found(model, turned)[0] - found(model, inputs)[0] * signs).max() > 1e-3
+
+
+def test_the_mirror_images_are_seen_alike_by_a_network_that_pools_them():
+    model, inputs = network("Estimator, residual"), observation()
+    head, n = array(heads(model)(inputs)), SMALL_ESTIMATOR.components
+    assert head.shape[1] == 4 * n
+    assert_allclose(np.exp(head[..., 0]).sum(1), 1.0, rtol=1e-5)
+    assert_allclose(head[:, :n, 1:], array(outputs(model)(inputs))[..., 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_posterior_is_stretched_as_the_settings_say():
+    factors = (0.5, 0.6, 0.7, 0.8, 1.2, 1.4, 1.6)
+    plain = stirred(Estimator(SMALL_ESTIMATOR))
+    other, inputs = Estimator(dataclasses.replace(SMALL_ESTIMATOR, stretch=factors)), observation()
+    other.set_weights(plain.get_weights())
+    (mean, sigma), (mean_2, sigma_2) = (map(array, mixture.moments(heads(m)(inputs))) for m in (plain, other))
+    assert_allclose(mean_2, mean, rtol=1e-4, atol=1e-5)
+    assert_allclose(sigma_2, sigma * factors, rtol=1e-4)
+    with pytest.raises(InputError, match="stretch has 2 numbers; it needs one for each of theta_E, e1"):
+        Estimator(dataclasses.replace(SMALL_ESTIMATOR, stretch=(1.0, 1.0)))
 
 
 # ------------------------------------------------------------------------------------------------ settings, files

@@ -57,6 +57,18 @@ def test_density_in_the_lens_integrates_to_one(rng):
     assert_allclose(np.exp(array(log_prob(heads, tensor(lenses)))).sum() / 200**2, 1.0, atol=2e-3)
 
 
+def test_a_mixture_is_mirrored_and_stretched_about_its_mean(components, rng):
+    weights, means, covariances = components
+    factors, signs = rng.uniform(0.5, 2.0, 7), rng.choice([-1.0, 1.0], 7)
+    centre = np.average(means, axis=0, weights=weights)
+    for found, factor, about in (
+        (mixture.stretched(head_of(*components), factors), factors, centre),
+        (mixture.mirrored(head_of(*components), signs), signs, 0.0),
+    ):
+        expected = head_of(weights, about + factor * (means - about), np.outer(factor, factor) * covariances)
+        assert_allclose(array(found), array(expected), rtol=1e-6, atol=1e-6)
+
+
 def test_samples_have_the_stated_distribution(components):
     head = ops.cast(head_of(*components), "float32")
     u = array(draw(head, 40_000, seed=3))[0]

@@ -2,7 +2,8 @@
 
 A profile lists its columns in order. Each kind here covers one parameter, or two that belong together, and maps them
 one to one to real numbers without bounds, which an optimiser or a sampler can move freely. `log_slope` is what a
-density gains on the way: log |d value / d u|, with u the unbounded coordinates.
+density gains on the way: log |d value / d u|, with u the unbounded coordinates. `mirrored` says of each which sign it
+gets, as value or u, where x or y does: of what is one to one for both alike, no lens knows left from right.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ class Real:
       step: what a careful first step of an optimiser is, in u; in units of theta_E where `of_theta_E`.
       of_theta_E: whether `step` is a fraction of theta_E.
       default: its value where none is given in Python; None where one must be.
+      along: "x" or "y" where it is that component of a vector, or "".
     """
 
     name: str
@@ -30,10 +32,15 @@ class Real:
     step: float = 0.01
     of_theta_E: bool = False
     default: float | None = 0.0
+    along: str = ""
 
     @property
     def names(self):
         return (self.name,)
+
+    def mirrored(self, axis):
+        """Its sign where that axis, "x" or "y", is turned round."""
+        return (-1 if axis == self.along else 1,)
 
     def check(self, value):
         """Raises InputError where the value, a finite float, is out of range."""
@@ -112,7 +119,7 @@ class Interval(Real):
 
 @dataclasses.dataclass(frozen=True)
 class Disc:
-    """Two parameters, the components of a vector that is shorter than a bound, as ellipticity and shear are.
+    """Two parameters, (cos, sin) of twice an angle times a length below a bound, as ellipticity and shear are.
 
     (a, b) = r u / sqrt(1 + |u|^2) takes the plane to the disc of radius r: a small u is r u, and zero is a point like
     any other.
@@ -133,6 +140,10 @@ class Disc:
     unit: str = ""
     of_theta_E: bool = False
     default: float = 0.0
+
+    def mirrored(self, axis):
+        """Their signs where either axis is turned round: the angle's sign is."""
+        return (1, -1)
 
     def check(self, a, b):
         """Raises InputError where the vector is too long."""
@@ -181,6 +192,6 @@ ELLIPTICITY = Disc(
     step=0.02,
 )
 CENTRE = (
-    Real("x_lens", "arcsec", of_theta_E=True),
-    Real("y_lens", "arcsec", of_theta_E=True),
+    Real("x_lens", "arcsec", of_theta_E=True, along="x"),
+    Real("y_lens", "arcsec", of_theta_E=True, along="y"),
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import pathlib
 import pkgutil
 
@@ -132,6 +133,11 @@ class MassModel:
         for column, indices in self.columns:
             mapped += getattr(column, direction)(*(values[:, i] for i in indices))
         return ops.stack(mapped, axis=1)
+
+    def mirrored(self, *axes):
+        """Sign that each parameter gets, as it is or without bounds, where these axes, "x" or "y", are turned round."""
+        signs = [math.prod(each) for c, _ in self.columns for each in zip(*(c.mirrored(a) for a in axes), strict=True)]
+        return tuple(signs) if axes else (1,) * self.size
 
     def check(self, values):
         """Raises InputError where one of the finite floats `values`, in the order of `names`, is out of range."""

@@ -102,6 +102,20 @@ def test_deflection_is_the_gradient_of_the_potential(name, rng):
 
 
 @every_profile
+@pytest.mark.parametrize("axes", [("x",), ("y",), ("x", "y")])
+def test_a_mirror_image_has_the_mirrored_parameters(name, axes, rng):
+    mass, lens = case(name)
+    (x, y), signs = positions(rng, len(lens)), {axis: -1.0 if axis in axes else 1.0 for axis in "xy"}
+    there = [tensor(a) for a in (signs["x"] * x, signs["y"] * y, lens * mass.mirrored(*axes))]
+    at = [tensor(a) for a in (x, y, lens)]
+    for ours, expected, sign in zip(mass.deflection(*there), mass.deflection(*at), signs.values(), strict=True):
+        assert_allclose(array(ours), sign * array(expected), rtol=1e-10, atol=1e-12)
+    # As it is or without bounds, the signs are the same.
+    u = array(mass.to_real(at[2])) * mass.mirrored(*axes)
+    assert_allclose(array(mass.from_real(tensor(u))), lens * mass.mirrored(*axes), rtol=1e-6, atol=1e-9)
+
+
+@every_profile
 def test_gradients_are_finite_differences(name, rng):
     mass, lens = case(name)
     at, h = [*positions(rng, len(lens)), lens], 1e-6
