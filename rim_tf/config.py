@@ -118,8 +118,9 @@ class EstimatorConfig:
     """Passes at prediction, each with a dropout of its own; without dropout, there is one."""
     mirrored: bool = False
     """Whether it sees an image and its three mirror images at prediction, and pools what it finds in them."""
-    stretch: tuple[Positive, ...] = ()
-    """By what the posterior of each parameter is stretched about its mean, found on mocks; empty for nothing."""
+    stretch: tuple[Annotated[float, Limits(least=0.1, most=10)], ...] = ()
+    """By what the posterior of each parameter is stretched about its mean; empty for nothing. `training.publish` finds
+    it on mocks: the pool of mirror images is too wide without it."""
     type: Literal["estimator"] = "estimator"
     """Its name in MODELS."""
 

@@ -69,7 +69,7 @@ _SENTENCES = {
     "something is left that is no noise",
     "signal": "what was taken for arcs is {figure:.3g} times its noise, too faint to find a lens by",
     "flux_outside": "{figure:.0%} of the light comes from outside the source grid",
-    "starts": "lenses that fit as well differ by {figure:.1%} in theta_E, so the best is not the only one",
+    "starts": "lenses that fit as well or better differ by {figure:.1%} in theta_E, so the best is not the only one",
     "estimator": "the lens is {figure:.1f} standard deviations from where the estimator saw it",
     "axis_ratio": "the axis ratio is {figure:.2f}, which hardly any lens has",
     "shear": "the shear is {figure:.2f}, which hardly any lens has",
@@ -121,9 +121,9 @@ class Verdict:
         return not set(_NEEDED) & set(self.flags)
 
     @property
-    def nonsense(self):
-        """How many flags say that no lens should be like that."""
-        return len(set(_NONSENSE) & set(self.flags))
+    def n_nonsense(self):
+        """How many tests say that no lens should be like that; one that could not be made says so too."""
+        return sum(self._fails(name) or math.isnan(self.figures[name]) for name in _NONSENSE)
 
     @property
     def settled(self):
@@ -263,9 +263,9 @@ def _signal(fit):
 
 
 def _disagreement(lens_fit, sky_noise):
-    """Largest difference in theta_E between the best end and those that fit as well, as a share."""
+    """Largest difference in theta_E between the end that counts and those that fit as well or better, as a share."""
     chi2, lenses = (np.array(lens_fit.ends[name]) for name in ("chi2_per_pixel", "lens"))
-    as_good = (chi2 - chi2.min()) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
+    as_good = (chi2 - chi2[0]) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
     theta_E = lenses[:, 0]
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
 

@@ -311,9 +311,10 @@ _FAINT_GALAXY, _BRIGHT_CORE = 0.2, 1.0
 _GALAXY_GAIN = 0.02
 # Lenses of other sizes than the estimator's are so many standard deviations smaller and larger.
 _OTHER_SIZES = 2.0
-# And must explain the image by such a share better than what was found by a search, which looked at all; by as much
-# again for each flag more that says that no lens is like that, and by as much less for each that goes.
+# And must explain the image by such a share better than what was found by a search, which looked at all.
 _OTHER_GAIN = 0.03
+# What a flag that says that no lens is like that weighs, as a share of chi^2.
+_NONSENSE = 0.03
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
 
@@ -513,7 +514,7 @@ class _Search:
         self.estimate = self._estimate(self.frame, seed)
         self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
-        self._keep_better(before)
+        self._keep_sensible(before, 0.0)
         for lens in self._of_other_sizes():
             if self.judged().settled:
                 return
@@ -524,16 +525,18 @@ class _Search:
             self.starts, self.explored = [lens], True
             self.fit()
             other = self._state()
-            self._keep_other(before)
+            self._keep_sensible(before, _OTHER_GAIN)
             self._remember(before if self.found is other[0] else other)
 
-    def _keep_other(self, before):
-        """What stands now, a lens of another size, where it is so much better than the one that was searched for."""
-        other, nonsense = self._state(), self.judged().nonsense
+    def _keep_sensible(self, before, by):
+        """As `_keep_better`, for a lens that may be of another size: the share is larger by a flag more that says that
+        no lens is like that, and smaller by one less.
+        """
+        other, now = self._state(), self.judged().n_nonsense
         self._return_to(before)
-        share = _OTHER_GAIN * (1 + nonsense - self.judged().nonsense)
+        more = max(now - self.judged().n_nonsense, -2)
         self._return_to(other)
-        self._keep_better(before, share)
+        self._keep_better(before, by + _NONSENSE * more)
 
     def _remember(self, other):
         """Where another state ended is one of the ends, which the verdict asks whether they agree."""

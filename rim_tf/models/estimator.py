@@ -199,8 +199,8 @@ class Estimator(keras.Model):
         seen = ops.concatenate([self._mirrored(x, axes) for axes in mirrors], axis=0)
         raw = self.body(ops.cast(seen, self.compute_dtype), seed=seed, passes=passes)
         raw = ops.cast(ops.reshape(raw, (-1, self.config.components, self.n_columns)), view.signal.dtype)
-        each = [ops.tile(x, (len(mirrors), 1)) for x in usual(self.mass, view.half_field)]
-        centre, spread = (ops.repeat(x, passes, axis=0) for x in each)
+        scales = [ops.tile(scale, (len(mirrors), 1)) for scale in usual(self.mass, view.half_field)]
+        centre, spread = (ops.repeat(scale, passes, axis=0) for scale in scales)
         heads = mixture.from_raw(raw, centre, spread, diagonal=self.config.covariance == "diagonal")
         heads = ops.reshape(heads, (len(mirrors), -1, self.config.components, self.n_columns))
         heads = [mixture.mirrored(heads[i], self.mass.mirrored(*axes)) for i, axes in enumerate(mirrors)]

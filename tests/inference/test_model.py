@@ -91,7 +91,7 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     # All three sizes are tried, each by a fit of its own.
     begun = []
     monkeypatch.setattr(workflow._Search, "fit", lambda search: begun.append([each.theta_E for each in search.starts]))
-    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=False, nonsense=0))
+    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=False, n_nonsense=0))
     search.found = dataclasses.replace(small)
     search.again(1)
     expected = [each.theta_E for each in search._of_other_sizes()]
@@ -101,12 +101,12 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
 
 @pytest.mark.parametrize(
     ("chi2", "flags", "taken"),
-    [(0.98, 0, False), (0.96, 0, True), (0.96, 1, False), (0.93, 1, True), (1.02, -2, True), (1.04, -2, False)],
+    [(0.98, 0, False), (0.96, 0, True), (0.96, 1, False), (0.93, 1, True), (1.02, -2, True), (1.04, -3, False)],
 )
 def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags, taken):
     """By more, where more flags say that no lens is like that."""
     search = object.__new__(workflow._Search)
-    found, other = (types.SimpleNamespace(nonsense=n) for n in (2, 2 + flags))
+    found, other = (types.SimpleNamespace(n_nonsense=n) for n in (3, 3 + flags))
     monkeypatch.setattr(workflow._Search, "judged", lambda search: search.found)
     misfit = {id(found): 1.0, id(other): chi2}
     monkeypatch.setattr(
@@ -114,7 +114,7 @@ def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags,
     )
     before = (found, None, None, None, [])
     search._return_to((other, None, None, None, []))
-    search._keep_other(before)
+    search._keep_sensible(before, 0.03)
     assert search.found is (other if taken else found)
 
 

@@ -256,6 +256,18 @@ def test_the_last_frame_and_what_is_fixed_have_slopes_by_differences(fixed, monk
     assert set(scales) == (set() if fixed else {0.12}) and abs(found.lens.theta_E - 1) < 0.01
 
 
+def test_tangents_take_sources_that_are_known(monkeypatch):
+    # Of more lenses than go into one call.
+    monkeypatch.setattr(misfit, "_PIXELS_AT_ONCE", 2 * 7 * 40**2)
+    view = misfit.View(observed(40), short(), TRUTH.mass, 3, None)
+    lenses = [dataclasses.replace(TRUTH, theta_E=theta_E).as_tuple() for theta_E in (0.9, 0.95, 1.0, 1.05, 1.1)]
+    _, sources = view.images_and_sources(lenses)
+    expected = view.tangents(lenses)
+    assert_allclose(view.tangents(lenses, sources), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    other = view.tangents(lenses, sources[::-1])
+    assert np.abs(other - expected).max() > 1e-2 * np.abs(expected).max()
+
+
 def test_a_fit_by_rough_slopes_has_errors_by_differences(monkeypatch):
     taken = []
     for name in ("tangent_slopes", "slopes"):

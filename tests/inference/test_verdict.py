@@ -73,11 +73,23 @@ def test_with_too_little_sky_the_noise_map_is_believed(result):
     assert judge(fit.reconstruction.observation, fit, result.estimate).sky_noise == 1.0
 
 
+def test_what_no_lens_is_like_is_counted(result):
+    judged = judge(*perfect(result), result.estimate)
+    usual = {name: 0.0 for name in LIMITS} | {"axis_ratio": 0.9, "magnification": 6.0, "signal": 100.0}
+    for changes, n in (
+        ({}, 0),
+        ({"chi2": 9.0, "whiteness": 1.0, "starts": 1.0, "together": 1.0}, 0),
+        ({"core": 0.6, "magnification": 2.0, "estimator": 6.0}, 3),
+        ({"core": math.nan}, 1),
+    ):
+        assert dataclasses.replace(judged, figures=usual | changes).n_nonsense == n
+
+
 def test_ends_that_fit_as_well_and_differ_are_said(result):
     frame, fit = perfect(result)
     lens = fit.lens.as_tuple()
     other = (1.1 * lens[0], *lens[1:])
-    for chi2, flagged in (([1.0, 1.001], True), ([1.0, 1.5], False)):
+    for chi2, flagged in (([1.0, 1.001], True), ([1.0, 0.8], True), ([1.0, 1.5], False)):
         both = dataclasses.replace(fit, ends={"chi2_per_pixel": chi2, "lens": [lens, other], "n_pixels": 400})
         judged = judge(frame, both, result.estimate)
         assert ("starts" in judged.flags) == flagged

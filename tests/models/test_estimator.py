@@ -232,6 +232,19 @@ def test_the_mirror_images_are_seen_alike_by_a_network_that_pools_them():
     assert_allclose(head[:, :n, 1:], array(outputs(model)(inputs))[..., 1:], rtol=1e-4, atol=1e-5)
 
 
+def test_passes_with_dropout_and_mirror_images_keep_apart():
+    # So little is left out that each pass is the output of its own image, in the order of the images.
+    model = stirred(Estimator(dataclasses.replace(SMALL_ALEXNET, dropout=1e-6, passes=3, mirrored=True)))
+    inputs, n = observation("stamp", batch=3), SMALL_ALEXNET.components
+    head = array(heads(model)(inputs, 1)).reshape(3, 4, 3, n, -1)
+    for i, axes in enumerate([(), (2,), (1,), (1, 2)]):
+        turned = {k: np.flip(v, axes) if np.ndim(v) == 3 else v for k, v in inputs.items()}
+        signs = model.mass.mirrored(*({2: "x", 1: "y"}[axis] for axis in axes))
+        mean = array(outputs(model)(turned))[..., 1:8] * signs
+        assert_allclose(head[:, i, ..., 1:8], np.repeat(mean[:, None], 3, axis=1), rtol=1e-3, atol=1e-3)
+    assert np.ptp(head[..., 1:8], axis=0).max() > 0.01 and np.ptp(head[..., 1:8], axis=1).max() > 0.01
+
+
 def test_a_posterior_is_stretched_as_the_settings_say():
     factors = (0.5, 0.6, 0.7, 0.8, 1.2, 1.4, 1.6)
     plain = stirred(Estimator(SMALL_ESTIMATOR))

@@ -99,12 +99,27 @@ def test_a_run_is_measured_and_its_weights_load(run, tmp_path, monkeypatch):
     loaded = load_pretrained(tmp_path / "tiny.json", "estimator")
     for ours, theirs in zip(loaded.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert len(loaded.config.stretch) == len(SIE_SHEAR.names)
     written = json.loads((tmp_path / "tiny.json").read_text(), parse_constant=pytest.fail)
     assert written["steps"] == 4
     figures = written["test"]["figures"]["16 pixels"]
     assert figures["all"]["n"] == 23 == figures["noise 0.1-1 %"]["n"] + figures["noise 1-10 %"]["n"]
     assert set(figures["all"]["parameters"]) == set(SIE_SHEAR.names)
     assert 0 < figures["all"]["parameters"]["theta_E"]["rms"] < 3
+
+
+def test_the_width_of_posteriors_is_found():
+    # Samples of a posterior that is so many times as wide as the truths scatter, in each parameter, and off its middle.
+    rng, wider = np.random.default_rng(3), np.array([0.8, 1.0, 1.6])
+    truth = rng.normal(size=(900, 3))
+    samples = 2.0 + wider * rng.normal(size=(900, 300, 3))
+    factors = lens_figures._STRETCHES[np.argmin(lens_figures._deviations(samples, 2.0 + truth), axis=0)]
+    assert_allclose(factors, 1 / wider, rtol=0.08)
+    # Of two sets the one that is farther off counts: neither is made wrong to have the other right.
+    narrow = 0.8 * wider * rng.normal(size=(900, 300, 3))
+    worst = np.maximum(lens_figures._deviations(samples, 2.0 + truth), lens_figures._deviations(narrow, truth))
+    between = lens_figures._STRETCHES[np.argmin(worst, axis=0)]
+    assert np.all((between > 1.02 / wider) & (between < 1.23 / wider))
 
 
 def test_figures_are_those_of_the_errors(run):
