@@ -46,8 +46,7 @@ def calibrated(model, stamps, n, batch_size=20, stream="validation"):
       batch_size: of one call of the network.
       stream: name of the stream that the lenses are drawn from.
     """
-    plain = build_model(dataclasses.replace(model.config, stretch=()))
-    plain.set_weights(model.get_weights())
+    plain = _stretched(model, ())
 
     @tf.function(autograph=False)
     def drawn(inputs):
@@ -59,9 +58,14 @@ def calibrated(model, stamps, n, batch_size=20, stream="validation"):
         simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
         parts = [[x.numpy() for x in drawn(simulate(index)[0])] for index in range(-(-n // batch_size))]
         worst = np.maximum(worst, _deviations(*(np.concatenate(each)[:n] for each in zip(*parts, strict=True))))
-    found = build_model(dataclasses.replace(model.config, stretch=tuple(_STRETCHES[np.argmin(worst, axis=0)].tolist())))
-    found.set_weights(model.get_weights())
-    return found
+    return _stretched(model, tuple(_STRETCHES[np.argmin(worst, axis=0)].tolist()))
+
+
+def _stretched(model, stretch):
+    """The same `Estimator` with another `stretch`."""
+    other = build_model(dataclasses.replace(model.config, stretch=stretch))
+    other.set_weights(model.get_weights())
+    return other
 
 
 def _deviations(samples, truth):

@@ -314,7 +314,7 @@ _OTHER_SIZES = 2.0
 # And must explain the image by such a share better than what was found by a search, which looked at all.
 _OTHER_GAIN = 0.03
 # What a flag that says that no lens is like that weighs, as a share of chi^2.
-_NONSENSE = 0.03
+_NONSENSE_WEIGHT = 0.03
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
 
@@ -456,11 +456,7 @@ class _Search:
         self.noise = self.frame.noise if self.noise is None else self.noise
         self.found = self._fit(self.starts)
         rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
-        for _ in range(rounds if self.light is not None else 0):
-            before = self._state()
-            self._light_and_lens()
-            if not self._gained(before):
-                break
+        self._repeat(self._light_and_lens, rounds if self.light is not None else 0)
 
     def _light_and_lens(self):
         self._beside(self.found.model_image, self.found.lens)
@@ -502,11 +498,17 @@ class _Search:
                 return lens
         return lens
 
+    def _repeat(self, step, most):
+        """A step, `most` times at the most, while it is worth another one; what makes chi^2 worse is taken back."""
+        for _ in range(most):
+            before = self._state()
+            step()
+            if not self._gained(before):
+                break
+
     def _gained(self, before):
-        """Whether a round since the state `before` was worth another one; what made chi^2 worse is taken back."""
-        self._keep_better(before)
-        were, are, _ = self._misfits(before, self._state())
-        return were - are >= _ROUND_GAIN * were
+        """Whether a step since the state `before` was worth another one; what made chi^2 worse is taken back."""
+        return self._keep_better(before) >= _ROUND_GAIN
 
     def again(self, seed):
         """Other fits, from what the estimator sees now and from lenses of other sizes; the best counts."""
@@ -532,11 +534,8 @@ class _Search:
         """As `_keep_better`, for a lens that may be of another size: the share is larger by a flag more that says that
         no lens is like that, and smaller by one less.
         """
-        other, now = self._state(), self.judged().n_nonsense
-        self._return_to(before)
-        more = max(now - self.judged().n_nonsense, -2)
-        self._return_to(other)
-        self._keep_better(before, by + _NONSENSE * more)
+        more = max(self.judged().n_nonsense - self.judged(before).n_nonsense, -2)
+        self._keep_better(before, by + _NONSENSE_WEIGHT * more)
 
     def _remember(self, other):
         """Where another state ended is one of the ends, which the verdict asks whether they agree."""
@@ -569,10 +568,14 @@ class _Search:
         self.found, self.light, self.frame, self.estimate, self.path = state
 
     def _keep_better(self, state, by=0.0):
-        """What stands now, where it explains the image better than `state` did, by such a share."""
+        """What stands now, where it explains the image better than `state` did, by such a share; returns by what share
+        it is better, 0 where `state` came back.
+        """
         are, were, _ = self._misfits(self._state(), state)
         if not are < (1 - by) * were:  # nor where it is no number
             self._return_to(state)
+            return 0.0
+        return 1 - are / were
 
     def finish(self):
         """The last digits, on pixels as they are."""
@@ -580,17 +583,15 @@ class _Search:
             self._refit([self.found.lens], whole=True)
         seen = self.found.observation
         if self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask]):
-            for _ in range(_FOLLOWED):
-                before = self._state()
-                # On along the valley, where the last fit stopped in one of its ripples.
-                self._refit([self.found.lens], whole=True, roughly=True)
-                if not self._gained(before):
-                    break
+            # On along the valley, where the last fit stopped in one of its ripples.
+            self._repeat(lambda: self._refit([self.found.lens], whole=True, roughly=True), _FOLLOWED)
 
-    def judged(self):
+    def judged(self, state=None):
+        """`Verdict` on a state, or on what stands now."""
         from rim_tf.inference import verdict
 
-        return verdict.judge(self.frame, self.found, self.estimate)
+        found, _, frame, estimate, _ = self._state() if state is None else state
+        return verdict.judge(frame, found, estimate)
 
     def _misfits(self, *states):
         """Chi^2 per pixel of states, by the noise that the frame had first, however it was raised since; and over how

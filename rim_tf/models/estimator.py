@@ -109,7 +109,8 @@ class View:
 
 
 # Mirror images of a frame, by the axes that are turned round; and where those are in [batch, rows, columns, channels].
-_MIRRORS = ((), ("x",), ("y",), ("x", "y"))
+_AS_IT_IS = ((),)
+_MIRRORS = (*_AS_IT_IS, ("x",), ("y",), ("x", "y"))
 _PLACES = {"x": 2, "y": 1}
 
 # The names that EstimatorConfig.inputs may hold.
@@ -169,7 +170,7 @@ class Estimator(keras.Model):
           seeds: keras.random.SeedGenerator that says which; None for the network's own.
         """
         seeds = self.dropout_seeds if seeds is None else seeds
-        heads = self._heads(inputs, field, seeds if training else None, 1, _MIRRORS[:1])
+        heads = self._heads(inputs, field, seeds if training else None, 1, _AS_IT_IS)
         return heads[:, 0]
 
     def posterior(self, inputs, field=None, seed=0):
@@ -185,12 +186,17 @@ class Estimator(keras.Model):
           field: as of `call`.
           seed: of the dropout, an integer from 0 to 2^24.
         """
+        head = self._pooled(inputs, field, seed, _MIRRORS if self.config.mirrored else _AS_IT_IS)
+        head = mixture.stretched(head, self.config.stretch) if self.config.stretch else head
+        return mixture.LensPosterior(head, self.mass)
+
+    def as_it_is(self, inputs):
+        """As `posterior`, of the images as they are alone, and not stretched."""
+        return mixture.LensPosterior(self._pooled(inputs, None, 0, _AS_IT_IS), self.mass)
+
+    def _pooled(self, inputs, field, seed, mirrors):
         seed, passes = (seed, self.config.passes) if self.config.dropout else (None, 1)
-        mirrors = _MIRRORS if self.config.mirrored else _MIRRORS[:1]
-        head = mixture.pooled(self._heads(inputs, field, seed, passes, mirrors))
-        return mixture.LensPosterior(
-            mixture.stretched(head, self.config.stretch) if self.config.stretch else head, self.mass
-        )
+        return mixture.pooled(self._heads(inputs, field, seed, passes, mirrors))
 
     def _heads(self, inputs, field, seed, passes, mirrors):
         """[batch, mirrors * passes, components, columns]"""
@@ -202,11 +208,9 @@ class Estimator(keras.Model):
         scales = [ops.tile(scale, (len(mirrors), 1)) for scale in usual(self.mass, view.half_field)]
         centre, spread = (ops.repeat(scale, passes, axis=0) for scale in scales)
         heads = mixture.from_raw(raw, centre, spread, diagonal=self.config.covariance == "diagonal")
-        heads = ops.reshape(heads, (len(mirrors), -1, self.config.components, self.n_columns))
-        heads = [mixture.mirrored(heads[i], self.mass.mirrored(*axes)) for i, axes in enumerate(mirrors)]
-        heads = ops.reshape(ops.stack(heads), (len(mirrors), -1, passes, *heads[0].shape[1:]))
-        heads = ops.transpose(heads, (1, 0, 2, 3, 4))
-        return ops.reshape(heads, (-1, len(mirrors) * passes, self.config.components, self.n_columns))
+        heads = ops.reshape(heads, (len(mirrors), -1, passes, self.config.components, self.n_columns))
+        turned_back = [mixture.mirrored(heads[i], self.mass.mirrored(*axes)) for i, axes in enumerate(mirrors)]
+        return ops.concatenate(turned_back, axis=1)
 
     def _mirrored(self, x, axes):
         """What the network sees of a mirror image, whose pixels are where they are in any image."""

@@ -420,10 +420,9 @@ _LEAST_START_ERROR = 1e-4
 
 
 def first_guess(estimator, inputs):
-    """What a `JointRIM` starts from: `inputs` with the mean of what an estimator puts out for them, and its errors.
+    """What a `JointRIM` starts from: `inputs` with the mean of an estimator's posterior, and its errors.
 
-    It is of the images as they are, whatever is made of their mirror images, so that training does not see four times
-    as many.
+    It is of the images as they are, without their mirror images, so that training does not see four times as many.
 
     Args:
       estimator: `rim_tf.models.estimator.Estimator` of the same mass model.
@@ -432,7 +431,7 @@ def first_guess(estimator, inputs):
     Returns:
       The dictionary with `start` and `start_error`, in coordinates without bounds, [batch, parameters] each.
     """
-    start, error = mixture.moments(estimator(inputs))
+    start, error = mixture.moments(estimator.as_it_is(inputs).head)
     return inputs | {"start": start, "start_error": error}
 
 

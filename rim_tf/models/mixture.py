@@ -141,23 +141,31 @@ def pooled(heads):
 
 def mirrored(head, signs):
     """The mixture of u times signs of 1 and -1, [n]."""
-    return _scaled(head, np.zeros(len(signs)), np.asarray(signs, float), 0.0)
+    return _scaled(head, signs, 0.0)
 
 
 def stretched(head, factors):
     """The mixture of u about its mean farther off, each parameter by a factor above 0, [n]."""
     log_weight, mean, _, _ = _split(head)
     centre = ops.sum(ops.exp(log_weight)[..., None] * mean, axis=1, keepdims=True)
-    return _scaled(head, np.log(factors), np.asarray(factors, float), centre)
+    return _scaled(head, factors, centre)
 
 
-def _scaled(head, log_moduli, factors, centre):
-    """The mixture of centre + factors (u - centre); `log_moduli` are those of the factors."""
+def _scaled(head, factors, centre):
+    """The mixture of centre + factors (u - centre), whose factors [n] are numbers other than 0."""
     log_weight, mean, log_diagonal, below = _split(head)
-    factors, log_moduli = (ops.convert_to_tensor(x, dtype=head.dtype) for x in (factors, log_moduli))
-    rows, columns = np.tril_indices(mean.shape[-1], -1)
-    ratio = ops.take(factors, columns) / ops.take(factors, rows)
-    parts = [log_weight[..., None], centre + factors * (mean - centre), log_diagonal - log_moduli, below * ratio]
+    factors = np.asarray(factors, float)
+    rows, columns = np.tril_indices(len(factors), -1)
+    of_mean, of_diagonal, of_below = (
+        ops.convert_to_tensor(x, dtype=head.dtype)
+        for x in (factors, np.log(np.abs(factors)), factors[columns] / factors[rows])
+    )
+    parts = [
+        log_weight[..., None],
+        centre + of_mean * (mean - centre),
+        log_diagonal - of_diagonal,
+        below * of_below,
+    ]
     return ops.concatenate(parts, axis=-1)
 
 

@@ -91,7 +91,9 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     # All three sizes are tried, each by a fit of its own.
     begun = []
     monkeypatch.setattr(workflow._Search, "fit", lambda search: begun.append([each.theta_E for each in search.starts]))
-    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=False, n_nonsense=0))
+    monkeypatch.setattr(
+        workflow._Search, "judged", lambda search, state=None: types.SimpleNamespace(settled=False, n_nonsense=0)
+    )
     search.found = dataclasses.replace(small)
     search.again(1)
     expected = [each.theta_E for each in search._of_other_sizes()]
@@ -107,7 +109,7 @@ def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags,
     """By more, where more flags say that no lens is like that."""
     search = object.__new__(workflow._Search)
     found, other = (types.SimpleNamespace(n_nonsense=n) for n in (3, 3 + flags))
-    monkeypatch.setattr(workflow._Search, "judged", lambda search: search.found)
+    monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: (state or search._state())[0])
     misfit = {id(found): 1.0, id(other): chi2}
     monkeypatch.setattr(
         workflow._Search, "_misfits", lambda search, *states: (*(misfit[id(state[0])] for state in states), 100)

@@ -2,8 +2,8 @@
 
 A profile lists its columns in order. Each kind here covers one parameter, or two that belong together, and maps them
 one to one to real numbers without bounds, which an optimiser or a sampler can move freely. `log_slope` is what a
-density gains on the way: log |d value / d u|, with u the unbounded coordinates. `mirrored` says of each which sign it
-gets, as value or u, where x or y does: of what is one to one for both alike, no lens knows left from right.
+density gains on the way: log |d value / d u|, with u the unbounded coordinates. `mirrored` says which sign each
+gets, value and u alike, where the x or the y axis is turned round.
 """
 
 import dataclasses

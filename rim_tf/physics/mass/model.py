@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import math
 import pathlib
 import pkgutil
 
@@ -136,8 +135,11 @@ class MassModel:
 
     def mirrored(self, *axes):
         """Sign that each parameter gets, as it is or without bounds, where these axes, "x" or "y", are turned round."""
-        signs = [math.prod(each) for c, _ in self.columns for each in zip(*(c.mirrored(a) for a in axes), strict=True)]
-        return tuple(signs) if axes else (1,) * self.size
+        signs = (1,) * self.size
+        for axis in axes:
+            turned = [sign for column, _ in self.columns for sign in column.mirrored(axis)]
+            signs = tuple(one * other for one, other in zip(signs, turned, strict=True))
+        return signs
 
     def check(self, values):
         """Raises InputError where one of the finite floats `values`, in the order of `names`, is out of range."""
