@@ -70,14 +70,11 @@ def judged_mock(index, stamps, networks, config):
     """One row of the study."""
     seen, truth, source, noise, with_galaxy = mock(index, stamps)
     rim, result = networks[0], workflow.model(seen, config, None, *networks)
-    frame = result.frame
-    fits_ = dict(
-        zip(
-            ("true", "fitted", "estimated"),
-            reconstruct([frame] * 3, [truth, result.lens, result.estimate.lens], rim, source_pixels=len(source)),
-            strict=True,
-        )
-    )
+    frame, lenses = result.frame, [truth, result.lens, result.estimate.lens]
+    # With as many steps of the network for each lens as the fit took.
+    alike = {"source_pixels": len(source), "n_steps": len(result.source_fit.iterates)}
+    fits = reconstruct([frame] * 3, lenses, rim, **alike)
+    fits_ = dict(zip(("true", "fitted", "estimated"), fits, strict=True))
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
     row["covariance"] = result.lens_fit.covariance.tolist()
     row["noise_factor"] = result.verdict.noise_factor

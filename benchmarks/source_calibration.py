@@ -219,6 +219,8 @@ def _pixels(rows):
 
 
 def _figure(rows):
+    # Of draws with much negative light some have no half-light radius, and then no error of it.
+    rows = [row for row in rows if row["error"] is not None]
     rank = np.array([row["rank"] for row in rows])
     credible = coverage.credibility_of_ranks(rank)
     value, truth, error = (np.array([row[name] for row in rows]) for name in ("median", "truth", "error"))

@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from rim_tf.config import RIMSettings
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference.misfit import LensPrior, Misfit, View, finite_residual, matmul, unit_steps
+from rim_tf.inference.descent import Descent
+from rim_tf.inference.misfit import LensPrior, Misfit, View, unit_steps
 from rim_tf.inference.rim import reconstruct
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.pretrained import load_pretrained
@@ -38,20 +39,8 @@ _COARSE, _MIDDLE = 36, 72
 _NOISE_FLOOR, _COARSE_RIM_STEPS = 0.02, 4
 # Steps of all starts on the coarse frame, then of the best ones; and how many go on after each.
 _COARSE_STEPS, _KEPT = (1, 3, 6), (8, 4, 2)
-# A start whose sum of squares is larger than the best one's by this factor goes no further.
-_HOPELESS = 1.5
-# Each step tries these factors on the damping that the last one found best; with rough slopes the first alone.
-_DAMPINGS = (0.3, 10.0)
-_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
-# Differences and longest steps, in units of a column's `step`.
-_DIFFERENCE, _LONGEST = 0.5, 15.0
-# A start has arrived when a step lowers its chi^2 by less than this, on coarse frames and at last, or by less than a
-# share of it.
-_COARSE_GAIN, _GAIN, _GAIN_SHARE = 2.0, 0.5, 3e-4
-# Starts as near as this in units of a column's `step` are the same; as near as that they have the same slopes.
-_SAME, _NEAR = 1.0, 3.0
-# Slopes that promised so many times what a step gained are worked out anew.
-_PROMISED = 4.0
+# A start has arrived when a step lowers its chi^2 by less than this, on coarse frames and at last.
+_COARSE_GAIN, _GAIN = 2.0, 0.5
 # Lenses of another size than an estimator says: from how many standard deviations on they are doubted, which are this
 # share of theta_E at the least, and how much.
 _EXPECTED, _LEAST_UNCERTAINTY, _DOUBT = 3.0, 0.05, 0.05
@@ -287,7 +276,7 @@ def choose(
       As of `explore`.
     """
     problem, starts = _fit_of(observation, lenses, model, left_over, source_pixels, prior)
-    descent, history = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN), []
+    descent, history = problem.descent(observation, problem.n_rim_steps, starts, 1, _GAIN), []
     descent.run(0, "network", history, _Told(None, 0))
     descent.keep(n, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
     return [lens_of(problem.first.mass, each) for each in descent.lenses()], history
@@ -304,6 +293,7 @@ def refine(
     source_pixels: int | None = None,
     prior: LensPrior | None = None,
     roughly: bool = False,
+    n_rim_steps: int | None = None,
 ) -> "Sought":
     """The last part of `optimise_lens`: few starts on the frame as it is.
 
@@ -318,13 +308,14 @@ def refine(
       source_pixels: as of `explore`.
       prior: as there.
       roughly: by slopes as on coarse frames, which cost little and do not see the ripples that chi^2 has at low noise.
+      n_rim_steps: of the RIM; None takes as many as it was trained for.
 
     Returns:
       `Sought`; its covariance is by differences in any case.
     """
-    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels, prior)
+    problem, starts = _fit_of(observation, starts, model, left_over, source_pixels, prior, n_rim_steps)
     history = []
-    descent = problem.descent(observation, model.config.n_steps, starts, 1, _GAIN, roughly)
+    descent = problem.descent(observation, problem.n_rim_steps, starts, 1, _GAIN, roughly)
     if before is not None:
         descent.take_over(before.descent)
     descent.run(n_steps, "fine", history, _Told(progress, n_steps))
@@ -332,9 +323,9 @@ def refine(
     return problem.sought(descent, history)
 
 
-def _fit_of(observation, starts, model, left_over, source_pixels, prior):
+def _fit_of(observation, starts, model, left_over, source_pixels, prior, n_rim_steps=None):
     first, starts = _starts(starts, 1, ())
-    return _Fit(observation, model, first, (), prior or LensPrior(), source_pixels, left_over), starts
+    return _Fit(observation, model, first, (), prior or LensPrior(), source_pixels, left_over, n_rim_steps), starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +337,7 @@ class Sought:
       history: as of `LensFit`.
       ends: as of `LensFit`.
       problem: the `_Fit`.
-      descent: the `_Descent`.
+      descent: the `Descent`.
       best: which of its starts is the best.
     """
 
@@ -354,7 +345,7 @@ class Sought:
     history: list
     ends: dict
     problem: "_Fit"
-    descent: "_Descent"
+    descent: "Descent"
     best: int
 
     @property
@@ -375,7 +366,13 @@ class Sought:
         problem = self.problem
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # whoever asked for the fit judges it
-            found = reconstruct(problem.observation, self.lens, problem.model, source_pixels=problem.source_pixels)
+            found = reconstruct(
+                problem.observation,
+                self.lens,
+                problem.model,
+                source_pixels=problem.source_pixels,
+                n_steps=problem.n_rim_steps,
+            )
         return LensFit(self.lens, self.history, found, self.covariance(), self.ends)
 
 
@@ -401,12 +398,14 @@ class _Fit:
       prior: `LensPrior`.
       source_pixels: as in `source_grid`.
       left_over: as of `optimise_lens`.
+      n_rim_steps: as of `refine`.
     """
 
-    def __init__(self, observation, model, first, fixed, prior, source_pixels, left_over):
+    def __init__(self, observation, model, first, fixed, prior, source_pixels, left_over, n_rim_steps=None):
         self.observation, self.model, self.first, self.left_over = observation, model, first, left_over
         self.is_fixed = np.array([name in fixed for name in first.mass.names])
         self.prior, self.source_pixels = prior.columns(first), source_pixels
+        self.n_rim_steps = n_rim_steps or model.config.n_steps
 
     def frames(self):
         """(stage, factor, gain) of each frame that the best starts see, coarser ones first."""
@@ -419,7 +418,7 @@ class _Fit:
         observation = self.observation
         factor = max(1, round(max(observation.shape) / _COARSE))
         seen = coarsened(with_noise_floor(observation), factor)
-        n_rim_steps = min(_COARSE_RIM_STEPS, self.model.config.n_steps)
+        n_rim_steps = min(_COARSE_RIM_STEPS, self.n_rim_steps)
         descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN, roughly=True)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
@@ -427,10 +426,10 @@ class _Fit:
         return descent.lenses()
 
     def refined(self, starts, n_steps, target_chi2, history, told):
-        """The `_Descent` from `starts` on the whole frame, where it has ended."""
+        """The `Descent` from `starts` on the whole frame, where it has ended."""
         for stage, factor, gain in self.frames():
             seen = coarsened(self.observation, factor)
-            descent = self.descent(seen, self.model.config.n_steps, starts, factor, gain, roughly=stage != "fine")
+            descent = self.descent(seen, self.n_rim_steps, starts, factor, gain, roughly=stage != "fine")
             descent.run(n_steps, stage, history, told, target_chi2 if stage == "fine" else None)
             if stage == "middle":
                 descent.keep(1)
@@ -438,13 +437,13 @@ class _Fit:
         return descent
 
     def descent(self, seen, n_rim_steps, starts, factor, gain, roughly=False):
-        """A `_Descent` on a frame whose pixels are `factor` times as wide."""
+        """A `Descent` on a frame whose pixels are `factor` times as wide."""
         pixels = None if self.source_pixels is None else max(4, self.source_pixels // factor)
         held = np.asarray(self.first.as_tuple())
         left_over = None if self.left_over is None else seen_coarsely(self.left_over, self.observation, factor)
         view = View(seen, self.model, self.first.mass, n_rim_steps, pixels)
         misfit = Misfit(view, held, self.is_fixed, self.prior, left_over)
-        return _Descent(misfit, self.first.theta_E, starts, gain, roughly)
+        return Descent(misfit, self.first.theta_E, starts, gain, roughly)
 
     def sought(self, descent, history):
         first = self.first
@@ -521,9 +520,15 @@ class _Told:
         self.done += 1
 
 
-def model_image(observation: Observation, lens: Lens, model: RIM, source_pixels: int | None = None) -> np.ndarray:
+def model_image(
+    observation: Observation,
+    lens: Lens,
+    model: RIM,
+    source_pixels: int | None = None,
+    n_rim_steps: int | None = None,
+) -> np.ndarray:
     """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
-    view = View(observation, model, lens.mass, model.config.n_steps, source_pixels)
+    view = View(observation, model, lens.mass, n_rim_steps or model.config.n_steps, source_pixels)
     return observation.in_data_units(view([lens.as_tuple()])[0])
 
 
@@ -561,178 +566,10 @@ class Tangent:
         return lens_of(self._mass, ops.convert_to_numpy(self._mass.from_real(ops.convert_to_tensor(u)))[0])
 
 
-class _Descent:
-    """Levenberg and Marquardt's method from many starts at once.
-
-    Args:
-      misfit: `Misfit`.
-      theta_E: unit of lengths [arcsec].
-      starts: [n, columns].
-      gain: a start has arrived when a step lowers its sum of squares by less.
-      roughly: whether slopes without differences will do, where no parameter is fixed.
-
-    Attributes, each of all starts:
-      u: where they are, [n, columns].
-      residual: there, [n, data + columns].
-      slope: of the residual in u in units of `unit`, kept up from step to step, [n, columns, data + columns].
-      worked_out: the last that was worked out.
-      place: where that was, in u; NaN where none was.
-      stale: whether it is to be worked out anew.
-      damping: of the next step.
-      active: whether there is one.
-      followed: whether there ever was to be one.
-    """
-
-    def __init__(self, misfit, theta_E, starts, gain, roughly=False):
-        self.misfit, self.gain, self.roughly = misfit, gain, roughly and not misfit.fixed.any()
-        self.unit = unit_steps(misfit.mass, theta_E)
-        self.u = misfit.coordinates(starts)
-        self.residual = finite_residual(misfit(self.u))
-        n = len(self.u)
-        self.slope = np.zeros((n, self.u.shape[1], self.residual.shape[1]), np.float32)
-        self.worked_out, self.place = self.slope.copy(), np.full_like(self.u, np.nan)
-        self.stale, self.active, self.followed = np.ones((3, n), bool)
-        self.damping = np.full(n, _FIRST_DAMPING)
-        self.signs = np.random.default_rng(0)
-
-    @property
-    def value(self):
-        return (self.residual.astype(np.float64) ** 2).sum(1)
-
-    def lenses(self):
-        return self.misfit.lenses(self.u)
-
-    def run(self, n_steps, stage, history, told, target_chi2=None):
-        """At most n_steps steps; where they begin and where each leads is added to `history`."""
-        for step in range(n_steps + 1):
-            best = int(np.argmin(self.value))
-            chi2 = float(self.misfit.chi2_per_pixel(self.residual)[best])
-            lens = tuple(map(float, self.lenses()[best]))
-            history.append({"stage": stage, "chi2_per_pixel": chi2, "lens": lens})
-            if step == n_steps or not self.active.any() or (target_chi2 is not None and chi2 <= target_chi2):
-                return
-            told.step()
-            self._step(np.flatnonzero(self.active))
-
-    def add(self, lens):
-        """One more start, which is not followed."""
-        other = _Descent(self.misfit, 1.0, [lens.as_tuple()], self.gain)
-        other.active[:] = other.followed[:] = False
-        for name in self._OF_STARTS:
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
-
-    _OF_STARTS = ("u", "residual", "slope", "worked_out", "place", "stale", "damping", "active", "followed")
-
-    def keep(self, n, doubt=1.0):
-        """The n best starts alone, of which no two are the same and none is hopeless.
-
-        Args:
-          n: how many at the most.
-          doubt: what their sums of squares are multiplied by, [starts].
-        """
-        chosen, value = [], self.value * doubt
-        for i in np.argsort(value):
-            if value[i] > _HOPELESS * value[chosen[0] if chosen else i]:
-                break
-            if all(self._apart(self.u[i], self.u[j]) > _SAME for j in chosen):
-                chosen.append(i)
-        for name in self._OF_STARTS:
-            setattr(self, name, getattr(self, name)[chosen[:n]])
-
-    def take_over(self, other):
-        """The slopes of another `_Descent` on the same frame, with another noise or left-overs, where they hold."""
-        if other.residual.shape[1] != self.residual.shape[1] or other.roughly != self.roughly:
-            return
-        apart = self._apart(self.u[:, None], other.place)
-        nearest = np.argmin(np.where(np.isnan(apart), np.inf, apart), axis=1)
-        for i in np.flatnonzero(apart[np.arange(len(self.u)), nearest] < _NEAR):
-            j = nearest[i]
-            self.slope[i] = self.misfit.carried(other.slope[j], other.misfit)
-            self.worked_out[i] = self.misfit.carried(other.worked_out[j], other.misfit)
-            self.place[i], self.stale[i] = other.place[j], False
-
-    def _apart(self, one, other):
-        """How far two places are from each other, in units."""
-        return np.abs((one - other) / self.unit).max(axis=-1)
-
-    def work_out(self, members):
-        """Slopes, one for all that are near; differences to either side in turn, so that no bias builds up."""
-        chosen = {}
-        for i in members[np.argsort(self.value[members])]:
-            near = [j for j in chosen if self._apart(self.u[i], self.u[j]) < _NEAR]
-            chosen.setdefault(near[0] if near else i, []).append(i)
-        if not chosen:
-            return
-        centres = list(chosen)
-        if self.roughly:
-            slopes = self.misfit.tangent_slopes(self.u[centres], self.unit)
-        else:
-            difference = self.signs.choice([-1.0, 1.0], (len(centres), self.u.shape[1])) * _DIFFERENCE
-            slopes = self.misfit.slopes(self.u[centres], self.residual[centres], difference, self.unit)
-        for centre, slope in zip(centres, slopes, strict=True):
-            near = chosen[centre]
-            self.slope[near] = self.worked_out[near] = slope
-            self.place[near], self.stale[near] = self.u[centre], False
-
-    def be_exact(self):
-        """Slopes are by differences from now on."""
-        if self.roughly:
-            self.roughly = False
-            self.place[:], self.stale[:] = np.nan, True
-
-    def near_place(self, members):
-        """Whether the slopes of starts were worked out near where they are."""
-        return self._apart(self.u[members], self.place[members]) < _NEAR  # not where that is NaN
-
-    def _step(self, members):
-        self.work_out(members[self.stale[members]])
-        slope = self.slope[members]
-        gradient = np.einsum("kip,kp->ki", slope, self.residual[members]).astype(np.float64)
-        curvature = matmul(slope, slope.transpose(0, 2, 1)).astype(np.float64)
-        diagonal = np.einsum("kii->ki", curvature)
-        # What the data say nothing of, a fixed parameter for one, does not move.
-        diagonal = diagonal + 1e-6 * diagonal.max(axis=1, keepdims=True) + 1e-12
-        steps = []
-        for factor in _DAMPINGS[: 1 if self.roughly else None]:
-            damped = curvature + (factor * self.damping[members])[:, None, None] * _diagonal(diagonal)
-            steps.append(-np.linalg.solve(damped, gradient[..., None])[..., 0])
-        steps = np.clip(np.stack(steps, 1), -_LONGEST, _LONGEST)
-        tried = self.u[members, None] + steps * self.unit
-        residual = finite_residual(self.misfit(tried.reshape(-1, tried.shape[-1]))).reshape(*tried.shape[:2], -1)
-        value = (residual.astype(np.float64) ** 2).sum(-1)
-        before, near = self.value, self.near_place(members)
-        for k, i in enumerate(members):
-            best = int(np.argmin(value[k]))
-            gain = before[i] - value[k, best]
-            step = steps[k, best]
-            promised = -(2 * step @ gradient[k] + step @ curvature[k] @ step)
-            if gain > 0:
-                self._move(i, tried[k, best], residual[k, best], step)
-                self.damping[i] = max(_LEAST_DAMPING, self.damping[i] * _DAMPINGS[best])
-            enough = gain > max(self.gain, _GAIN_SHARE * before[i])
-            if not near[k]:
-                self.stale[i] = not enough or _PROMISED * gain < promised
-            elif gain > 0:
-                self.active[i] = enough
-            else:
-                self.active[i] = self.damping[i] < _MOST_DAMPING
-                self.damping[i] *= 3 * _DAMPINGS[-1]
-
-    def _move(self, i, u, residual, step):
-        """To a place a step away [units]; what the slopes did not foresee, they lacked in that direction."""
-        unforeseen = residual - self.residual[i] - (step @ self.slope[i]).astype(np.float32)
-        self.slope[i] += (step / (step @ step)).astype(np.float32)[:, None] * unforeseen
-        self.u[i], self.residual[i] = u, residual
-
-
 def _doubt(theta_E, expected, uncertainty):
     """By what chi^2 of lenses is multiplied for their size: 1 within some standard deviations of what is expected."""
     off = np.abs(np.log(theta_E / expected)) / max(uncertainty, _LEAST_UNCERTAINTY)
     return 1 + _DOUBT * np.maximum(off - _EXPECTED, 0) ** 2
-
-
-def _diagonal(values):
-    return values[..., None] * np.eye(values.shape[-1])
 
 
 def _curvature(descent, i):

@@ -25,6 +25,7 @@ def reconstruct(
     model: RIM | str = RIMSettings.weights,
     source_pixel_scale: float | None = None,
     source_pixels: int | None = None,
+    n_steps: int | None = None,
 ) -> Reconstruction | list[Reconstruction]:
     """The unlensed source of an observation, or of a list of them in as few calls of the network as possible.
 
@@ -35,16 +36,20 @@ def reconstruct(
       source_pixel_scale: [arcsec]; by default SOURCE_SCALE_RATIO times the image's, as in training.
       source_pixels: pixels on a side of the source grid; by default as many as the image's longer side. Rounded
         up to a multiple of the network's stride.
+      n_steps: of the network; None takes as many as it was trained for. Half as many more lower chi^2 where the noise
+        is below 1 % of the peak. Errors of the source (`source_errors`) were counted with the number of its training.
 
     Returns:
       `Reconstruction`, or a list of them in the order of the observations. What looks wrong with one is an
       InputWarning.
 
     Raises:
-      InputError: lists of different lengths, or a source grid that is none.
+      InputError: lists of different lengths, a source grid that is none, or n_steps below 1.
     """
     if isinstance(observation, Observation):
-        return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels)[0]
+        return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels, n_steps)[0]
+    if n_steps is not None and n_steps < 1:
+        raise InputError(f"n_steps is {n_steps}; the network must take at least one step.")
     if isinstance(lens, Lens) or len(lens) != len(observation):
         n_lenses = 1 if isinstance(lens, Lens) else len(lens)
         raise InputError(f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each.")
@@ -53,7 +58,7 @@ def reconstruct(
     results = [None] * len(observation)
     for members in batches(observation, lens, grids):
         chosen = [[given[i] for i in members] for given in (observation, lens, grids)]
-        for i, result in zip(members, _reconstruct_batch(*chosen, model), strict=True):
+        for i, result in zip(members, _reconstruct_batch(*chosen, model, n_steps), strict=True):
             results[i] = result
     for result in results:
         for doubt in result.doubts():
@@ -61,12 +66,12 @@ def reconstruct(
     return results
 
 
-def _reconstruct_batch(observations, lenses, grids, model):
+def _reconstruct_batch(observations, lenses, grids, model, n_steps):
     started = time.perf_counter()
     pixels = grids[0][0]
     inputs = batch_of(observations, lenses, [scale for _, scale in grids])
     problem = imaging_problem(inputs, (pixels, pixels), lenses[0].mass)
-    iterates = model.solve(problem)
+    iterates = model.solve(problem, n_steps)
     model_images = problem.model_image(iterates[:, -1])
     figures = [problem.chi2_per_pixel(model_images), problem.flux_outside()]
     iterates, model_images, chi2, flux_outside = map(ops.convert_to_numpy, (iterates, model_images, *figures))

@@ -292,10 +292,13 @@ _SMALLEST_FRAME = 24
 _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 # Starts of the network that finds lens and source together, and how many of its answers go on.
 _TOGETHER, _CHOSEN = 8, 2
-# Peak over noise from which chi^2 has ripples that a fit may stop in.
-_RIPPLED = 50.0
+# Peak over noise from which chi^2 has ripples that a fit may stop in; and the RIM's own error counts there, which is
+# less after so many times the steps of its training.
+_RIPPLED, _LONGER = 50.0, 1.5
 # Fits along the valley where that is so; one that lowers chi^2 by less than _ROUND_GAIN is the last.
 _FOLLOWED = 4
+# Then walks along it, and from how many of its lowest places the lens is fitted after each.
+_WALKS, _PLACES_TRIED = 3, 2
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
@@ -330,6 +333,7 @@ class _Found:
       field_of: the lens whose field that is.
       rim: `RIM`.
       source_pixels: on a side.
+      n_rim_steps: of the RIM; None for as many as it was trained for.
     """
 
     sought: object
@@ -338,6 +342,7 @@ class _Found:
     field_of: object
     rim: object
     source_pixels: int
+    n_rim_steps: int | None
 
     @property
     def lens(self):
@@ -347,13 +352,14 @@ class _Found:
     def model_image(self):
         from rim_tf.inference.optimise import model_image
 
-        return model_image(self.observation, self.lens, self.rim, self.source_pixels)
+        return model_image(self.observation, self.lens, self.rim, self.source_pixels, self.n_rim_steps)
 
     @functools.cached_property
     def reconstruction(self):
         from rim_tf.inference.rim import reconstruct
 
-        return reconstruct(self.observation, self.lens, self.rim, source_pixels=self.source_pixels)
+        grid = {"source_pixels": self.source_pixels}
+        return reconstruct(self.observation, self.lens, self.rim, **grid, n_steps=self.n_rim_steps)
 
     def fit(self):
         """`LensFit`."""
@@ -380,6 +386,7 @@ class _Search:
       explored: whether these are the best of many already.
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
+      n_rim_steps: as of `_Found`, of the next fit.
     """
 
     def __init__(self, observation, seen, rim, estimator, joint, config, progress):
@@ -387,7 +394,7 @@ class _Search:
         self.joint, self.config, self.progress = joint, config, progress
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
-        self.noise, self.doubts = None, []
+        self.noise, self.doubts, self.n_rim_steps = None, [], None
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -579,12 +586,29 @@ class _Search:
 
     def finish(self):
         """The last digits, on pixels as they are."""
-        if self._factor(self.found.observation) > 1:
-            self._refit([self.found.lens], whole=True)
         seen = self.found.observation
-        if self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask]):
-            # On along the valley, where the last fit stopped in one of its ripples.
+        rippled = self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask])
+        if rippled:
+            self.n_rim_steps = round(_LONGER * self.rim.config.n_steps)
+        if rippled or self._factor(seen) > 1:
+            self._refit([self.found.lens], whole=True, roughly=rippled)
+        if rippled:
+            # On along the valley, where the last fit stopped in one of its ripples; then from all over it.
             self._repeat(lambda: self._refit([self.found.lens], whole=True, roughly=True), _FOLLOWED)
+            self._repeat(self._walk, _WALKS)
+
+    def _walk(self):
+        """The lens from the lowest places of the valley about it."""
+        from rim_tf.inference.valley import walk
+
+        found = self.found
+        arcs = found.observation
+        left_over = _left_over(self.light, arcs, 1)
+        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps
+        valley = walk(arcs, found.lens, self.rim, *given)
+        lowest = valley.lowest(_PLACES_TRIED)
+        if lowest:
+            self._refit(lowest, whole=True, roughly=True)
 
     def judged(self, state=None):
         """`Verdict` on a state, or on what stands now."""
@@ -609,7 +633,7 @@ class _Search:
         chi2 = []
         for seen, (found, *_) in zip(arcs, states, strict=True):
             is_its_own = seen.shape == found.observation.shape
-            image = found.model_image if is_its_own else self._model_image(seen, found.lens)
+            image = found.model_image if is_its_own else self._model_image(seen, found.lens, found.n_rim_steps)
             chi2.append(_mean_square(seen, image, noise, used))
         return *chi2, int(used.sum())
 
@@ -661,10 +685,10 @@ class _Search:
             ]
         return lenses, history
 
-    def _model_image(self, arcs, lens):
+    def _model_image(self, arcs, lens, n_rim_steps=None):
         from rim_tf.inference.optimise import model_image
 
-        return model_image(arcs, lens, self.rim, self._source_pixels(arcs))
+        return model_image(arcs, lens, self.rim, self._source_pixels(arcs), n_rim_steps)
 
     def _source_pixels(self, arcs):
         from rim_tf.inference.optimise import source_pixels_of
@@ -676,16 +700,19 @@ class _Search:
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, before=None, whole=False, roughly=False):
-        """`_Found` from starts of which the best few are known, or from where the fit `before` ended."""
+    def _fit(self, starts, near=None, before=None, whole=False, roughly=False):
+        """`_Found` from starts of which the best few are known, or from near a `_Found`; slopes of the fit `before` may
+        still hold.
+        """
         from rim_tf.inference.optimise import coarsened, refine
 
         def told(done, most):
             self.progress("lens", done, most)
 
         field_of = starts[0]
-        if before is not None and abs(before.field_of.theta_E / field_of.theta_E - 1) < _SAME_FIELD:
-            field_of = before.field_of
+        if near is not None and not _is_of_other_size(near.field_of, field_of):
+            # Chi^2 of another frame has other ripples.
+            field_of = near.field_of
         arcs = self._arcs(self.frame, field_of)
         factor = 1 if whole else self._factor(arcs)
         seen = coarsened(arcs, factor)
@@ -700,13 +727,15 @@ class _Search:
             source_pixels=self._source_pixels(seen),
             prior=_prior(self.light),
             roughly=roughly,
+            n_rim_steps=self.n_rim_steps,
         )
         self.path += sought.history
-        return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs))
+        return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs), self.n_rim_steps)
 
     def _refit(self, starts, before=None, whole=False, roughly=False):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
-        self.found = dataclasses.replace(self._fit(starts, before, whole, roughly), ends=self.found.ends)
+        found = self._fit(starts, self.found, before, whole, roughly)
+        self.found = dataclasses.replace(found, ends=self.found.ends)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""

@@ -131,17 +131,18 @@ class RIM(keras.Model):
             source_shape = self.source_shape(ops.shape(inputs["image"])[1:])
         return self.solve(imaging_problem(inputs, source_shape, mass))
 
-    def solve(self, problem):
+    def solve(self, problem, n_steps=None):
         """Every iterate of the sources of a `Problem`, whatever instrument it is of, in the units of its data.
 
         Args:
           problem: `rim_tf.physics.problem.Problem`, its source grid of multiples of the stride.
+          n_steps: how many steps; None takes all that the network was trained for.
 
         Returns:
           [batch, n_steps, n, m].
         """
         inner, scale = self._in_its_units(problem)
-        iterates = unroll(*self._recursion(inner), self.config.n_steps, self.remat)
+        iterates = unroll(*self._recursion(inner), self.config.n_steps if n_steps is None else n_steps, self.remat)
         return self.link.source(iterates) * ops.reshape(scale, (-1, 1, 1, 1))
 
     def solve_last(self, problem, n_steps=None):

@@ -12,7 +12,7 @@ import pytest
 from rim_tf.config import ModelConfig
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference import estimate, lens_light, workflow
+from rim_tf.inference import estimate, lens_light, valley, workflow
 from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, noise_over_peak
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import build_model
@@ -120,8 +120,15 @@ def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags,
     assert search.found is (other if taken else found)
 
 
-@pytest.mark.parametrize(("gains", "fits"), [((False,), 1), ((True, True, False), 3), ((True,) * 9, 4)])
-def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, gains, fits):
+@pytest.mark.parametrize(
+    ("gains", "fits", "walks"),
+    [
+        ((False, False), 1, 1),
+        ((True, True, False, True, False), 3, 2),
+        ((True,) * 9, 4, 3),
+    ],
+)
+def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, gains, fits, walks):
     kept = []
     monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
     rim, estimator = modelled.networks()
@@ -131,17 +138,31 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         warnings.simplefilter("ignore", InputWarning)
         workflow.model(observation, config, rim=rim, estimator=estimator)
         monkeypatch.undo()
-        (search,), asked, refitted = kept, iter(gains), []
-        monkeypatch.setattr(workflow._Search, "_refit", lambda search, starts, **how: refitted.append(how))
+        (search,), asked, refitted, walked = kept, iter(gains), [], []
+        monkeypatch.setattr(workflow._Search, "_refit", lambda search, starts, **how: refitted.append((starts, how)))
         monkeypatch.setattr(workflow._Search, "_gained", lambda search, before: next(asked))
+
+        def walk(arcs, lens, *given):
+            walked.append((arcs, lens, given[-1]))
+            places = np.array([lens.as_tuple()] * 3)
+            places[:, 0] *= (0.98, 1.0, 1.02)
+            return valley.Valley(places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
+
+        monkeypatch.setattr(valley, "walk", walk)
         search.finish()
-        assert refitted == fits * [{"whole": True, "roughly": True}]
+        roughly, here = {"whole": True, "roughly": True}, search.found.lens
+        assert [how for _, how in refitted] == (1 + fits + walks) * [roughly]
+        # First with more steps of the RIM; then from where the last ended, then from the lowest place of its valley.
+        assert [starts for starts, _ in refitted[: 1 + fits]] == (1 + fits) * [[here]]
+        assert all(starts[0].theta_E == pytest.approx(0.98 * here.theta_E) for starts, _ in refitted[1 + fits :])
+        more = round(1.5 * rim.config.n_steps)
+        assert walked == walks * [(search.found.observation, here, more)] and search.n_rim_steps == more
         # Noise is what ripples drown in.
         search.found = dataclasses.replace(
             search.found, observation=dataclasses.replace(search.found.observation, noise=np.float64(1e3))
         )
         search.finish()
-    assert len(refitted) == fits
+    assert len(refitted) == 1 + fits + walks
 
 
 @pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])

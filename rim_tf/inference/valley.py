@@ -1,0 +1,112 @@
+"""Along the valley that chi^2 has about a lens: what else explains the image about as well.
+
+At low noise chi^2 has ripples, of pixels and of the network's own error, in which a descent stops, while the valley
+that they lie in is long and bent: theta_E, ellipticity, shear and centre change together and chi^2 hardly does. So
+theta_E is led away from the lens in steps, to both sides, and all else follows by a few steps of descent, over the
+ripples, until chi^2 has risen too far (a profile of the likelihood).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from rim_tf.inference.descent import Descent
+from rim_tf.inference.misfit import LensPrior, Misfit, View
+from rim_tf.lens import Lens, lens_of
+from rim_tf.models.rim import RIM
+from rim_tf.observation import Observation
+
+# Where theta_E is led, as shares of it; and the steps in which all else follows.
+_PLACES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
+_STEPS = 3
+# A side ends where chi^2 per pixel is higher than at the lowest place by so much.
+_TOO_HIGH = 0.03
+# A place is reached by steps that are no longer than this in each coordinate, in units of its careful first step.
+_LONGEST = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Valley:
+    """Places along a valley, in the order of theta_E.
+
+    Attributes:
+      lenses: [n, columns].
+      rise: by how much the sum of squares is larger there than at the lens that the valley is about, [n].
+      start: which of them is that lens.
+      mass: `MassModel`.
+    """
+
+    lenses: np.ndarray
+    rise: np.ndarray
+    start: int
+    mass: object
+
+    def lowest(self, n: int) -> list[Lens]:
+        """At most n places that are lower than those beside them, the lowest first, without the start."""
+        padded = np.pad(self.rise, 1, constant_values=np.inf)
+        is_dip = (self.rise <= padded[:-2]) & (self.rise <= padded[2:])
+        is_dip[self.start] = False
+        dips = np.flatnonzero(is_dip)
+        return [lens_of(self.mass, self.lenses[i]) for i in dips[np.argsort(self.rise[dips])][:n]]
+
+
+def walk(
+    observation: Observation,
+    lens: Lens,
+    model: RIM,
+    left_over: np.ndarray | None = None,
+    source_pixels: int | None = None,
+    prior: LensPrior | None = None,
+    n_rim_steps: int | None = None,
+) -> Valley:
+    """The valley about a lens.
+
+    Args:
+      observation: as of `rim_tf.inference.optimise.refine`, and so all else.
+      lens: where a fit has ended.
+      model: as there.
+      left_over: as there.
+      source_pixels: as there.
+      prior: as there.
+      n_rim_steps: as there.
+
+    Returns:
+      `Valley`.
+    """
+    mass, values = lens.mass, np.asarray(lens.as_tuple())
+    size = next(i for i, name in enumerate(mass.names) if name.startswith("theta_E"))
+    view = View(observation, model, mass, n_rim_steps or model.config.n_steps, source_pixels)
+    prior = (prior or LensPrior()).columns(lens)
+    misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
+    descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
+    sides, far, start = np.array([1.0, -1.0]), np.ones(2, bool), float(descent.value[0])
+    descent.work_out(np.arange(2))
+    lenses, chi2 = [values], [start]
+    for place in _PLACES:
+        members = np.flatnonzero(far)
+        if not len(members):
+            break
+        aims = np.tile(values, (len(members), 1))
+        aims[:, size] *= 1 + sides[members] * place
+        aims = misfit.coordinates(aims)[:, size]
+        descent.put(members, np.stack([_led(descent, i, size, aim) for i, aim in zip(members, aims, strict=True)]))
+        descent.active[~far] = False
+        descent.run(_STEPS, "valley", [], None)
+        lenses += list(descent.lenses()[members])
+        chi2 += list(descent.value[members])
+        far &= descent.value < min(chi2) + _TOO_HIGH * misfit.n_used
+    order = np.argsort(np.array(lenses)[:, size])
+    return Valley(np.array(lenses)[order], np.array(chi2)[order] - start, int(np.flatnonzero(order == 0)[0]), mass)
+
+
+def _led(descent, i, size, aim):
+    """Where a start would be with one coordinate elsewhere and the others as its slopes have them follow, [columns]."""
+    slope = descent.worked_out[i].astype(np.float64)
+    curvature = slope @ slope.T
+    curvature += 1e-6 * np.diag(curvature).max() * np.eye(len(curvature))
+    others = np.arange(len(curvature)) != size
+    step = np.zeros(len(curvature))
+    step[size] = (aim - descent.u[i, size]) / descent.unit[size]
+    step[others] = -np.linalg.solve(curvature[np.ix_(others, others)], curvature[others, size] * step[size])
+    step[others] = np.clip(step[others], -_LONGEST, _LONGEST)
+    return descent.u[i] + step * descent.unit

@@ -1,0 +1,80 @@
+import functools
+
+import numpy as np
+import pytest
+from spirals import lensed_spiral
+
+from rim_tf.inference import valley
+from rim_tf.inference.misfit import LensPrior, Misfit, View
+from rim_tf.inference.valley import Valley, walk
+from rim_tf.lens import Component, CompositeLens, LensParameters
+from rim_tf.models.pretrained import load_pretrained
+from rim_tf.physics.mass.model import SIE_SHEAR
+
+TRUTH = LensParameters(1.0, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
+
+
+@functools.cache
+def observed(noise=0.01):
+    return lensed_spiral(TRUTH, 40, 0.1, noise)
+
+
+def sum_of_squares(lenses, observation, model):
+    view = View(observation, model, TRUTH.mass, model.config.n_steps, None)
+    nothing_fixed = np.zeros(TRUTH.mass.size, bool)
+    prior = LensPrior().columns(TRUTH)
+    residuals = Misfit(view, np.array(TRUTH.as_tuple()), nothing_fixed, prior, None).of_lenses(lenses)
+    return (residuals.astype(np.float64) ** 2).sum(1)
+
+
+def test_all_else_follows_where_theta_E_is_led(monkeypatch):
+    monkeypatch.setattr(valley, "_PLACES", (0.01, 0.02))
+    monkeypatch.setattr(valley, "_TOO_HIGH", np.inf)
+    model = load_pretrained("small")
+    found = walk(observed(), TRUTH, model)
+    np.testing.assert_allclose(found.lenses[:, 0], [0.98, 0.99, 1.0, 1.01, 1.02], rtol=1e-5)
+    np.testing.assert_allclose(found.lenses[found.start], TRUTH.as_tuple(), rtol=1e-6)
+    value = sum_of_squares(found.lenses, observed(), model)
+    np.testing.assert_allclose(found.rise, value - value[found.start], rtol=1e-3, atol=0.5)
+    # Lower by far than where nothing follows.
+    alone = np.tile(TRUTH.as_tuple(), (5, 1))
+    alone[:, 0] = found.lenses[:, 0]
+    rise_alone = sum_of_squares(alone, observed(), model) - value[found.start]
+    far = np.arange(5) != found.start
+    assert (found.rise[far] < 0.7 * rise_alone[far]).all()
+
+
+def test_a_side_ends_where_chi2_has_risen_too_far(monkeypatch):
+    monkeypatch.setattr(valley, "_PLACES", (0.02, 0.04, 0.06))
+    model = load_pretrained("small")
+    sides = []
+    for too_high in (-np.inf, np.inf):
+        monkeypatch.setattr(valley, "_TOO_HIGH", too_high)
+        sides.append(len(walk(observed(), TRUTH, model).rise))
+    assert sides == [3, 7]
+
+
+def test_any_mass_model_has_a_valley(monkeypatch):
+    monkeypatch.setattr(valley, "_PLACES", (0.02,))
+    named = TRUTH.to_dict()
+    shear = Component("shear", gamma1=named.pop("gamma1"), gamma2=named.pop("gamma2"))
+    lens = CompositeLens(shear, Component("power_law", slope=2.0, **named))
+    found = walk(observed(), lens, load_pretrained("small"))
+    size = lens.mass.names.index("theta_E")
+    np.testing.assert_allclose(found.lenses[:, size], [0.98, 1.0, 1.02], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rise", "start", "places"),
+    [
+        ([5.0, -3.0, 2.0, 0.0, 4.0, 1.0], 3, [1, 5]),
+        ([-1.0, 2.0, 0.0, 3.0, -4.0, 6.0], 2, [4, 0]),
+        ([3.0, 1.0, 0.0, 1.0, 3.0], 2, []),
+        ([0.0], 0, []),
+    ],
+)
+def test_the_lowest_places_are_dips_away_from_the_start(rise, start, places):
+    lenses = np.tile(TRUTH.as_tuple(), (len(rise), 1))
+    lenses[:, 0] = 1 + 0.01 * np.arange(len(rise))
+    found = Valley(lenses, np.array(rise), start, SIE_SHEAR).lowest(2)
+    np.testing.assert_allclose([each.theta_E for each in found], lenses[places, 0])
