@@ -27,6 +27,7 @@ from rim_tf.inference.optimise import (
 from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
+from rim_tf.inference.valley import Valley
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
@@ -127,6 +128,7 @@ def sample_lens(
     noise_factor: float = 1.0,
     folder: pathlib.Path | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
+    valley: Valley | None = None,
 ) -> list[LensSamples]:
     """The posterior of a lens near one that is known, by the RIM, by linear inversion, or by both.
 
@@ -139,6 +141,7 @@ def sample_lens(
       noise_factor: by what the noise map is multiplied, as of `Verdict.noise_factor`.
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
+      valley: `Valley` about the lens, all over which the calibrated distribution is drawn; None where there is none.
 
     Returns:
       `LensSamples` of each method.
@@ -159,7 +162,11 @@ def sample_lens(
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
     law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
-    draws = plain.lenses(law.draw(config.samples, np.random.default_rng(config.seed)))
+    generator = np.random.default_rng(config.seed)
+    draws = law.draw(config.samples, generator)
+    if valley is not None:
+        draws = draws + valley.shifts(config.samples, generator)
+    draws = plain.lenses(draws)
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
     drawn = [method for method in methods if method != "rim" or config.sampler != "calibrated"]

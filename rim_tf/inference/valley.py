@@ -15,12 +15,16 @@ from rim_tf.inference.misfit import LensPrior, Misfit, View
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
+from rim_tf.physics.mass.model import MassModel
 
 # Where theta_E is led, as shares of it; and the steps in which all else follows.
 _PLACES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
 _STEPS = 3
 # A side ends where chi^2 per pixel is higher than at the lowest place by so much.
 _TOO_HIGH = 0.03
+# Chi^2 is known no better than its ripples are high: a place that is lower by so much is as likely. Counted on mocks
+# (docs/ERRORS.md).
+RIPPLE = 5.0
 # A place is reached by steps that are no longer than this in each coordinate, in units of its careful first step.
 _LONGEST = 15.0
 
@@ -31,15 +35,17 @@ class Valley:
 
     Attributes:
       lenses: [n, columns].
+      u: the same in the coordinates without bounds, [n, columns].
       rise: by how much the sum of squares is larger there than at the lens that the valley is about, [n].
       start: which of them is that lens.
       mass: `MassModel`.
     """
 
     lenses: np.ndarray
+    u: np.ndarray
     rise: np.ndarray
     start: int
-    mass: object
+    mass: MassModel
 
     def lowest(self, n: int) -> list[Lens]:
         """At most n places that are lower than those beside them, the lowest first, without the start."""
@@ -48,6 +54,26 @@ class Valley:
         is_dip[self.start] = False
         dips = np.flatnonzero(is_dip)
         return [lens_of(self.mass, self.lenses[i]) for i in dips[np.argsort(self.rise[dips])][:n]]
+
+    @property
+    def weights(self):
+        """How probable each place is, [n]: by its rise at RIPPLE, for the stretch of log theta_E that it stands for."""
+        theta_E = np.log(self.lenses[:, _size(self.mass)])
+        stretch = np.diff(np.r_[theta_E[0], (theta_E[1:] + theta_E[:-1]) / 2, theta_E[-1]])
+        if len(self.rise) == 1:
+            return np.ones(1)
+        weights = stretch * np.exp((self.rise.min() - self.rise) / (2 * RIPPLE))
+        return weights / weights.sum()
+
+    def covariance(self):
+        """Of the parameters about the start, as far as the lens may lie elsewhere in the valley, [columns, columns]."""
+        away = self.lenses - self.lenses[self.start]
+        return (self.weights[:, None] * away).T @ away
+
+    def shifts(self, n: int, generator: np.random.Generator) -> np.ndarray:
+        """By how much n draws about the start are to be moved, that they lie all over the valley, [n, columns] in u."""
+        chosen = generator.choice(len(self.rise), n, p=self.weights)
+        return self.u[chosen] - self.u[self.start]
 
 
 def walk(
@@ -74,14 +100,14 @@ def walk(
       `Valley`.
     """
     mass, values = lens.mass, np.asarray(lens.as_tuple())
-    size = next(i for i, name in enumerate(mass.names) if name.startswith("theta_E"))
+    size = _size(mass)
     view = View(observation, model, mass, n_rim_steps or model.config.n_steps, source_pixels)
     prior = (prior or LensPrior()).columns(lens)
     misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
     descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
     sides, far, start = np.array([1.0, -1.0]), np.ones(2, bool), float(descent.value[0])
     descent.work_out(np.arange(2))
-    lenses, chi2 = [values], [start]
+    lenses, u, chi2 = [values], [descent.u[0].copy()], [start]
     for place in _PLACES:
         members = np.flatnonzero(far)
         if not len(members):
@@ -93,10 +119,17 @@ def walk(
         descent.active[~far] = False
         descent.run(_STEPS, "valley", [], None)
         lenses += list(descent.lenses()[members])
+        u += list(descent.u[members])
         chi2 += list(descent.value[members])
         far &= descent.value < min(chi2) + _TOO_HIGH * misfit.n_used
     order = np.argsort(np.array(lenses)[:, size])
-    return Valley(np.array(lenses)[order], np.array(chi2)[order] - start, int(np.flatnonzero(order == 0)[0]), mass)
+    lenses, u, chi2 = (np.array(each)[order] for each in (lenses, u, chi2))
+    return Valley(lenses, u, chi2 - start, int(np.flatnonzero(order == 0)[0]), mass)
+
+
+def _size(mass):
+    """Which column is theta_E; where there are several, their names have numbers."""
+    return next(i for i, name in enumerate(mass.names) if name.startswith("theta_E"))
 
 
 def _led(descent, i, size, aim):

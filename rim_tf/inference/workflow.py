@@ -101,6 +101,7 @@ class ModelResult:
       path: the history of the fits that led there, one after another, as of `LensFit`.
       posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
       fitted: whether the lens was fitted, and is not as a network found it.
+      valley: `rim_tf.inference.valley.Valley` about the lens, where the noise is so low that the fit walked along it.
 
     Of a frame that was `recentred`, `lens` and `summary` are in the coordinates of the whole, all else in its own.
     """
@@ -115,6 +116,7 @@ class ModelResult:
     path: list
     posterior: object | None = None
     fitted: bool = True
+    valley: object | None = None
 
     @property
     def lens(self):
@@ -138,7 +140,9 @@ class ModelResult:
         error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.verdict.noise_factor
         wider = DIFFERENCES.stretch(noise)
         # A lens that was not fitted is known no better than one that was.
-        return error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
+        error = error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
+        # What the curvature at one place of a valley says is not how long the valley is.
+        return error if self.valley is None else np.hypot(error, np.sqrt(np.diag(self.valley.covariance())))
 
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
@@ -223,7 +227,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
     found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path
-    result = ModelResult(observation, *found_so, fitted=not config.fast)
+    result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley)
     if not config.posterior:
         return result
     posterior = _counted(result, rim, config, progress)
@@ -268,7 +272,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     factor = result.verdict.noise_factor
     centre = result.observation.centre
     try:
-        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress
+        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, result.valley
         return [each.moved(centre) for each in sample_lens(*given)]
     except NotConverged as error:
         error.found = [each.moved(centre) for each in error.found]
@@ -394,7 +398,7 @@ class _Search:
         self.joint, self.config, self.progress = joint, config, progress
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
-        self.noise, self.doubts, self.n_rim_steps = None, [], None
+        self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -595,20 +599,28 @@ class _Search:
         if rippled:
             # On along the valley, where the last fit stopped in one of its ripples; then from all over it.
             self._repeat(lambda: self._refit([self.found.lens], whole=True, roughly=True), _FOLLOWED)
-            self._repeat(self._walk, _WALKS)
+            about = []
+            self._repeat(lambda: about.append(self._walk()), _WALKS)
+            # The last walk was about where the fit has ended, unless it led elsewhere.
+            found, self.valley = about[-1]
+            if found is not self.found:
+                self.valley = self._valley()
 
     def _walk(self):
-        """The lens from the lowest places of the valley about it."""
-        from rim_tf.inference.valley import walk
-
-        found = self.found
-        arcs = found.observation
-        left_over = _left_over(self.light, arcs, 1)
-        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps
-        valley = walk(arcs, found.lens, self.rim, *given)
+        """The lens from the lowest places of the valley about it; returns what that was about, and the `Valley`."""
+        found, valley = self.found, self._valley()
         lowest = valley.lowest(_PLACES_TRIED)
         if lowest:
             self._refit(lowest, whole=True, roughly=True)
+        return found, valley
+
+    def _valley(self):
+        from rim_tf.inference.valley import walk
+
+        found = self.found
+        left_over = _left_over(self.light, found.observation, 1)
+        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps
+        return walk(found.observation, found.lens, self.rim, *given)
 
     def judged(self, state=None):
         """`Verdict` on a state, or on what stands now."""

@@ -146,7 +146,7 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
             walked.append((arcs, lens, given[-1]))
             places = np.array([lens.as_tuple()] * 3)
             places[:, 0] *= (0.98, 1.0, 1.02)
-            return valley.Valley(places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
+            return valley.Valley(places, places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
 
         monkeypatch.setattr(valley, "walk", walk)
         search.finish()

@@ -76,5 +76,31 @@ def test_any_mass_model_has_a_valley(monkeypatch):
 def test_the_lowest_places_are_dips_away_from_the_start(rise, start, places):
     lenses = np.tile(TRUTH.as_tuple(), (len(rise), 1))
     lenses[:, 0] = 1 + 0.01 * np.arange(len(rise))
-    found = Valley(lenses, np.array(rise), start, SIE_SHEAR).lowest(2)
+    found = Valley(lenses, lenses, np.array(rise), start, SIE_SHEAR).lowest(2)
     np.testing.assert_allclose([each.theta_E for each in found], lenses[places, 0])
+
+
+def a_valley(rise, step=0.01):
+    """About theta_E of 1, with e1 that follows it."""
+    n, start = len(rise), len(rise) // 2
+    lenses = np.tile(TRUTH.as_tuple(), (n, 1))
+    away = step * (np.arange(n) - start)
+    lenses[:, 0], lenses[:, 1] = np.exp(away), lenses[:, 1] + 2 * away
+    return Valley(lenses, np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), np.array(rise), start, SIE_SHEAR)
+
+
+def test_a_lens_may_lie_all_over_a_flat_valley_and_nowhere_else_in_a_steep_one(rng):
+    flat, steep = a_valley(np.zeros(201), 1e-4), a_valley([1e4, 0.0, 1e4])
+    # A uniform law from -0.01 to 0.01.
+    deviation = np.sqrt(np.diag(flat.covariance()))
+    np.testing.assert_allclose(deviation, [0.01 / 3**0.5, 0.02 / 3**0.5, 0, 0, 0, 0, 0], rtol=0.02, atol=1e-12)
+    np.testing.assert_allclose(steep.covariance(), 0, atol=1e-12)
+    assert (steep.shifts(100, rng) == 0).all()
+    drawn = np.asarray(SIE_SHEAR.from_real((flat.u[flat.start] + flat.shifts(4000, rng)).astype(np.float32)))
+    np.testing.assert_allclose(drawn.std(axis=0), deviation, rtol=0.05, atol=2e-5)
+
+
+def test_a_valley_like_a_parabola_is_a_normal_law():
+    away = 1e-3 * np.arange(-100, 101)
+    found = a_valley((away / 0.02) ** 2 * valley.RIPPLE, 1e-3)
+    np.testing.assert_allclose(np.sqrt(found.covariance()[0, 0]), 0.02, rtol=0.02)
