@@ -24,7 +24,7 @@ _STEPS = 3
 _TOO_HIGH = 0.03
 # Chi^2 is known no better than its ripples are high: a place that is lower by so much is as likely. Counted on mocks
 # (docs/ERRORS.md).
-RIPPLE = 5.0
+RIPPLE = 3.0
 # A place is reached by steps that are no longer than this in each coordinate, in units of its careful first step.
 _LONGEST = 15.0
 

@@ -37,6 +37,8 @@ LIMITS = {
     "noise_map": 3.0,
     "together": 0.7,
 }
+# Limits where no lens galaxy was found, so that nothing is left of one: a large source shines through the core itself.
+_WITHOUT_GALAXY = {"core": 1.0}
 # Of these, which are high for a bad model, so many worst ones are looked at together.
 _LOOKED_AT = ("chi2", "whiteness", "flux_outside", "starts", "estimator", "shear", "source_edge", "core", "source_size")
 _WORST = 3
@@ -98,11 +100,13 @@ class Verdict:
       sky_noise: rms of the residuals on empty sky in units of the noise map; 1 where there is too little sky.
       place: x, y of the lens [arcsec], or of the middle of the light where no lens explains it, in the frame as it was
         read, whatever part of it was looked at.
+      galaxy: whether a lens galaxy was taken off the image.
     """
 
     figures: dict
     sky_noise: float
     place: tuple[float, float]
+    galaxy: bool = True
 
     @property
     def flags(self):
@@ -110,7 +114,7 @@ class Verdict:
         return tuple(name for name in LIMITS if self._fails(name))
 
     def _fails(self, name):
-        figure, limit = self.figures[name], LIMITS[name]
+        figure, limit = self.figures[name], _limits(self.galaxy)[name]
         if math.isnan(figure):
             return name in _NEEDED
         return figure < limit if name in _BELOW else figure > limit
@@ -154,13 +158,18 @@ class Verdict:
         return _SENTENCES[name].format(figure=self.figures[name], place=self.place, what=what)
 
 
-def judge(frame, lens_fit, estimate):
+def _limits(galaxy):
+    return LIMITS if galaxy else LIMITS | _WITHOUT_GALAXY
+
+
+def judge(frame, lens_fit, estimate, galaxy=True):
     """The `Verdict` on a fitted lens.
 
     Args:
       frame: the whole `Observation` without lens light, of which the lens was fitted to the middle.
       lens_fit: `rim_tf.inference.optimise.LensFit`.
       estimate: `rim_tf.inference.estimate.LensEstimate`, the last one before the fit.
+      galaxy: whether a lens galaxy was taken off the image.
     """
     fit, lens = lens_fit.reconstruction, lens_fit.lens
     place = lens.x_lens, lens.y_lens
@@ -190,20 +199,20 @@ def judge(frame, lens_fit, estimate):
         "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
-    figures["together"] = _together(figures)
-    found = Verdict(figures, sky_noise, _in_whole(place, frame))
+    figures["together"] = _together(figures, _limits(galaxy))
+    found = Verdict(figures, sky_noise, _in_whole(place, frame), galaxy)
     if found.explained:
         return found
     # A lens beyond where the estimator knows of any is not found, and so its light must tell where it is.
     place = _middle_of_light(frame)
     figures = figures | {"off_centre": _off_centre(place, frame)}
-    return Verdict(figures, sky_noise, _in_whole(place, frame))
+    return Verdict(figures, sky_noise, _in_whole(place, frame), galaxy)
 
 
-def _together(figures):
+def _together(figures, limits):
     """Mean of the worst figures, 0 where they are as of a good model and 1 at their limits."""
     usual = {"chi2": _USUAL_CHI2}
-    shares = [(figures[name] - usual.get(name, 0)) / (LIMITS[name] - usual.get(name, 0)) for name in _LOOKED_AT]
+    shares = [(figures[name] - usual.get(name, 0)) / (limits[name] - usual.get(name, 0)) for name in _LOOKED_AT]
     return float(np.mean(sorted(min(max(share, 0), 1) for share in shares if not math.isnan(share))[-_WORST:]))
 
 

@@ -626,8 +626,8 @@ class _Search:
         """`Verdict` on a state, or on what stands now."""
         from rim_tf.inference import verdict
 
-        found, _, frame, estimate, _ = self._state() if state is None else state
-        return verdict.judge(frame, found, estimate)
+        found, light, frame, estimate, _ = self._state() if state is None else state
+        return verdict.judge(frame, found, estimate, light is not None)
 
     def _misfits(self, *states):
         """Chi^2 per pixel of states, by the noise that the frame had first, however it was raised since; and over how

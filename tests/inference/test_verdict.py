@@ -172,11 +172,26 @@ def test_a_noise_map_that_is_far_off_is_said(result):
     assert "noise_map" in judged.flags and judged.figures["noise_map"] == pytest.approx(5, rel=0.1)
 
 
+def test_light_at_the_centre_is_doubted_sooner_where_a_galaxy_was(result):
+    frame, fit = perfect(result)
+    rows, columns = np.indices(fit.reconstruction.model_image.shape)
+    spot = np.exp(-(np.hypot(rows - 9.5, columns - 9.5) ** 2) / 2)
+    for share, flagged in ((0.2, (False, False)), (0.8, (True, False)), (1.5, (True, True))):
+        light = fit.reconstruction.model_image.max() * np.float32(share)
+        spotted = dataclasses.replace(fit.reconstruction, model_image=fit.reconstruction.model_image + light * spot)
+        both = [
+            judge(frame, dataclasses.replace(fit, reconstruction=spotted), result.estimate, each)
+            for each in (True, False)
+        ]
+        assert tuple("core" in judged.flags for judged in both) == flagged
+        assert both[0].figures["core"] == both[1].figures["core"] == pytest.approx(share, rel=0.3)
+
+
 def test_several_figures_near_their_limits_are_one_too_many():
     def together(**shares):
         usual = {name: 0.0 for name in verdict._LOOKED_AT} | {"chi2": verdict._USUAL_CHI2}
         figures = {name: at + shares.get(name, 0.0) * (LIMITS[name] - at) for name, at in usual.items()}
-        return verdict._together(figures | {"axis_ratio": 0.9, "signal": 100.0})
+        return verdict._together(figures | {"axis_ratio": 0.9, "signal": 100.0}, LIMITS)
 
     assert together() == 0
     assert together(chi2=0.99) < LIMITS["together"] / 2 and together(core=5.0) == pytest.approx(1 / 3)
