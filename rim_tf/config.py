@@ -379,6 +379,13 @@ class RIMSettings:
     """How a source is reconstructed by the RIM."""
 
     weights: str = setting("small", "Name of shipped weights, or a path NAME.json.")
+    steps: int | None = setting(
+        None,
+        "Steps of the network; by default as many as it was trained for. At a noise below 1 % of the peak half as many "
+        "more explain the image better.",
+        least=1,
+        most=1000,
+    )
     errors: bool = setting(False, "Draw sources from what is left uncertain: errors of pixels, flux and more.")
     errors_weights: str = setting("source-errors-small", "Weights of the errors, which belong to those of the RIM.")
     samples: int = setting(ERROR_SAMPLES, "Draws that the errors are made of.", least=2, most=100_000)
@@ -386,6 +393,16 @@ class RIMSettings:
 
     def __post_init__(self):
         check(self)
+        if self.errors:
+            self.check_steps()
+
+    def check_steps(self):
+        """Errors are of what the network has after the steps of its training; InputError where it takes others."""
+        if self.steps is not None:
+            raise InputError(
+                f"steps is {self.steps}, but errors were counted with as many steps as the network was trained for; "
+                "leave steps or errors away."
+            )
 
 
 REGULARISATIONS = ("brightness", "gradient", "curvature")

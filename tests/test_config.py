@@ -141,6 +141,8 @@ def test_what_a_file_cannot_hold_gets_one_sentence(values, message):
         (lambda: RIMConfig(n_steps=object()), "RIMConfig: n_steps is '<object object"),
         (lambda: InversionSettings(solver="fast"), "InversionSettings: solver is 'fast'; it must be one of 'auto',"),
         (lambda: InversionSettings(seed=-1), "InversionSettings: seed is -1; it must be a whole number from 0"),
+        (lambda: RIMSettings(steps=0), "RIMSettings: steps is 0; it must be"),
+        (lambda: RIMSettings(steps=15, errors=True), "steps is 15, but errors were counted with as many"),
         (lambda: RIMSettings(weights=3), "RIMSettings: weights is 3; it must be text."),
     ],
 )

@@ -102,7 +102,8 @@ class RIMSolver:
     Attributes:
       settings: as given.
       model: the `RIM`.
-      fingerprint: SHA-256 of the network's settings and weights, which a file's name may not tell apart.
+      fingerprint: SHA-256 of the network's settings and weights, which a file's name may not tell apart, and how many
+        steps it takes where that is another number than it was trained for.
     """
 
     def __init__(self, settings, model=None):
@@ -111,16 +112,18 @@ class RIMSolver:
 
     @functools.cached_property
     def fingerprint(self):
-        return fingerprint(self.model)
+        steps = None if self.settings is None else self.settings.steps
+        return fingerprint(self.model) if steps is None else f"{fingerprint(self.model)}, {steps} steps"
 
     def __call__(self, observations, lenses, source_pixel_scale=None, source_pixels=None):
         grid = source_pixel_scale, source_pixels
         if self.settings.errors:
             return self.with_errors(observations, lenses, self.settings.samples, self.settings.seed, *grid)
-        return reconstruct(observations, lenses, self.model, *grid)
+        return reconstruct(observations, lenses, self.model, *grid, self.settings.steps)
 
     def with_errors(self, observations, lenses, samples, seed=0, source_pixel_scale=None, source_pixels=None):
         """As `rim_tf.inference.methods.Solver` says."""
+        self.settings.check_steps()
         errors = load_pretrained(self.settings.errors_weights, "source-errors")
         rim_of_errors(errors.config, self.model)
         fits = reconstruct(observations, lenses, self.model, source_pixel_scale, source_pixels)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rim_tf.config import SMALL, SOURCE_SCALE_RATIO
+from rim_tf.config import SMALL, SOURCE_SCALE_RATIO, RIMSettings
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference.rim import reconstruct
+from rim_tf.inference.rim import RIMSolver, reconstruct
 from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
@@ -81,6 +81,23 @@ def test_a_list_gives_what_one_by_one_gives(rng, model):
         np.testing.assert_allclose(result.source, alone.source, atol=2e-5 * alone.source.max())
         np.testing.assert_allclose(result.model_image, alone.model_image, atol=2e-5 * alone.model_image.max())
         assert result.chi2_per_pixel == pytest.approx(alone.chi2_per_pixel, rel=1e-4)
+
+
+def test_more_steps_go_on_from_where_fewer_end(rng, model):
+    observation = observe(rng)
+    usual = reconstruct(observation, LENS, model)
+    more = reconstruct(observation, LENS, model, n_steps=3)
+    assert len(usual.iterates) == 2 and len(more.iterates) == 3
+    np.testing.assert_allclose(more.iterates[:2], usual.iterates, rtol=1e-4, atol=1e-6)
+    solver = RIMSolver(RIMSettings(steps=3), model)
+    (asked,) = solver([observation], [LENS])
+    np.testing.assert_allclose(asked.source, more.source, rtol=1e-5)
+    # A study must not take results of other steps for its own.
+    assert solver.fingerprint != RIMSolver(RIMSettings(), model).fingerprint
+    with pytest.raises(InputError, match="steps is 3, but errors"):
+        solver.with_errors([observation], [LENS], 2)
+    with pytest.raises(InputError, match="n_steps is 0"):
+        reconstruct(observation, LENS, model, n_steps=0)
 
 
 def test_what_is_masked_is_not_seen(rng, model):
