@@ -80,12 +80,6 @@ def judged_mock(index, stamps, networks, config):
     row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
     row["covariance"] = result.lens_fit.covariance.tolist()
     row["noise_factor"] = result.verdict.noise_factor
-    valley = None if result.valley is None else np.sqrt(np.diag(result.valley.covariance()))
-    row["valley_error"] = (
-        dict.fromkeys(truth.to_dict(), 0.0)
-        if valley is None
-        else dict(zip(truth.mass.names, valley.tolist(), strict=True))
-    )
     uncounted = dataclasses.replace(result, posterior=None).lens_error
     row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
@@ -172,7 +166,8 @@ def stretch_report(rows):
     off = np.array([[row["truth"][name] - row["lens"][name] for name in row["truth"]] for row in rows])
     sigma = np.sqrt([np.maximum(np.diag(row["covariance"]), 1e-30) for row in rows])
     factor, noise = (np.array([row[name] for row in rows]) for name in ("noise_factor", "noise"))
-    along = np.array([list(row["valley_error"].values()) for row in rows])
+    valleys = [(row["valley"] or {"error": dict.fromkeys(row["truth"], 0.0)})["error"] for row in rows]
+    along = np.array([list(valley.values()) for valley in valleys])
     z = np.log(np.sqrt(np.maximum(off**2 - along**2, 1e-12 * sigma**2)) / sigma / factor[:, None])
 
     def loss(log_s):

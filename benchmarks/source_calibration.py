@@ -219,11 +219,9 @@ def _pixels(rows):
 
 
 def _figure(rows):
-    # Of draws with much negative light some have no half-light radius, and then no error of it.
-    rows = [row for row in rows if row["error"] is not None]
     rank = np.array([row["rank"] for row in rows])
     credible = coverage.credibility_of_ranks(rank)
-    value, truth, error = (np.array([row[name] for row in rows]) for name in ("median", "truth", "error"))
+    value, truth, error = (np.array([row[name] for row in rows], float) for name in ("median", "truth", "error"))
     return {
         "n": len(rank),
         "coverage": coverage.coverage(credible).tolist(),
@@ -231,8 +229,9 @@ def _figure(rows):
         "largest_deviation_of_ranks": float(coverage.largest_deviation(rank)),
         "chance": 1.36 / np.sqrt(len(rank)),
         "ranks": (coverage.histogram(rank, 10) / len(rank)).tolist(),
-        "median_error_percent": 100 * float(np.median(error / truth)),
-        "bias_percent": 100 * float(np.median(value / truth - 1)),
+        # Of draws with much negative light some have no half-light radius, and then no error of it.
+        "median_error_percent": 100 * float(np.nanmedian(error / truth)),
+        "bias_percent": 100 * float(np.nanmedian(value / truth - 1)),
     }
 
 

@@ -384,7 +384,7 @@ class RIMSettings:
         "Steps of the network; by default as many as it was trained for. At a noise below 1 % of the peak half as many "
         "more explain the image better.",
         least=1,
-        most=1000,
+        most=50,
     )
     errors: bool = setting(False, "Draw sources from what is left uncertain: errors of pixels, flux and more.")
     errors_weights: str = setting("source-errors-small", "Weights of the errors, which belong to those of the RIM.")

@@ -233,3 +233,7 @@ class Reconstruction(SourceFit):
     """
 
     iterates: np.ndarray
+
+    def summary(self):
+        """As of `SourceFit`, and how many steps the network took."""
+        return super().summary() | {"steps": len(self.iterates)}

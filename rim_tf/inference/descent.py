@@ -14,7 +14,7 @@ _HOPELESS = 1.5
 _DAMPINGS = (0.3, 10.0)
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 10.0
 # Differences and longest steps, in units of a column's `step`.
-_DIFFERENCE, _LONGEST = 0.5, 15.0
+_DIFFERENCE, LONGEST = 0.5, 15.0
 # A start has arrived when a step lowers its chi^2 by less than this share.
 _GAIN_SHARE = 3e-4
 # Starts as near as this in units of a column's `step` are the same; as near as that they have the same slopes.
@@ -37,8 +37,9 @@ class Descent:
     Attributes, each of all starts:
       u: where they are, [n, columns].
       residual: there, [n, data + columns].
-      slope: of the residual in u in units of `unit`, kept up from step to step, [n, columns, data + columns].
-      worked_out: the last that was worked out.
+      slope: of the residual in u in units of `unit`, kept up from step to step, [n, columns, data + columns]; 0 in what
+        is held.
+      worked_out: the last that was worked out, of all coordinates.
       place: where that was, in u; NaN where none was.
       stale: whether it is to be worked out anew.
       damping: of the next step.
@@ -170,7 +171,7 @@ class Descent:
         for factor in _DAMPINGS[: 1 if self.roughly else None]:
             damped = curvature + (factor * self.damping[members])[:, None, None] * _diagonal(diagonal)
             steps.append(-np.linalg.solve(damped, gradient[..., None])[..., 0])
-        steps = np.clip(np.stack(steps, 1), -_LONGEST, _LONGEST)
+        steps = np.clip(np.stack(steps, 1), -LONGEST, LONGEST)
         tried = self.u[members, None] + steps * self.unit
         residual = finite_residual(self.misfit(tried.reshape(-1, tried.shape[-1]))).reshape(*tried.shape[:2], -1)
         value = (residual.astype(np.float64) ** 2).sum(-1)

@@ -165,7 +165,7 @@ def sample_lens(
     generator = np.random.default_rng(config.seed)
     draws = law.draw(config.samples, generator)
     if valley is not None:
-        draws = draws + valley.shifts(config.samples, generator)
+        draws = draws + valley.shifts(law.u, config.samples, generator, noise_factor)
     draws = plain.lenses(draws)
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)

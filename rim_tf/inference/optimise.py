@@ -175,6 +175,7 @@ def optimise_lens(
     fixed: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     left_over: np.ndarray | None = None,
+    n_rim_steps: int | None = None,
 ) -> LensFit:
     """The lens that minimises chi^2(lens; source = RIM(data, lens)) plus a mild prior, from `lens` on.
 
@@ -198,6 +199,7 @@ def optimise_lens(
       progress: is called with the number of steps done and the most there can be.
       left_over: images of what may be left in the data besides the source, such as the lens galaxy's light, in any
         amount, [k, rows, columns]: a lens is judged by the residuals without them.
+      n_rim_steps: of the RIM; None takes as many as it was trained for.
 
     Returns:
       `LensFit`.
@@ -210,7 +212,8 @@ def optimise_lens(
         raise InputError(f"n_steps is {n_steps} and n_angles {n_angles}; each must be at least 1.")
     first, starts = _starts(lens, n_angles, fixed)
     model = load_pretrained(model) if isinstance(model, str) else model
-    problem = _Fit(observation, model, first, fixed, prior or LensPrior(), source_pixels, left_over)
+    given = prior or LensPrior(), source_pixels, left_over, n_rim_steps
+    problem = _Fit(observation, model, first, fixed, *given)
     told = _Told(progress, (sum(_COARSE_STEPS) if len(starts) > 1 else 0) + n_steps * len(problem.frames()))
     history = []
     if len(starts) > 1:
@@ -405,7 +408,7 @@ class _Fit:
         self.observation, self.model, self.first, self.left_over = observation, model, first, left_over
         self.is_fixed = np.array([name in fixed for name in first.mass.names])
         self.prior, self.source_pixels = prior.columns(first), source_pixels
-        self.n_rim_steps = n_rim_steps or model.config.n_steps
+        self.n_rim_steps = model.config.n_steps if n_rim_steps is None else n_rim_steps
 
     def frames(self):
         """(stage, factor, gain) of each frame that the best starts see, coarser ones first."""
@@ -528,7 +531,8 @@ def model_image(
     n_rim_steps: int | None = None,
 ) -> np.ndarray:
     """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
-    view = View(observation, model, lens.mass, n_rim_steps or model.config.n_steps, source_pixels)
+    n_rim_steps = model.config.n_steps if n_rim_steps is None else n_rim_steps
+    view = View(observation, model, lens.mass, n_rim_steps, source_pixels)
     return observation.in_data_units(view([lens.as_tuple()])[0])
 
 

@@ -44,12 +44,12 @@ def reconstruct(
       InputWarning.
 
     Raises:
-      InputError: lists of different lengths, a source grid that is none, or n_steps below 1.
+      InputError: lists of different lengths, a source grid that is none, or n_steps that is no number of steps.
     """
     if isinstance(observation, Observation):
         return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels, n_steps)[0]
-    if n_steps is not None and n_steps < 1:
-        raise InputError(f"n_steps is {n_steps}; the network must take at least one step.")
+    if n_steps is not None and not (isinstance(n_steps, int) and n_steps >= 1):
+        raise InputError(f"n_steps is {n_steps!r}; it must be a whole number of at least 1.")
     if isinstance(lens, Lens) or len(lens) != len(observation):
         n_lenses = 1 if isinstance(lens, Lens) else len(lens)
         raise InputError(f"There are {len(observation)} observations and {n_lenses} lenses; give one lens for each.")

@@ -43,14 +43,22 @@ def source_errors(
       The same `Reconstruction`s with `errors` and `standard_deviation`, a list where `fits` is one.
 
     Raises:
-      InputError: errors that are of another RIM, or a source with fewer pixels on a side than the network can see.
+      InputError: errors that are of another RIM or another number of its steps, or a source with fewer pixels on a side
+        than the network can see.
     """
     if not isinstance(fits, (list, tuple)):
         return source_errors([fits], samples, seed, rim, errors, counted)[0]
     if samples < 1:
         raise InputError(f"samples is {samples}; errors are made of at least 1, and of some 100 to be of use.")
     network = load_pretrained(errors, "source-errors") if isinstance(errors, str) else errors
-    rim_of_errors(network.config, load_pretrained(rim) if isinstance(rim, str) else rim)
+    rim = load_pretrained(rim) if isinstance(rim, str) else rim
+    rim_of_errors(network.config, rim)
+    others = {len(fit.iterates) for fit in fits} - {rim.config.n_steps}
+    if others:
+        raise InputError(
+            f"The network took {others.pop()} steps, and its errors were counted with {rim.config.n_steps}, as it was "
+            "trained for; reconstruct the source of this lens anew without naming steps."
+        )
     counted = counted and fingerprint(network) == COUNTED
     results = [None] * len(fits)
     observations, lenses = [fit.observation for fit in fits], [fit.lens for fit in fits]

@@ -7,10 +7,11 @@ ripples, until chi^2 has risen too far (a profile of the likelihood).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from rim_tf.inference.descent import Descent
+from rim_tf.inference.descent import LONGEST, Descent
 from rim_tf.inference.misfit import LensPrior, Misfit, View
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
@@ -25,8 +26,6 @@ _TOO_HIGH = 0.03
 # Chi^2 is known no better than its ripples are high: a place that is lower by so much is as likely. Counted on mocks
 # (docs/ERRORS.md).
 RIPPLE = 3.0
-# A place is reached by steps that are no longer than this in each coordinate, in units of its careful first step.
-_LONGEST = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +54,50 @@ class Valley:
         dips = np.flatnonzero(is_dip)
         return [lens_of(self.mass, self.lenses[i]) for i in dips[np.argsort(self.rise[dips])][:n]]
 
-    @property
-    def weights(self):
-        """How probable each place is, [n]: by its rise at RIPPLE, for the stretch of log theta_E that it stands for."""
-        theta_E = np.log(self.lenses[:, _size(self.mass)])
+    def weights(self, noise_factor: float = 1.0) -> np.ndarray:
+        """How probable each place is, [n]: by its rise at RIPPLE, for the stretch of log theta_E that it stands for.
+
+        Args:
+          noise_factor: by what the noise is larger than that of the sum of squares.
+        """
+        theta_E = np.log(self.lenses[:, self.mass.radius])
         stretch = np.diff(np.r_[theta_E[0], (theta_E[1:] + theta_E[:-1]) / 2, theta_E[-1]])
-        if len(self.rise) == 1:
-            return np.ones(1)
-        weights = stretch * np.exp((self.rise.min() - self.rise) / (2 * RIPPLE))
+        weights = stretch * np.exp((self.rise.min() - self.rise) / (2 * RIPPLE * noise_factor**2))
         return weights / weights.sum()
 
-    def covariance(self):
-        """Of the parameters about the start, as far as the lens may lie elsewhere in the valley, [columns, columns]."""
-        away = self.lenses - self.lenses[self.start]
-        return (self.weights[:, None] * away).T @ away
+    def summary(self, noise_factor: float = 1.0) -> dict:
+        """Plain values for JSON: theta_E of each place [arcsec], its rise, and what the valley adds to the errors.
 
-    def shifts(self, n: int, generator: np.random.Generator) -> np.ndarray:
-        """By how much n draws about the start are to be moved, that they lie all over the valley, [n, columns] in u."""
-        chosen = generator.choice(len(self.rise), n, p=self.weights)
-        return self.u[chosen] - self.u[self.start]
+        Args:
+          noise_factor: as of `weights`.
+        """
+        error = np.sqrt(np.diag(self.covariance(noise_factor))).tolist()
+        return {
+            "theta_E": self.lenses[:, self.mass.radius].tolist(),
+            "chi2_rise": self.rise.tolist(),
+            "error": dict(zip(self.mass.names, error, strict=True)),
+        }
+
+    def covariance(self, noise_factor: float = 1.0) -> np.ndarray:
+        """Of the parameters about the start, as far as the lens may lie elsewhere in the valley, [columns, columns].
+
+        Args:
+          noise_factor: as of `weights`.
+        """
+        away = self.lenses - self.lenses[self.start]
+        return (self.weights(noise_factor)[:, None] * away).T @ away
+
+    def shifts(self, u: np.ndarray, n: int, generator: np.random.Generator, noise_factor: float = 1.0) -> np.ndarray:
+        """By how much draws about a lens in the valley are to be moved, that they lie all over it, [n, columns].
+
+        Args:
+          u: the lens in the coordinates without bounds, [columns]; it need not be the start.
+          n: how many.
+          generator: of random numbers.
+          noise_factor: as of `weights`.
+        """
+        nearest = np.argmin(np.abs(self.u[:, self.mass.radius] - u[self.mass.radius]))
+        return self.u[generator.choice(len(self.u), n, p=self.weights(noise_factor))] - self.u[nearest]
 
 
 def walk(
@@ -84,6 +108,7 @@ def walk(
     source_pixels: int | None = None,
     prior: LensPrior | None = None,
     n_rim_steps: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Valley:
     """The valley about a lens.
 
@@ -95,23 +120,26 @@ def walk(
       source_pixels: as there.
       prior: as there.
       n_rim_steps: as there.
+      progress: as there; of places.
 
     Returns:
       `Valley`.
     """
     mass, values = lens.mass, np.asarray(lens.as_tuple())
-    size = _size(mass)
-    view = View(observation, model, mass, n_rim_steps or model.config.n_steps, source_pixels)
+    size = mass.radius
+    view = View(observation, model, mass, model.config.n_steps if n_rim_steps is None else n_rim_steps, source_pixels)
     prior = (prior or LensPrior()).columns(lens)
     misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
     descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
     sides, far, start = np.array([1.0, -1.0]), np.ones(2, bool), float(descent.value[0])
     descent.work_out(np.arange(2))
     lenses, u, chi2 = [values], [descent.u[0].copy()], [start]
-    for place in _PLACES:
+    for done, place in enumerate(_PLACES):
         members = np.flatnonzero(far)
         if not len(members):
             break
+        if progress is not None:
+            progress(done, len(_PLACES))
         aims = np.tile(values, (len(members), 1))
         aims[:, size] *= 1 + sides[members] * place
         aims = misfit.coordinates(aims)[:, size]
@@ -127,11 +155,6 @@ def walk(
     return Valley(lenses, u, chi2 - start, int(np.flatnonzero(order == 0)[0]), mass)
 
 
-def _size(mass):
-    """Which column is theta_E; where there are several, their names have numbers."""
-    return next(i for i, name in enumerate(mass.names) if name.startswith("theta_E"))
-
-
 def _led(descent, i, size, aim):
     """Where a start would be with one coordinate elsewhere and the others as its slopes have them follow, [columns]."""
     slope = descent.worked_out[i].astype(np.float64)
@@ -141,5 +164,5 @@ def _led(descent, i, size, aim):
     step = np.zeros(len(curvature))
     step[size] = (aim - descent.u[i, size]) / descent.unit[size]
     step[others] = -np.linalg.solve(curvature[np.ix_(others, others)], curvature[others, size] * step[size])
-    step[others] = np.clip(step[others], -_LONGEST, _LONGEST)
+    step[others] = np.clip(step[others], -LONGEST, LONGEST)
     return descent.u[i] + step * descent.unit

@@ -1,8 +1,8 @@
 """Whether a model that was found from an image alone is to be believed.
 
-Each test has a name, a figure and a limit. A figure beyond its limit raises the flag of that name, with a sentence that
-says what it means. Residuals are judged against those of empty sky in the same frame, since noise maps of drizzled
-images are wrong by up to two and their noise is correlated.
+Each test has a name, a figure and a limit, that of `core` another where there is no lens galaxy. A figure beyond its
+limit raises the flag of that name, with a sentence that says what it means. Residuals are judged against those of empty
+sky in the same frame, since noise maps of drizzled images are wrong by up to two and their noise is correlated.
 """
 
 import dataclasses
@@ -37,7 +37,8 @@ LIMITS = {
     "noise_map": 3.0,
     "together": 0.7,
 }
-# Limits where no lens galaxy was found, so that nothing is left of one: a large source shines through the core itself.
+# Limits where a lens galaxy was looked for and there is none, so that nothing is left of one: a large source shines
+# through the core itself.
 _WITHOUT_GALAXY = {"core": 1.0}
 # Of these, which are high for a bad model, so many worst ones are looked at together.
 _LOOKED_AT = ("chi2", "whiteness", "flux_outside", "starts", "estimator", "shear", "source_edge", "core", "source_size")
@@ -100,13 +101,13 @@ class Verdict:
       sky_noise: rms of the residuals on empty sky in units of the noise map; 1 where there is too little sky.
       place: x, y of the lens [arcsec], or of the middle of the light where no lens explains it, in the frame as it was
         read, whatever part of it was looked at.
-      galaxy: whether a lens galaxy was taken off the image.
+      free_of_galaxy: whether a lens galaxy was looked for and there is none.
     """
 
     figures: dict
     sky_noise: float
     place: tuple[float, float]
-    galaxy: bool = True
+    free_of_galaxy: bool = False
 
     @property
     def flags(self):
@@ -114,7 +115,7 @@ class Verdict:
         return tuple(name for name in LIMITS if self._fails(name))
 
     def _fails(self, name):
-        figure, limit = self.figures[name], _limits(self.galaxy)[name]
+        figure, limit = self.figures[name], _limits(self.free_of_galaxy)[name]
         if math.isnan(figure):
             return name in _NEEDED
         return figure < limit if name in _BELOW else figure > limit
@@ -158,18 +159,18 @@ class Verdict:
         return _SENTENCES[name].format(figure=self.figures[name], place=self.place, what=what)
 
 
-def _limits(galaxy):
-    return LIMITS if galaxy else LIMITS | _WITHOUT_GALAXY
+def _limits(free_of_galaxy):
+    return LIMITS | _WITHOUT_GALAXY if free_of_galaxy else LIMITS
 
 
-def judge(frame, lens_fit, estimate, galaxy=True):
+def judge(frame, lens_fit, estimate, free_of_galaxy=False):
     """The `Verdict` on a fitted lens.
 
     Args:
       frame: the whole `Observation` without lens light, of which the lens was fitted to the middle.
       lens_fit: `rim_tf.inference.optimise.LensFit`.
       estimate: `rim_tf.inference.estimate.LensEstimate`, the last one before the fit.
-      galaxy: whether a lens galaxy was taken off the image.
+      free_of_galaxy: whether a lens galaxy was looked for and there is none.
     """
     fit, lens = lens_fit.reconstruction, lens_fit.lens
     place = lens.x_lens, lens.y_lens
@@ -199,14 +200,14 @@ def judge(frame, lens_fit, estimate, galaxy=True):
         "off_centre": _off_centre(place, frame),
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
-    figures["together"] = _together(figures, _limits(galaxy))
-    found = Verdict(figures, sky_noise, _in_whole(place, frame), galaxy)
+    figures["together"] = _together(figures, _limits(free_of_galaxy))
+    found = Verdict(figures, sky_noise, _in_whole(place, frame), free_of_galaxy)
     if found.explained:
         return found
     # A lens beyond where the estimator knows of any is not found, and so its light must tell where it is.
     place = _middle_of_light(frame)
     figures = figures | {"off_centre": _off_centre(place, frame)}
-    return Verdict(figures, sky_noise, _in_whole(place, frame), galaxy)
+    return Verdict(figures, sky_noise, _in_whole(place, frame), free_of_galaxy)
 
 
 def _together(figures, limits):

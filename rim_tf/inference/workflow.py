@@ -142,7 +142,9 @@ class ModelResult:
         # A lens that was not fitted is known no better than one that was.
         error = error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
         # What the curvature at one place of a valley says is not how long the valley is.
-        return error if self.valley is None else np.hypot(error, np.sqrt(np.diag(self.valley.covariance())))
+        if self.valley is None:
+            return error
+        return np.hypot(error, np.sqrt(np.diag(self.valley.covariance(self.verdict.noise_factor))))
 
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
@@ -159,6 +161,7 @@ class ModelResult:
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
             "sky_noise": self.verdict.sky_noise,
+            "valley": None if self.valley is None else self.valley.summary(self.verdict.noise_factor),
             "seconds": self.seconds,
         }
 
@@ -391,6 +394,7 @@ class _Search:
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
+      free_of_galaxy: whether a lens galaxy was looked for and there is none.
     """
 
     def __init__(self, observation, seen, rim, estimator, joint, config, progress):
@@ -399,6 +403,7 @@ class _Search:
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
+        self.free_of_galaxy = False
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -418,6 +423,7 @@ class _Search:
         except InputError as error:
             self.doubts.append(f"The lens galaxy was not looked for: {error}")
             return
+        self.free_of_galaxy = True  # unless one is taken off below
         if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:
             return
         frame = _without_neighbours(light, self.seen.lens)
@@ -564,11 +570,10 @@ class _Search:
         from rim_tf.lens import lens_of
 
         mean, off = self.estimate.lens, _OTHER_SIZES * max(self.estimate.uncertainty, _SAME_FIELD)
-        size = next(i for i, name in enumerate(mean.mass.names) if name.startswith("theta_E"))
         lenses = []
         for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
             values = list(mean.as_tuple())
-            values[size] = theta_E
+            values[mean.mass.radius] = theta_E
             lenses.append(lens_of(mean.mass, values))
         return [each for each in lenses if _is_of_other_size(each, self.found.lens)]
 
@@ -619,15 +624,18 @@ class _Search:
 
         found = self.found
         left_over = _left_over(self.light, found.observation, 1)
-        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps
+        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps, self._told
         return walk(found.observation, found.lens, self.rim, *given)
+
+    def _told(self, done, most):
+        self.progress("lens", done, most)
 
     def judged(self, state=None):
         """`Verdict` on a state, or on what stands now."""
         from rim_tf.inference import verdict
 
         found, light, frame, estimate, _ = self._state() if state is None else state
-        return verdict.judge(frame, found, estimate, light is not None)
+        return verdict.judge(frame, found, estimate, self.free_of_galaxy and light is None)
 
     def _misfits(self, *states):
         """Chi^2 per pixel of states, by the noise that the frame had first, however it was raised since; and over how
@@ -718,9 +726,6 @@ class _Search:
         """
         from rim_tf.inference.optimise import coarsened, refine
 
-        def told(done, most):
-            self.progress("lens", done, most)
-
         field_of = starts[0]
         if near is not None and not _is_of_other_size(near.field_of, field_of):
             # Chi^2 of another frame has other ripples.
@@ -734,7 +739,7 @@ class _Search:
             self.rim,
             _left_over(self.light, arcs, factor),
             n_steps=0 if self.config.fast else _LAST_STEPS if whole and not roughly else _STEPS,
-            progress=told,
+            progress=self._told,
             before=None if before is None else before.sought,
             source_pixels=self._source_pixels(seen),
             prior=_prior(self.light),
@@ -823,12 +828,17 @@ def _fit_lens(observation, lens, solver, config, progress):
     from rim_tf.models.pretrained import load_pretrained
 
     if config.fit_weights is None and isinstance(solver, RIMSolver):
-        model = solver.model
+        model, steps = solver.model, solver.settings.steps
     else:
-        model = load_pretrained(config.fit_weights or RIMSettings().weights)
+        model, steps = load_pretrained(config.fit_weights or RIMSettings().weights), None
     arcs = optimise.cropped(observation, config.fit_radius * lens.theta_E)
     return optimise.optimise_lens(
-        arcs, lens, model=model, fixed=config.fixed, progress=lambda done, most: progress("lens", done, most)
+        arcs,
+        lens,
+        model=model,
+        fixed=config.fixed,
+        progress=lambda done, most: progress("lens", done, most),
+        n_rim_steps=steps,
     )
 
 

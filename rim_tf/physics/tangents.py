@@ -72,9 +72,8 @@ class Tangents:
 
     def steps(self, u):
         """What a careful first step in each coordinate is, [batch, parameters]."""
-        # Where there are several, their names have numbers.
-        size = next(i for i, name in enumerate(self.mass.names) if name.startswith("theta_E"))
-        theta_E = self.mass.from_real(u)[:, size : size + 1]
+        radius = self.mass.radius
+        theta_E = self.mass.from_real(u)[:, radius : radius + 1]
         sizes = [
             c.step * (theta_E if c.of_theta_E else ops.ones_like(theta_E)) for c, i in self.mass.columns for _ in i
         ]

@@ -17,7 +17,10 @@ def test_a_calibrated_law_is_as_wide_as_it_says(rng):
     assert_allclose(np.cov(found.draw(100_000, rng).T).trace(), calibration.temperature(0.01) * 6e-6, rtol=0.05)
     assert calibration.stretch(0.1) == pytest.approx(2 * np.exp(0.5))
     # Beyond what was measured nothing is extrapolated.
-    assert calibration.stretch(1e-6) == calibration.stretch(3e-3)
+    assert calibration.stretch(1e-6) == calibration.stretch(3e-3) < calibration.stretch(4e-3)
+    wider = Calibration((np.log(2.0), 0.5), fitted_in=(1e-3, 2e-2))
+    assert wider.stretch(1e-6) == wider.stretch(1e-3) < wider.stretch(3e-3)
+    assert wider.stretch(0.5) == wider.stretch(2e-2) > wider.stretch(1e-2)
 
 
 def test_coefficients_are_found_again(rng):

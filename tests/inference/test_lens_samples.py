@@ -10,6 +10,7 @@ from spirals import lensed_spiral
 
 from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
+from rim_tf.inference.valley import Valley
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
 
@@ -56,6 +57,23 @@ def test_a_noise_map_that_is_too_small_gives_larger_errors():
     (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
     assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
     assert [each.summary()["noise_factor"] for each in (plain, wider)] == [1.0, 2.0]
+
+
+def test_draws_lie_all_over_a_valley():
+    """About whichever of its places is nearest to the best lens, and as often as each is probable."""
+    (plain,) = sampled()
+    lenses = np.tile(plain.lens.as_tuple(), (3, 1))
+    lenses[:, 0] *= (0.8, 1.0, 1.25)
+    u = np.asarray(plain.lens.mass.to_real(lenses.astype(np.float32)))
+    for start in (0, 1):
+        valley = Valley(lenses, u, np.zeros(3), start, plain.lens.mass)
+        given = observed(), NEAR, load_pretrained("small"), PosteriorConfig()
+        (found,) = sample_lens(*given, valley=valley)
+        nearest = np.abs(found.samples[:, :1] / lenses[:, 0] - 1).argmin(axis=1)
+        np.testing.assert_allclose(np.bincount(nearest, minlength=3) / len(nearest), valley.weights(), atol=0.06)
+        middle = found.samples[nearest == 1]
+        assert middle[:, 0].mean() == pytest.approx(plain.mean[0], rel=0.005)
+        assert middle[:, 0].std() == pytest.approx(plain.standard_deviation[0], rel=0.2)
 
 
 def test_samples_move_with_their_lens():

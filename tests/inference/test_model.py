@@ -12,7 +12,7 @@ import pytest
 from rim_tf.config import ModelConfig
 from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
-from rim_tf.inference import estimate, lens_light, valley, workflow
+from rim_tf.inference import estimate, lens_light, lens_samples, valley, verdict, workflow
 from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, noise_over_peak
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import build_model
@@ -139,11 +139,22 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         workflow.model(observation, config, rim=rim, estimator=estimator)
         monkeypatch.undo()
         (search,), asked, refitted, walked = kept, iter(gains), [], []
-        monkeypatch.setattr(workflow._Search, "_refit", lambda search, starts, **how: refitted.append((starts, how)))
-        monkeypatch.setattr(workflow._Search, "_gained", lambda search, before: next(asked))
+
+        def refit(search, starts, **how):
+            refitted.append((starts, how))
+            search.found = dataclasses.replace(search.found)
+
+        def gained(search, before):
+            gain = next(asked)
+            if not gain:
+                search._return_to(before)
+            return gain
+
+        monkeypatch.setattr(workflow._Search, "_refit", refit)
+        monkeypatch.setattr(workflow._Search, "_gained", gained)
 
         def walk(arcs, lens, *given):
-            walked.append((arcs, lens, given[-1]))
+            walked.append((arcs, lens, given[-2]))
             places = np.array([lens.as_tuple()] * 3)
             places[:, 0] *= (0.98, 1.0, 1.02)
             return valley.Valley(places, places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
@@ -156,7 +167,10 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         assert [starts for starts, _ in refitted[: 1 + fits]] == (1 + fits) * [[here]]
         assert all(starts[0].theta_E == pytest.approx(0.98 * here.theta_E) for starts, _ in refitted[1 + fits :])
         more = round(1.5 * rim.config.n_steps)
-        assert walked == walks * [(search.found.observation, here, more)] and search.n_rim_steps == more
+        # Once more where the last walk led elsewhere: the errors are of the valley about where the fit has ended.
+        n_walked = walks + (gains[-1] and walks == 3)
+        assert walked == n_walked * [(search.found.observation, here, more)] and search.n_rim_steps == more
+        assert search.valley.start == 1
         # Noise is what ripples drown in.
         search.found = dataclasses.replace(
             search.found, observation=dataclasses.replace(search.found.observation, noise=np.float64(1e3))
@@ -183,6 +197,32 @@ def test_the_galaxy_is_taken_off_the_image():
     assert light.max() > 3 * result.source_fit.model_image.max()
 
 
+def test_a_galaxy_that_was_not_looked_for_may_have_left_light(monkeypatch):
+    """Where one was looked for and there is none, light at the centre is doubted later."""
+    asked = []
+    monkeypatch.setattr(verdict, "judge", lambda *given: asked.append(given[-1]))
+    rim, estimator = modelled.networks()
+    for galaxy, unsought, expected in ((0.0, False, True), (0.0, True, False), (3.0, False, False)):
+        observation = Observation(modelled.ring(galaxy=galaxy), 0.05, 0.05, None, modelled.SCALE)
+        config = dataclasses.replace(QUICK, no_lens_light=unsought, starts=2)
+        seen = estimate.estimate_lens(observation, estimator)
+        search = workflow._Search(observation, seen, rim, estimator, None, config, lambda *told: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            search.begin()
+        state = (None, search.light, None, None, [])
+        search.judged(state)
+        assert asked.pop() == expected, (galaxy, unsought)
+
+
+def test_the_posterior_is_drawn_all_over_the_valley(monkeypatch):
+    given = []
+    monkeypatch.setattr(lens_samples, "sample_lens", lambda *all_given: given.append(all_given) or [])
+    result = dataclasses.replace(modelled.modelled(), valley=object())
+    workflow.sample(result, modelled.networks()[0])
+    assert given[0][-1] is result.valley
+
+
 def test_the_summary_has_every_number():
     summary = found(0.5).summary()
     assert set(summary["lens_error"]) == set(summary["lens"]) == set(summary["estimate"])
@@ -201,6 +241,7 @@ def test_the_summary_has_every_number():
     bent = dataclasses.replace(found(0.5), valley=valley.Valley(lenses, lenses, np.zeros(3), 1, fit.lens.mass))
     expected = np.hypot(found(0.5).lens_error[0], 0.01 * lenses[1, 0] / 2**0.5)
     np.testing.assert_allclose(bent.lens_error[0], expected, rtol=1e-3)
+    assert summary["valley"] is None and bent.summary()["valley"]["chi2_rise"] == [0, 0, 0]
     np.testing.assert_allclose(bent.lens_error[1:], found(0.5).lens_error[1:], rtol=1e-6)
 
 

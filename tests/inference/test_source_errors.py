@@ -150,6 +150,13 @@ def test_the_shipped_errors_are_of_the_shipped_rim():
     )
 
 
+def test_errors_of_another_number_of_steps_are_refused():
+    rim = load_pretrained("small")
+    fit = reconstruct(lensed_spiral(LENS, 32, 0.08, 0.02), LENS, rim, n_steps=15)
+    with pytest.raises(InputError, match="took 15 steps, and its errors were counted with 10"):
+        source_errors(fit, 10, 1, rim)
+
+
 def test_figures_of_the_shipped_errors_are_spread_as_counted():
     rim, network = load_pretrained("small"), load_pretrained("source-errors-small", "source-errors")
     assert fingerprint(network) == COUNTED

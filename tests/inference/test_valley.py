@@ -95,8 +95,9 @@ def test_a_lens_may_lie_all_over_a_flat_valley_and_nowhere_else_in_a_steep_one(r
     deviation = np.sqrt(np.diag(flat.covariance()))
     np.testing.assert_allclose(deviation, [0.01 / 3**0.5, 0.02 / 3**0.5, 0, 0, 0, 0, 0], rtol=0.02, atol=1e-12)
     np.testing.assert_allclose(steep.covariance(), 0, atol=1e-12)
-    assert (steep.shifts(100, rng) == 0).all()
-    drawn = np.asarray(SIE_SHEAR.from_real((flat.u[flat.start] + flat.shifts(4000, rng)).astype(np.float32)))
+    assert (steep.shifts(steep.u[1], 100, rng) == 0).all()
+    u = flat.u[flat.start]
+    drawn = np.asarray(SIE_SHEAR.from_real((u + flat.shifts(u, 4000, rng)).astype(np.float32)))
     np.testing.assert_allclose(drawn.std(axis=0), deviation, rtol=0.05, atol=2e-5)
 
 
@@ -104,3 +105,8 @@ def test_a_valley_like_a_parabola_is_a_normal_law():
     away = 1e-3 * np.arange(-100, 101)
     found = a_valley((away / 0.02) ** 2 * valley.RIPPLE, 1e-3)
     np.testing.assert_allclose(np.sqrt(found.covariance()[0, 0]), 0.02, rtol=0.02)
+    # Of larger noise a longer part of it is as likely.
+    np.testing.assert_allclose(np.sqrt(found.covariance(1.5)[0, 0]), 0.03, rtol=0.02)
+    told = found.summary(1.5)
+    assert told["error"]["theta_E"] == pytest.approx(np.sqrt(found.covariance(1.5)[0, 0]))
+    assert len(told["theta_E"]) == len(told["chi2_rise"]) == 201 and told["chi2_rise"][100] == 0

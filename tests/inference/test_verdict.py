@@ -181,7 +181,7 @@ def test_light_at_the_centre_is_doubted_sooner_where_a_galaxy_was(result):
         spotted = dataclasses.replace(fit.reconstruction, model_image=fit.reconstruction.model_image + light * spot)
         both = [
             judge(frame, dataclasses.replace(fit, reconstruction=spotted), result.estimate, each)
-            for each in (True, False)
+            for each in (False, True)
         ]
         assert tuple("core" in judged.flags for judged in both) == flagged
         assert both[0].figures["core"] == both[1].figures["core"] == pytest.approx(share, rel=0.3)

@@ -103,18 +103,21 @@ def test_the_lens_goes_by_the_rim_whatever_finds_the_source(flat, observation, m
 
     tiny = RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 4)))
     monkeypatch.setattr(pretrained, "load_pretrained", lambda name: f"weights {name}")
-    used = []
+    used, steps = [], []
 
-    def fit(arcs, lens, model, fixed, progress):
+    def fit(arcs, lens, model, fixed, progress, n_rim_steps):
         used.append((arcs.shape, model))
+        steps.append(n_rim_steps)
         return types.SimpleNamespace(lens=lens)
 
     monkeypatch.setattr(optimise, "optimise_lens", fit)
     config = WorkflowConfig(fit_lens=True, fit_radius=0.8)
     workflow.run(observation, LENS, "flat", None, config)
-    workflow.run(observation, LENS, "rim", None, config, solver=RIMSolver(RIMSettings(), tiny))
+    workflow.run(observation, LENS, "rim", None, config, solver=RIMSolver(RIMSettings(steps=3), tiny))
     workflow.run(observation, LENS, "flat", None, dataclasses.replace(config, fit_weights="mine"))
     assert [model for _, model in used] == ["weights small", tiny, "weights mine"]
+    # As many as find the source, where it is the same network.
+    assert steps == [None, 3, None]
     assert {shape for shape, _ in used} == {(10, 10)}  # the arcs alone, 0.48 arcsec on each side of the centre
 
 

@@ -69,6 +69,11 @@ class MassModel:
         """Number of columns."""
         return len(self.names)
 
+    @property
+    def radius(self):
+        """Which column is theta_E, the first where there are several, whose names have numbers."""
+        return next(i for i, name in enumerate(self.names) if name.startswith("theta_E"))
+
     # ------------------------------------------------------------------------------------------------- physics
 
     def deflection(self, theta_x, theta_y, lens):
