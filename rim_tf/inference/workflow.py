@@ -470,7 +470,8 @@ class _Search:
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
-        self.noise = self.frame.noise if self.noise is None else self.noise
+        if self.noise is None:  # that of masked pixels is none
+            self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
         self.found = self._fit(self.starts)
         rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
         self._repeat(self._light_and_lens, rounds if self.light is not None else 0)
@@ -651,10 +652,13 @@ class _Search:
         used = np.any([each.mask for each in arcs], axis=0)
         noise = middle(self.noise, used.shape)
         chi2 = []
-        for seen, (found, *_) in zip(arcs, states, strict=True):
+        for seen, (found, light, *_) in zip(arcs, states, strict=True):
             is_its_own = seen.shape == found.observation.shape
             image = found.model_image if is_its_own else self._model_image(seen, found.lens, found.n_rim_steps)
-            chi2.append(_mean_square(seen, image, noise, used))
+            # A frame shows nothing where it is masked itself.
+            data = self.observation.image if light is None else self.observation.image - light.model_image
+            residual = middle(data, used.shape) - image
+            chi2.append(float(((residual[used] / noise[used]) ** 2).mean()))
         return *chi2, int(used.sum())
 
     def _estimate(self, frame, seed):
