@@ -2,12 +2,12 @@
 
 Section 3 of the paper (Figure 8, Algorithm 1): a traditional fit of the lens, but for the linear inversion of the
 source, which the RIM replaces. The residuals of a lens with its best source are a function of the lens alone (variable
-projection, Golub & Pereyra 1973), and a sum of their squares is minimised by Levenberg and Marquardt's method. Their
-slopes, by differences, are one batch of the RIM, and cost more than all else: they are worked out once for lenses that
-are near each other, and kept up by what each step shows of them (Broyden 1965). Many starts are followed at once: first
-on a coarse frame with the noise raised to a share of the peak, where the valleys are wide and a step costs little, the
-best ones then on finer frames with the noise as it is. Before the last of these slopes are those of a source that is
-held, less what a change of it could do as well, at the price of one image, unless a parameter is fixed.
+projection, Golub & Pereyra 1973), and a sum of their squares is minimised (`rim_tf.inference.descent`). Their slopes,
+by differences, are one batch of the RIM, and cost more than all else. Many starts are followed at once: first on a
+coarse frame with the noise raised to a share of the peak, where the valleys are wide and a step costs little, the best
+ones then on finer frames with the noise as it is. Before the last of these, and where that is asked for, slopes are
+those of a source that is held, less what a change of it could do as well, at the price of one image, unless a parameter
+is fixed.
 """
 
 import dataclasses
