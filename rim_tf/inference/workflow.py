@@ -300,12 +300,12 @@ _SEARCHED, _STEPS, _LAST_STEPS = 72, 10, 3
 # Starts of the network that finds lens and source together, and how many of its answers go on.
 _TOGETHER, _CHOSEN = 8, 2
 # Peak over noise from which chi^2 has ripples that a fit may stop in; and the RIM's own error counts there, which is
-# less after so many times the steps of its training.
+# mostly less after so many times the steps of its training.
 _RIPPLED, _LONGER = 50.0, 1.5
 # Fits along the valley where that is so; one that lowers chi^2 by less than _ROUND_GAIN is the last.
 _FOLLOWED = 4
 # Then walks along it, and from how many of its lowest places the lens is fitted after each.
-_WALKS, _PLACES_TRIED = 3, 2
+_WALKS, _PLACES_TRIED = 5, 2
 # An estimate this many times as uncertain as another may still be the better one.
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
@@ -599,7 +599,7 @@ class _Search:
         seen = self.found.observation
         rippled = self.found.model_image.max() > _RIPPLED * np.median(seen.noise[seen.mask])
         if rippled:
-            self.n_rim_steps = round(_LONGER * self.rim.config.n_steps)
+            self.n_rim_steps = self._steps_that_explain_most()
         if rippled or self._factor(seen) > 1:
             self._refit([self.found.lens], whole=True, roughly=rippled)
         if rippled:
@@ -611,6 +611,16 @@ class _Search:
             found, self.valley = about[-1]
             if found is not self.found:
                 self.valley = self._valley()
+
+    def _steps_that_explain_most(self):
+        """As `n_rim_steps`: more than in training where the RIM then explains the image as well or better."""
+        found, more = self.found, round(_LONGER * self.rim.config.n_steps)
+        usual, longer = (
+            _mean_square(found.observation, image, found.observation.noise)
+            for image in (found.model_image, self._model_image(found.observation, found.lens, more))
+        )
+        # The lens was fitted with as many as in training, into whose ripples it fell.
+        return more if longer < (1 + _ROUND_GAIN) * usual else None
 
     def _walk(self):
         """The lens from the lowest places of the valley about it; returns what that was about, and the `Valley`."""

@@ -131,7 +131,7 @@ def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags,
     [
         ((False, False), 1, 1),
         ((True, True, False, True, False), 3, 2),
-        ((True,) * 9, 4, 3),
+        ((True,) * 9, 4, 5),
     ],
 )
 def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, gains, fits, walks):
@@ -166,16 +166,16 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
             return valley.Valley(places, places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
 
         monkeypatch.setattr(valley, "walk", walk)
+        monkeypatch.setattr(workflow._Search, "_steps_that_explain_most", lambda search: 15)
         search.finish()
         roughly, here = {"whole": True, "roughly": True}, search.found.lens
         assert [how for _, how in refitted] == (1 + fits + walks) * [roughly]
         # First with more steps of the RIM; then from where the last ended, then from the lowest place of its valley.
         assert [starts for starts, _ in refitted[: 1 + fits]] == (1 + fits) * [[here]]
         assert all(starts[0].theta_E == pytest.approx(0.98 * here.theta_E) for starts, _ in refitted[1 + fits :])
-        more = round(1.5 * rim.config.n_steps)
         # Once more where the last walk led elsewhere: the errors are of the valley about where the fit has ended.
-        n_walked = walks + (gains[-1] and walks == 3)
-        assert walked == n_walked * [(search.found.observation, here, more)] and search.n_rim_steps == more
+        n_walked = walks + gains[-1]
+        assert walked == n_walked * [(search.found.observation, here, 15)] and search.n_rim_steps == 15
         assert search.valley.start == 1
         # Noise is what ripples drown in.
         search.found = dataclasses.replace(
@@ -201,6 +201,23 @@ def test_the_galaxy_is_taken_off_the_image():
     light = result.lens_light.model_image
     np.testing.assert_allclose(result.frame.image + light, result.observation.image, atol=1e-5)
     assert light.max() > 3 * result.source_fit.model_image.max()
+
+
+@pytest.mark.parametrize(("chi2", "taken"), [(0.9, True), (1.001, True), (1.1, False)])
+def test_the_network_takes_more_steps_where_they_explain_more(monkeypatch, chi2, taken):
+    search = object.__new__(workflow._Search)
+    rng = np.random.default_rng(0)
+    seen = Observation(rng.normal(size=(30, 30)), 1.0, 0.05, None, 0.1)
+    usual = types.SimpleNamespace(observation=seen, lens=LENS, model_image=np.zeros((30, 30)))
+    search.found, search.rim = usual, types.SimpleNamespace(config=types.SimpleNamespace(n_steps=10))
+    asked = []
+
+    def image(search, arcs, lens, n_rim_steps):
+        asked.append(n_rim_steps)
+        return seen.image * (1 - chi2**0.5)
+
+    monkeypatch.setattr(workflow._Search, "_model_image", image)
+    assert search._steps_that_explain_most() == (15 if taken else None) and asked == [15]
 
 
 def test_a_galaxy_that_was_not_looked_for_may_have_left_light(monkeypatch):
