@@ -95,7 +95,9 @@ def judged_mock(index, stamps, networks, config):
 
 def mock_report(rows):
     """What the issue asks of mocks, as lines of text."""
-    table = {name: np.array([row[name] for row in rows]) for name in rows[0] if np.isscalar(rows[0][name])}
+    # Rows of earlier versions may lack what later ones have.
+    names = [name for name in rows[0] if all(np.isscalar(row.get(name)) for row in rows)]
+    table = {name: np.array([row[name] for row in rows]) for name in names}
     theta_E = np.array([row["lens"]["theta_E"] for row in rows])
     true = np.array([row["truth"]["theta_E"] for row in rows])
     estimated = np.array([row["estimate"]["theta_E"] for row in rows])
@@ -166,7 +168,7 @@ def stretch_report(rows):
     off = np.array([[row["truth"][name] - row["lens"][name] for name in row["truth"]] for row in rows])
     sigma = np.sqrt([np.maximum(np.diag(row["covariance"]), 1e-30) for row in rows])
     factor, noise = (np.array([row[name] for row in rows]) for name in ("noise_factor", "noise"))
-    valleys = [(row["valley"] or {"error": dict.fromkeys(row["truth"], 0.0)})["error"] for row in rows]
+    valleys = [(row.get("valley") or {"error": dict.fromkeys(row["truth"], 0.0)})["error"] for row in rows]
     along = np.array([list(valley.values()) for valley in valleys])
     z = np.log(np.sqrt(np.maximum(off**2 - along**2, 1e-12 * sigma**2)) / sigma / factor[:, None])
 
