@@ -177,12 +177,20 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         n_walked = walks + gains[-1]
         assert walked == n_walked * [(search.found.observation, here, 15)] and search.n_rim_steps == 15
         assert search.valley.start == 1
+        # Where the noise map is wrong nothing is led away, and the valley is known all the same.
+        n_refitted, honest = len(refitted), workflow._HONEST
+        monkeypatch.setattr(workflow, "_HONEST", 0.5)
+        asked = iter((False,))
+        search.valley = None
+        search.finish()
+        assert len(refitted) == n_refitted + 2 and search.valley.start == 1
+        monkeypatch.setattr(workflow, "_HONEST", honest)
         # Noise is what ripples drown in.
         search.found = dataclasses.replace(
             search.found, observation=dataclasses.replace(search.found.observation, noise=np.float64(1e3))
         )
         search.finish()
-    assert len(refitted) == 1 + fits + walks
+    assert len(refitted) == n_refitted + 2
 
 
 @pytest.mark.parametrize("lens_galaxy", [0.0, 0.5])
