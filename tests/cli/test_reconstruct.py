@@ -66,7 +66,7 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
         shape, amplitudes, one = np.zeros(6), np.array([0.01]), np.ones((1, *model.shape))
         return lens_light.LensLightFit(observation, model, {"sky": 0.01}, shape, amplitudes, ~observation.mask, one)
 
-    def fit(observation, lens, model, fixed, progress):
+    def fit(observation, lens, model, fixed, progress, n_rim_steps):
         assert fixed == ("x_lens", "gamma1")
         for done in range(20):
             progress(done, 20)
