@@ -124,7 +124,7 @@ class View:
       observation: `Observation`.
       model: `RIM`.
       mass: `MassModel`.
-      n_rim_steps: of the RIM.
+      n_rim_steps: of the RIM; None takes as many as it was trained for.
       source_pixels: as in `source_grid`.
     """
 
@@ -133,6 +133,7 @@ class View:
         # A batch has a lens, which is not looked at.
         inputs = batch_of([observation], [LensParameters(1.0)], [scale])
         self._inputs = {name: tf.constant(value) for name, value in inputs.items() if name != "lens"}
+        n_rim_steps = model.config.n_steps if n_rim_steps is None else n_rim_steps
         self._numbers = tf.constant(pixels), tf.constant(n_rim_steps)
         stamps = not isinstance(observation.psf, float)
         self._function, self._slopes = _model_images(model, mass, stamps), _tangents(mass, stamps)

@@ -531,7 +531,6 @@ def model_image(
     n_rim_steps: int | None = None,
 ) -> np.ndarray:
     """What `reconstruct` gives as `model_image`, [rows, columns], sooner than it would."""
-    n_rim_steps = model.config.n_steps if n_rim_steps is None else n_rim_steps
     view = View(observation, model, lens.mass, n_rim_steps, source_pixels)
     return observation.in_data_units(view([lens.as_tuple()])[0])
 

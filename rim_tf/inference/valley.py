@@ -127,7 +127,7 @@ def walk(
     """
     mass, values = lens.mass, np.asarray(lens.as_tuple())
     size = mass.radius
-    view = View(observation, model, mass, model.config.n_steps if n_rim_steps is None else n_rim_steps, source_pixels)
+    view = View(observation, model, mass, n_rim_steps, source_pixels)
     prior = (prior or LensPrior()).columns(lens)
     misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
     descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
