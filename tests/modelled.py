@@ -93,7 +93,7 @@ def modelled():
     parameters = {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
     masked = np.zeros(observation.shape, bool)
     fitted = LensLightFit(frame, light, parameters, np.zeros(6), np.array([0.25]), masked, np.ones((1, *masked.shape)))
-    return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path)
+    return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path, 1.5)
 
 
 def believed(result):

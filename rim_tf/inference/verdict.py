@@ -193,7 +193,7 @@ def judge(frame, lens_fit, estimate, free_of_galaxy=False):
         "estimator": float(np.abs(estimate.distance(lens, CENTRED)).max()),
         "axis_ratio": lens.shape[0],
         "shear": math.hypot(lens.named().get("gamma1", 0.0), lens.named().get("gamma2", 0.0)),
-        "source_edge": _edge_share(fit.source),
+        "source_edge": edge_share(fit.source),
         "core": float(fit.model_image[core].max()) / peak if core.any() and peak > 0 else math.nan,
         "source_size": fit.half_light_radius / lens.theta_E,
         "magnification": fit.magnification,
@@ -280,6 +280,7 @@ def _disagreement(lens_fit, sky_noise):
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
 
 
-def _edge_share(source):
+def edge_share(source):
+    """Share of a source [rows, columns] that is in the outermost two pixels of its grid; NaN where it is dark."""
     total = float(source.sum())
     return 1 - float(source[2:-2, 2:-2].sum()) / total if total > 0 else math.nan

@@ -100,6 +100,7 @@ class ModelResult:
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
       posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
+      source_width: of the source grid that it was fitted with, as of `ModelConfig`, or more.
       fitted: whether the lens was fitted, and is not as a network found it.
       valley: `rim_tf.inference.valley.Valley` about the lens, where the noise is so low that the fit walked along it.
 
@@ -114,6 +115,7 @@ class ModelResult:
     verdict: object
     seconds: float
     path: list
+    source_width: float
     posterior: object | None = None
     fitted: bool = True
     valley: object | None = None
@@ -229,7 +231,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path
+    found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path, search.source_width
     result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley)
     if not config.posterior:
         return result
@@ -274,6 +276,8 @@ def sample(result, rim, config=None, folder=None, progress=None):
     light = None if result.lens_light is None else result.lens_light.left_over
     factor = result.verdict.noise_factor
     centre = result.observation.centre
+    config = config or PosteriorConfig()
+    config = dataclasses.replace(config, source_width=max(config.source_width, result.source_width))
     try:
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, result.valley
         return [each.moved(centre) for each in sample_lens(*given)]
@@ -328,6 +332,8 @@ _OTHER_SIZES = 2.0
 _OTHER_GAIN = 0.03
 # What a flag that says that no lens is like that weighs, as a share of chi^2.
 _NONSENSE_WEIGHT = 0.03
+# A source grid at whose edge is more than this share of the source cuts it off; so much wider it is then, so often.
+_CUT_OFF, _WIDER, _WIDENED = 0.01, 1.5, 2
 # The field that is fitted to stays as it is while theta_E changes by a smaller share.
 _SAME_FIELD = 0.05
 
@@ -397,6 +403,7 @@ class _Search:
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
+      source_width: as of `ModelConfig`, likewise.
       free_of_galaxy: whether a lens galaxy was looked for and there is none.
     """
 
@@ -406,7 +413,7 @@ class _Search:
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
-        self.free_of_galaxy = False
+        self.free_of_galaxy, self.source_width = False, config.source_width
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -476,8 +483,19 @@ class _Search:
         if self.noise is None:  # that of masked pixels is none
             self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
         self.found = self._fit(self.starts)
+        self._widen()
         rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
         self._repeat(self._light_and_lens, rounds if self.light is not None else 0)
+
+    def _widen(self):
+        """The lens on a wider source grid, where this one cuts the source off: what it lacks leads the lens away."""
+        from rim_tf.inference.verdict import edge_share
+
+        for _ in range(_WIDENED):
+            if edge_share(self.found.reconstruction.source) <= _CUT_OFF:
+                break
+            self.source_width *= _WIDER
+            self.found = self._fit([self.found.lens, *self.starts])
 
     def _light_and_lens(self):
         self._beside(self.found.model_image, self.found.lens)
@@ -731,7 +749,7 @@ class _Search:
     def _source_pixels(self, arcs):
         from rim_tf.inference.optimise import source_pixels_of
 
-        return source_pixels_of(arcs, self.config.source_width)
+        return source_pixels_of(arcs, self.source_width)
 
     @staticmethod
     def _factor(arcs):

@@ -254,6 +254,35 @@ def test_the_posterior_is_drawn_all_over_the_valley(monkeypatch):
     assert given[0][-1] is result.valley
 
 
+def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
+    lens, source, scale = draw_system(28, 40, 0.13, LENS)
+    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
+    narrow = dataclasses.replace(QUICK, source_width=0.6, no_lens_light=True)
+
+    def modelled_now():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            return workflow.model(observation, narrow)
+
+    wider = modelled_now()
+    with monkeypatch.context() as context:
+        context.setattr(workflow._Search, "_widen", lambda search: None)
+        cut = modelled_now()
+    assert cut.source_width == 0.6 and wider.source_width == pytest.approx(1.35)
+    # Rounded up to what the network's stride divides.
+    assert 0 <= len(wider.source_fit.source) - 1.35 * max(wider.source_fit.observation.shape) < 2
+    assert cut.verdict.figures["source_edge"] > 0.01 > wider.verdict.figures["source_edge"]
+    assert cut.source_fit.chi2_per_pixel > 1.05 * wider.source_fit.chi2_per_pixel
+    assert wider.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
+    # A grid that holds the source stays as it is; and the posterior is drawn with the one of the fit.
+    assert found(0.5).source_width == QUICK.source_width
+    given = []
+    monkeypatch.setattr(lens_samples, "sample_lens", lambda *all_given: given.append(all_given[3]) or [])
+    for width, expected in ((0.5, 1.5), (2.0, 2.0)):
+        workflow.sample(dataclasses.replace(wider, source_width=width), modelled.networks()[0])
+        assert given.pop().source_width == expected
+
+
 def test_the_summary_has_every_number():
     summary = found(0.5).summary()
     assert set(summary["lens_error"]) == set(summary["lens"]) == set(summary["estimate"])
