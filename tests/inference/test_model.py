@@ -362,7 +362,8 @@ def test_the_network_searches_and_alone_it_fits_nothing():
         if name == "fast":
             np.testing.assert_allclose(result.lens.as_tuple(), result.path[-1]["lens"], rtol=1e-5, atol=1e-6)
     assert set(stages["search"]) == set(stages["fast"]) == {"network", "fine"}
-    assert stages["fast"].count("fine") == 1 < stages["search"].count("fine")
+    # Where each source grid begins, and no step on it.
+    assert stages["fast"].count("fine") <= 1 + workflow._WIDENED < stages["search"].count("fine")
     assert "coarse" not in stages["search"]
 
 
