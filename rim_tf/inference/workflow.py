@@ -488,11 +488,14 @@ class _Search:
         self._repeat(self._light_and_lens, rounds if self.light is not None else 0)
 
     def _widen(self):
-        """The lens on a wider source grid, where this one cuts the source off: what it lacks leads the lens away."""
+        """The lens on a wider source grid, where this one cuts the source off: what it lacks leads the lens away.
+
+        Beside a lens galaxy it stays as it is: what is left of that would fill any grid.
+        """
         from rim_tf.inference.verdict import edge_share
 
         for _ in range(_WIDENED):
-            if edge_share(self.found.reconstruction.source) <= _CUT_OFF:
+            if self.light is not None or edge_share(self.found.reconstruction.source) <= _CUT_OFF:
                 break
             self.source_width *= _WIDER
             self.found = self._fit([self.found.lens, *self.starts])

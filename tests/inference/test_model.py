@@ -274,6 +274,11 @@ def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
     assert cut.verdict.figures["source_edge"] > 0.01 > wider.verdict.figures["source_edge"]
     assert cut.source_fit.chi2_per_pixel > 1.05 * wider.source_fit.chi2_per_pixel
     assert wider.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
+    # Not beside a lens galaxy, whatever the edge shows.
+    beside = object.__new__(workflow._Search)
+    beside.light, beside.found, beside.source_width = object(), cut.lens_fit, 0.6
+    beside._widen()
+    assert (beside.found, beside.source_width) == (cut.lens_fit, 0.6)
     # A grid that holds the source stays as it is; and the posterior is drawn with the one of the fit.
     assert found(0.5).source_width == QUICK.source_width
     given = []
