@@ -478,7 +478,12 @@ class ModelConfig:
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )
     rounds: int = setting(4, "How often at most lens and light are fitted again beside the source.", least=0, most=20)
-    attempts: int = setting(1, "How often a fit that a flag speaks against begins anew.", least=0, most=20)
+    attempts: int = setting(
+        1,
+        "How often a fit that a flag speaks against begins anew, by the other search, then from lenses of other sizes.",
+        least=0,
+        most=20,
+    )
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
     posterior: bool = setting(
         False, "Draw from the lens's posterior, whose errors were counted on mocks; takes some ten seconds more."
@@ -491,8 +496,13 @@ class ModelConfig:
 
     @property
     def networks(self):
-        """Weights of the RIM, of the estimator, and of the network that finds both where it is needed, else None."""
-        return self.weights, self.estimator, self.joint if self.fast or self.search == "network" else None
+        """Weights of the RIM, of the estimator, and of the network that finds both; None where it is not needed."""
+        return self.weights, self.estimator, self.joint if self.by_network or self.attempts else None
+
+    @property
+    def by_network(self):
+        """Whether the network that finds lens and source together searches first."""
+        return self.fast or self.search == "network"
 
     def __post_init__(self):
         check(self)

@@ -182,7 +182,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
       progress: a `Progress`, or None.
       rim: a `RIM` in place of the weights that `config` names.
       estimator: an `Estimator`, likewise.
-      joint: a `rim_tf.models.joint.JointRIM`, likewise; it is only loaded where the search is its own.
+      joint: a `rim_tf.models.joint.JointRIM`, likewise; it is only loaded where it may search.
 
     Returns:
       `ModelResult`. Whether it is to be believed says its `verdict`; each flag is an InputWarning as well.
@@ -205,7 +205,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     rim, estimator, joint = (new if own is None else own for new, own in zip(loaded, given, strict=True))
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
-    if joint is not None and joint.mass != estimator.mass:
+    if config.by_network and joint.mass != estimator.mass:
         raise InputError(
             f"The estimator {config.estimator!r} knows the mass model {estimator.mass.types}, and the network "
             f"{config.joint!r} another, {joint.mass.types}; take weights of one mass model (--estimator, --joint)."
@@ -393,13 +393,14 @@ class _Search:
       seen: `LensEstimate` from it.
       rim: `RIM`.
       estimator: `Estimator`.
-      joint: `JointRIM` where it is what searches; None for descent.
+      joint: `JointRIM`, or None where it is not to search.
       config: `ModelConfig`.
       progress: a `Progress`.
 
     Attributes: those of `ModelResult`, and
       starts: lenses that the next fit starts from.
       explored: whether these are the best of many already.
+      by_network: whether the joint network searches, and not descent.
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
@@ -414,6 +415,7 @@ class _Search:
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
         self.free_of_galaxy, self.source_width = False, config.source_width
+        self.by_network = config.by_network
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -553,8 +555,11 @@ class _Search:
         return self._keep_better(before) >= _ROUND_GAIN
 
     def again(self, seed):
-        """Other fits, from what the estimator sees now and from lenses of other sizes; the best counts."""
+        """Other fits, by the other search from what the estimator sees now, and from lenses of other sizes; the best
+        counts.
+        """
         before = self._state()
+        self.by_network = not self.by_network and self.joint is not None and self.joint.mass == self.estimator.mass
         self.estimate = self._estimate(self.frame, seed)
         self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
         self.fit()
@@ -717,7 +722,7 @@ class _Search:
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
         given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
-        if self.joint is None:
+        if not self.by_network:
             return explore(seen, starts, self.rim, *given)
         samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, self.seen)}.values()])
         return self._explored_by_network(seen, starts, samples, given)
@@ -730,7 +735,7 @@ class _Search:
         # From all over the list, as its lenses come from the image with the galaxy and from that without.
         places = np.unique(np.linspace(0, len(starts) - 1, min(_TOGETHER, len(starts))).round().astype(int))
         found = find_together(seen, [starts[i] for i in places], samples, self.joint)
-        if not found.lenses:
+        if not found.lenses and self.found is None:
             self.doubts.append("The search by the network found no lens; that of the estimator is taken.")
         candidates = [*found.lenses, starts[0]]
         lenses, history = choose(seen, candidates, self.rim, _CHOSEN, *given)

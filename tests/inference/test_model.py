@@ -108,6 +108,26 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("first", "mass", "second"),
+    [(False, "sie", True), (True, "sie", False), (False, "power_law", False), (False, None, False)],
+)
+def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, first, mass, second):
+    """Not by a network that knows another mass model, or where there is none."""
+    search = object.__new__(workflow._Search)
+    search.config, search.by_network, searched = QUICK, first, []
+    search.estimator = types.SimpleNamespace(mass="sie")
+    search.joint = None if mass is None else types.SimpleNamespace(mass=mass)
+    search._return_to((types.SimpleNamespace(lens=LENS), None, None, None, []))
+    seen = types.SimpleNamespace(starts=lambda n: [LENS] * n)
+    monkeypatch.setattr(workflow._Search, "_estimate", lambda search, frame, seed: seen)
+    monkeypatch.setattr(workflow._Search, "fit", lambda search: searched.append((search.by_network, search.explored)))
+    monkeypatch.setattr(workflow._Search, "_keep_sensible", lambda search, before, by: None)
+    monkeypatch.setattr(workflow._Search, "_of_other_sizes", lambda search: [])
+    search.again(1)
+    assert searched == [(second, False)] and len(search.starts) == 1 + QUICK.starts
+
+
+@pytest.mark.parametrize(
     ("chi2", "flags", "taken"),
     [(0.98, 0, False), (0.96, 0, True), (0.96, 1, False), (0.93, 1, True), (1.02, -2, True), (1.04, -3, False)],
 )
