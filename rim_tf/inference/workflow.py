@@ -442,13 +442,8 @@ class _Search:
         estimate = self._estimate(frame, self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
-        starts = estimate.starts(self.config.starts - n_seen) + self.seen.starts(n_seen)
-        surest = min(self.seen, estimate, key=lambda each: each.uncertainty)
-        # The first start says which field is searched: where either may be right, the one that holds both.
-        doubtful = [each for each in (self.seen, estimate) if each.uncertainty < _AS_SURE * surest.uncertainty]
-        widest = max(doubtful, key=lambda each: each.lens.theta_E).lens
-        starts = [widest, *(each for each in starts if each is not widest)]
-        self.estimate = surest
+        starts = _starts_of((estimate, self.seen), (self.config.starts - n_seen, n_seen))
+        self.estimate = min(self.seen, estimate, key=lambda each: each.uncertainty)
         with_light, path = self._explore(frame, starts, light)
         self.light, self.frame = light, frame
         self._beside(self._model_image(self._arcs(frame, with_light[0]), with_light[0]), with_light[0])
@@ -560,10 +555,16 @@ class _Search:
         """
         before = self._state()
         self.by_network = not self.by_network and self.joint is not None and self.joint.mass == self.estimator.mass
-        self.estimate = self._estimate(self.frame, seed)
-        self.starts, self.explored = [self.found.lens, *self.estimate.starts(self.config.starts)], False
+        seen_before, self.estimate = self.estimate, self._estimate(self.frame, seed)
+        if self.by_network:
+            # Not from the lens that was fitted, than which nothing is lower yet that a network finds.
+            half = -(-self.config.starts // 2)
+            starts = _starts_of((self.estimate, seen_before), (half, half))
+        else:
+            starts = [self.found.lens, *self.estimate.starts(self.config.starts)]
+        self.starts, self.explored = starts, False
         self.fit()
-        self._keep_sensible(before, 0.0)
+        self._keep_one(before, 0.0)
         for lens in self._of_other_sizes():
             if self.judged().settled:
                 return
@@ -573,9 +574,13 @@ class _Search:
             # Its own fit to the end: the galaxy's light is another one beside a lens of another size.
             self.starts, self.explored = [lens], True
             self.fit()
-            other = self._state()
-            self._keep_sensible(before, _OTHER_GAIN)
-            self._remember(before if self.found is other[0] else other)
+            self._keep_one(before, _OTHER_GAIN)
+
+    def _keep_one(self, before, by):
+        """As `_keep_sensible`; the other one is remembered."""
+        other = self._state()
+        self._keep_sensible(before, by)
+        self._remember(before if self.found is other[0] else other)
 
     def _keep_sensible(self, before, by):
         """As `_keep_better`, for a lens that may be of another size: the share is larger by a flag more that says that
@@ -811,6 +816,17 @@ class _Search:
         except InputError:  # too few pixels for two sets of components: what was fitted around the arcs stays
             return
         self.frame = _without_neighbours(self.light, lens)
+
+
+def _starts_of(estimates, numbers):
+    """So many starts of each of some `LensEstimate`s.
+
+    The first says which field is searched: where either may be right, the one that holds both.
+    """
+    most = _AS_SURE * min(each.uncertainty for each in estimates)
+    widest = max((each.lens for each in estimates if each.uncertainty < most), key=lambda lens: lens.theta_E)
+    starts = [lens for each, n in zip(estimates, numbers, strict=True) for lens in each.starts(n)]
+    return [widest, *(lens for lens in starts if lens is not widest)]
 
 
 def _is_of_other_size(lens, other):

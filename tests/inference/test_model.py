@@ -121,10 +121,10 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
     seen = types.SimpleNamespace(starts=lambda n: [LENS] * n)
     monkeypatch.setattr(workflow._Search, "_estimate", lambda search, frame, seed: seen)
     monkeypatch.setattr(workflow._Search, "fit", lambda search: searched.append((search.by_network, search.explored)))
-    monkeypatch.setattr(workflow._Search, "_keep_sensible", lambda search, before, by: None)
+    monkeypatch.setattr(workflow._Search, "_keep_one", lambda search, before, by: None)
     monkeypatch.setattr(workflow._Search, "_of_other_sizes", lambda search: [])
     search.again(1)
-    assert searched == [(second, False)] and len(search.starts) == 1 + QUICK.starts
+    assert searched == [(second, False)] and len(search.starts) == QUICK.starts + (not second)
 
 
 @pytest.mark.parametrize(
