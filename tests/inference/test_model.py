@@ -117,14 +117,31 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
     search.config, search.by_network, searched = QUICK, first, []
     search.estimator = types.SimpleNamespace(mass="sie")
     search.joint = None if mass is None else types.SimpleNamespace(mass=mass)
-    search._return_to((types.SimpleNamespace(lens=LENS), None, None, None, []))
-    seen = types.SimpleNamespace(starts=lambda n: [LENS] * n)
+
+    def look(theta_E, uncertainty=0.01):
+        mean = dataclasses.replace(LENS, theta_E=theta_E)
+        drawn = [dataclasses.replace(mean) for _ in range(QUICK.starts)]
+        return types.SimpleNamespace(lens=mean, uncertainty=uncertainty, starts=lambda n: [mean, *drawn][:n])
+
+    seen, before, found = look(1.2), look(1.4), types.SimpleNamespace(lens=LENS)
+    search._return_to((found, None, None, before, []))
     monkeypatch.setattr(workflow._Search, "_estimate", lambda search, frame, seed: seen)
     monkeypatch.setattr(workflow._Search, "fit", lambda search: searched.append((search.by_network, search.explored)))
     monkeypatch.setattr(workflow._Search, "_keep_one", lambda search, before, by: None)
     monkeypatch.setattr(workflow._Search, "_of_other_sizes", lambda search: [])
     search.again(1)
-    assert searched == [(second, False)] and len(search.starts) == QUICK.starts + (not second)
+    assert searched == [(second, False)] and search.estimate is seen
+    theta_E = [each.theta_E for each in search.starts]
+    if second:
+        # From both looks of the estimator, on the field of the larger lens; not from what was fitted.
+        assert theta_E == [1.4] + [1.2] * 4 + [1.4] * 3
+        # Unless the larger one is far less sure.
+        search._return_to((found, None, None, look(1.4, 0.02), []))
+        search.by_network = False
+        search.again(1)
+        assert search.starts[0] is seen.lens
+    else:
+        assert theta_E == [LENS.theta_E] + [1.2] * QUICK.starts
 
 
 @pytest.mark.parametrize(
