@@ -491,7 +491,10 @@ class ModelConfig:
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
     source_width: float = setting(
-        1.5, "How many times its usual width the source grid has, while the lens is fitted.", least=0.5, most=4
+        1.5,
+        "How many times its usual width the source grid has at the least, while the lens is fitted.",
+        least=0.5,
+        most=4,
     )
 
     @property

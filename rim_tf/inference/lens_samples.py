@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, PosteriorConfig
+from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, ModelConfig, PosteriorConfig
 from rim_tf.errors import InputError
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.optimise import (
@@ -154,7 +154,9 @@ def sample_lens(
     if noise_factor != 1:
         observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
     arcs = cropped(observation, config.fit_radius * lens.theta_E)
-    pixels = min(max(observation.shape), source_pixels_of(arcs, config.source_width))
+    # No more than the frame has, unless the source asks for a wider grid than usual.
+    most = source_pixels_of(observation, max(1.0, config.source_width / ModelConfig.source_width))
+    pixels = min(most, source_pixels_of(arcs, config.source_width))
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     progress("lens", 0, None)
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)

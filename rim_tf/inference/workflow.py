@@ -100,7 +100,7 @@ class ModelResult:
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
       posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
-      source_width: of the source grid that it was fitted with, as of `ModelConfig`, or more.
+      source_width: of the source grid that it was fitted with, as of `ModelConfig`; more where that cut the source off.
       fitted: whether the lens was fitted, and is not as a network found it.
       valley: `rim_tf.inference.valley.Valley` about the lens, where the noise is so low that the fit walked along it.
 
@@ -163,6 +163,7 @@ class ModelResult:
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
             "sky_noise": self.verdict.sky_noise,
+            "source_width": self.source_width,
             "valley": None if self.valley is None else self.valley.summary(self.verdict.noise_factor),
             "seconds": self.seconds,
         }
@@ -172,9 +173,10 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
 
     The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
-    starts are drawn, and searched from as `config.search` says; unless `config.fast` leaves it at that, the lens is
-    fitted with the source reconstructed by the RIM at every step; then, where there is a
-    lens galaxy, its light is fitted again beside the source and the lens once more, until chi^2 stands still.
+    starts are drawn, and searched from as `config.search` says, by the other search, too, where a flag speaks against
+    what comes of it; unless `config.fast` leaves it at that, the lens is fitted with the source reconstructed by the
+    RIM at every step; then, where there is a lens galaxy, its light is fitted again beside the source and the lens once
+    more, until chi^2 stands still.
 
     Args:
       observation: `Observation`, the lens near its middle, the lens galaxy in it or not.
@@ -231,7 +233,16 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path, search.source_width
+    found_so = (
+        search.frame,
+        search.light,
+        search.estimate,
+        found,
+        judged,
+        seconds,
+        search.path,
+        search.found.source_width,
+    )
     result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley)
     if not config.posterior:
         return result
@@ -260,7 +271,8 @@ def sample(result, rim, config=None, folder=None, progress=None):
     Args:
       result: `ModelResult`.
       rim: the `RIM` that it was found with.
-      config: `rim_tf.config.PosteriorConfig`; None takes its defaults.
+      config: `rim_tf.config.PosteriorConfig`; None takes its defaults. Its source grid is at least as wide as that of
+        the fit.
       folder: as of `rim_tf.inference.lens_samples.sample_lens`.
       progress: a `Progress`, or None.
 
@@ -350,6 +362,7 @@ class _Found:
       rim: `RIM`.
       source_pixels: on a side.
       n_rim_steps: of the RIM; None for as many as it was trained for.
+      source_width: of the source grid, as of `ModelConfig`.
     """
 
     sought: object
@@ -359,6 +372,7 @@ class _Found:
     rim: object
     source_pixels: int
     n_rim_steps: int | None
+    source_width: float
 
     @property
     def lens(self):
@@ -401,6 +415,7 @@ class _Search:
       starts: lenses that the next fit starts from.
       explored: whether these are the best of many already.
       by_network: whether the joint network searches, and not descent.
+      looks: each `LensEstimate` that starts are of.
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
@@ -415,7 +430,7 @@ class _Search:
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
         self.free_of_galaxy, self.source_width = False, config.source_width
-        self.by_network = config.by_network
+        self.by_network, self.looks = config.by_network, (seen,)
 
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
@@ -442,7 +457,8 @@ class _Search:
         estimate = self._estimate(frame, self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
-        starts = _starts_of((estimate, self.seen), (self.config.starts - n_seen, n_seen))
+        self.looks = estimate, self.seen
+        starts = _starts_of(self.looks, (self.config.starts - n_seen, n_seen))
         self.estimate = min(self.seen, estimate, key=lambda each: each.uncertainty)
         with_light, path = self._explore(frame, starts, light)
         self.light, self.frame = light, frame
@@ -492,10 +508,14 @@ class _Search:
         from rim_tf.inference.verdict import edge_share
 
         for _ in range(_WIDENED):
-            if self.light is not None or edge_share(self.found.reconstruction.source) <= _CUT_OFF:
+            cut_off = edge_share(self.found.reconstruction.source) > _CUT_OFF
+            wider = min(_WIDER * self.source_width, _WIDER**_WIDENED * self.config.source_width)
+            if self.light is not None or not cut_off or wider <= self.source_width:
                 break
-            self.source_width *= _WIDER
-            self.found = self._fit([self.found.lens, *self.starts])
+            before, self.source_width = self._state(), wider
+            self.found = self._fit([self.found.lens, *self.starts], self.found)
+            if not self._keep_better(before):
+                break
 
     def _light_and_lens(self):
         self._beside(self.found.model_image, self.found.lens)
@@ -555,11 +575,12 @@ class _Search:
         """
         before = self._state()
         self.by_network = not self.by_network and self.joint is not None and self.joint.mass == self.estimator.mass
-        seen_before, self.estimate = self.estimate, self._estimate(self.frame, seed)
+        self.looks = self._estimate(self.frame, seed), self.estimate
+        self.estimate = self.looks[0]
         if self.by_network:
             # Not from the lens that was fitted, than which nothing is lower yet that a network finds.
             half = -(-self.config.starts // 2)
-            starts = _starts_of((self.estimate, seen_before), (half, half))
+            starts = _starts_of(self.looks, (half, half))
         else:
             starts = [self.found.lens, *self.estimate.starts(self.config.starts)]
         self.starts, self.explored = starts, False
@@ -617,6 +638,7 @@ class _Search:
 
     def _return_to(self, state):
         self.found, self.light, self.frame, self.estimate, self.path = state
+        self.source_width = self.found.source_width
 
     def _keep_better(self, state, by=0.0):
         """What stands now, where it explains the image better than `state` did, by such a share; returns by what share
@@ -699,7 +721,11 @@ class _Search:
         chi2 = []
         for seen, (found, light, *_) in zip(arcs, states, strict=True):
             is_its_own = seen.shape == found.observation.shape
-            image = found.model_image if is_its_own else self._model_image(seen, found.lens, found.n_rim_steps)
+            image = (
+                found.model_image
+                if is_its_own
+                else self._model_image(seen, found.lens, found.n_rim_steps, found.source_width)
+            )
             # A frame shows nothing where it is masked itself.
             data = self.observation.image if light is None else self.observation.image - light.model_image
             residual = middle(data, used.shape) - image
@@ -729,7 +755,7 @@ class _Search:
         given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
         if not self.by_network:
             return explore(seen, starts, self.rim, *given)
-        samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, self.seen)}.values()])
+        samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, *self.looks)}.values()])
         return self._explored_by_network(seen, starts, samples, given)
 
     def _explored_by_network(self, seen, starts, samples, given):
@@ -754,15 +780,15 @@ class _Search:
             ]
         return lenses, history
 
-    def _model_image(self, arcs, lens, n_rim_steps=None):
+    def _model_image(self, arcs, lens, n_rim_steps=None, source_width=None):
         from rim_tf.inference.optimise import model_image
 
-        return model_image(arcs, lens, self.rim, self._source_pixels(arcs), n_rim_steps)
+        return model_image(arcs, lens, self.rim, self._source_pixels(arcs, source_width), n_rim_steps)
 
-    def _source_pixels(self, arcs):
+    def _source_pixels(self, arcs, source_width=None):
         from rim_tf.inference.optimise import source_pixels_of
 
-        return source_pixels_of(arcs, self.source_width)
+        return source_pixels_of(arcs, self.source_width if source_width is None else source_width)
 
     @staticmethod
     def _factor(arcs):
@@ -796,7 +822,8 @@ class _Search:
             n_rim_steps=self.n_rim_steps,
         )
         self.path += sought.history
-        return _Found(sought, sought.ends, arcs, field_of, self.rim, self._source_pixels(arcs), self.n_rim_steps)
+        grid = self._source_pixels(arcs), self.n_rim_steps, self.source_width
+        return _Found(sought, sought.ends, arcs, field_of, self.rim, *grid)
 
     def _refit(self, starts, before=None, whole=False, roughly=False):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from spirals import lensed_spiral
 
-from rim_tf.config import SOURCE_SCALE_RATIO, PosteriorConfig
+from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig, PosteriorConfig
+from rim_tf.errors import InputError
+from rim_tf.inference import lens_samples
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
 from rim_tf.inference.valley import Valley
 from rim_tf.lens import LensParameters
@@ -57,6 +60,22 @@ def test_a_noise_map_that_is_too_small_gives_larger_errors():
     (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
     assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
     assert [each.summary()["noise_factor"] for each in (plain, wider)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("width", "times"), [(1.0, 1.0), (ModelConfig.source_width, 1.0), (2.25, 1.5)])
+def test_the_source_grid_is_no_wider_than_the_frame_unless_that_is_asked_for(monkeypatch, width, times):
+    """A lens that was fitted on a wider grid is sampled on it."""
+    given = []
+
+    def settled(arcs, lenses, model, left_over, pixels, seed):
+        given.append((max(arcs.shape), pixels))
+        raise InputError("enough")
+
+    monkeypatch.setattr(lens_samples, "settled", settled)
+    with pytest.raises(InputError, match="enough"):
+        sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(source_width=width))
+    ((arcs, pixels),) = given
+    assert pixels == min(math.ceil(width * arcs), math.ceil(times * max(observed().shape)))
 
 
 def test_draws_lie_all_over_a_valley():

@@ -123,7 +123,7 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
         drawn = [dataclasses.replace(mean) for _ in range(QUICK.starts)]
         return types.SimpleNamespace(lens=mean, uncertainty=uncertainty, starts=lambda n: [mean, *drawn][:n])
 
-    seen, before, found = look(1.2), look(1.4), types.SimpleNamespace(lens=LENS)
+    seen, before, found = look(1.2), look(1.4), types.SimpleNamespace(lens=LENS, source_width=1.5)
     search._return_to((found, None, None, before, []))
     monkeypatch.setattr(workflow._Search, "_estimate", lambda search, frame, seed: seen)
     monkeypatch.setattr(workflow._Search, "fit", lambda search: searched.append((search.by_network, search.explored)))
@@ -151,7 +151,7 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
 def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags, taken):
     """By more, where more flags say that no lens is like that."""
     search = object.__new__(workflow._Search)
-    found, other = (types.SimpleNamespace(n_nonsense=n) for n in (3, 3 + flags))
+    found, other = (types.SimpleNamespace(n_nonsense=n, source_width=1.5) for n in (3, 3 + flags))
     monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: (state or search._state())[0])
     misfit = {id(found): 1.0, id(other): chi2}
     monkeypatch.setattr(
@@ -311,11 +311,40 @@ def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
     assert cut.verdict.figures["source_edge"] > 0.01 > wider.verdict.figures["source_edge"]
     assert cut.source_fit.chi2_per_pixel > 1.05 * wider.source_fit.chi2_per_pixel
     assert wider.lens.theta_E == pytest.approx(LENS.theta_E, rel=0.01)
-    # Not beside a lens galaxy, whatever the edge shows.
-    beside = object.__new__(workflow._Search)
-    beside.light, beside.found, beside.source_width = object(), cut.lens_fit, 0.6
-    beside._widen()
-    assert (beside.found, beside.source_width) == (cut.lens_fit, 0.6)
+    assert wider.summary()["source_width"] == wider.source_width
+    # Not beside a lens galaxy, whatever the edge shows; nor where the source is dark.
+    for light, reconstruction in ((object(), cut.source_fit), (None, types.SimpleNamespace(source=np.zeros((8, 8))))):
+        search = object.__new__(workflow._Search)
+        search.light, search.config, search.source_width = light, narrow, 0.6
+        search.found = dark = types.SimpleNamespace(reconstruction=reconstruction)
+        search._widen()
+        assert search.found is dark and search.source_width == 0.6
+    # No wider than twice the step, however often a fit begins; and not where that explains the image no better.
+    cut_off = types.SimpleNamespace(reconstruction=cut.source_fit, source_width=0.6, lens=cut.lens)
+    fitted = []
+
+    def fit(search, starts, near):
+        fitted.append(search.source_width)
+        return types.SimpleNamespace(**vars(near))
+
+    monkeypatch.setattr(workflow._Search, "_fit", fit)
+    for better, expected in ((True, [0.9, 1.35]), (False, [0.9])):
+
+        def keep(search, before, better=better):
+            search.found.source_width = search.source_width
+            if not better:
+                search._return_to(before)
+            return float(better)
+
+        monkeypatch.setattr(workflow._Search, "_keep_better", keep)
+        search = object.__new__(workflow._Search)
+        search.config, search.starts = narrow, []
+        search._return_to((cut_off, None, None, None, []))
+        for _ in range(3 if better else 1):
+            search._widen()
+        np.testing.assert_allclose(fitted, expected)
+        assert search.found.source_width == search.source_width == pytest.approx(1.35 if better else 0.6)
+        fitted.clear()
     # A grid that holds the source stays as it is; and the posterior is drawn with the one of the fit.
     assert found(0.5).source_width == QUICK.source_width
     given = []
