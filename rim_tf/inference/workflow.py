@@ -233,16 +233,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     for sentence in [*search.doubts, *judged.sentences()]:
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
-    found_so = (
-        search.frame,
-        search.light,
-        search.estimate,
-        found,
-        judged,
-        seconds,
-        search.path,
-        search.found.source_width,
-    )
+    found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path, search.source_width
     result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley)
     if not config.posterior:
         return result
@@ -419,7 +410,6 @@ class _Search:
       noise: what fits are compared by, [rows, columns].
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
-      source_width: as of `ModelConfig`, likewise.
       free_of_galaxy: whether a lens galaxy was looked for and there is none.
     """
 
@@ -429,7 +419,7 @@ class _Search:
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
-        self.free_of_galaxy, self.source_width = False, config.source_width
+        self.free_of_galaxy = False
         self.by_network, self.looks = config.by_network, (seen,)
 
     def begin(self):
@@ -512,8 +502,8 @@ class _Search:
             wider = min(_WIDER * self.source_width, _WIDER**_WIDENED * self.config.source_width)
             if self.light is not None or not cut_off or wider <= self.source_width:
                 break
-            before, self.source_width = self._state(), wider
-            self.found = self._fit([self.found.lens, *self.starts], self.found)
+            before = self._state()
+            self.found = self._fit([self.found.lens, *self.starts], self.found, source_width=wider)
             if not self._keep_better(before):
                 break
 
@@ -638,7 +628,6 @@ class _Search:
 
     def _return_to(self, state):
         self.found, self.light, self.frame, self.estimate, self.path = state
-        self.source_width = self.found.source_width
 
     def _keep_better(self, state, by=0.0):
         """What stands now, where it explains the image better than `state` did, by such a share; returns by what share
@@ -785,22 +774,28 @@ class _Search:
 
         return model_image(arcs, lens, self.rim, self._source_pixels(arcs, source_width), n_rim_steps)
 
+    @property
+    def source_width(self):
+        """Of the source grid, as of `ModelConfig`: that of what was found."""
+        return self.config.source_width if self.found is None else self.found.source_width
+
     def _source_pixels(self, arcs, source_width=None):
         from rim_tf.inference.optimise import source_pixels_of
 
-        return source_pixels_of(arcs, self.source_width if source_width is None else source_width)
+        return source_pixels_of(arcs, source_width or self.source_width)
 
     @staticmethod
     def _factor(arcs):
         """How many pixels are seen as one while the lens is searched: time grows with their number."""
         return -(-max(arcs.shape) // _SEARCHED)
 
-    def _fit(self, starts, near=None, before=None, whole=False, roughly=False):
+    def _fit(self, starts, near=None, before=None, whole=False, roughly=False, source_width=None):
         """`_Found` from starts of which the best few are known, or from near a `_Found`; slopes of the fit `before` may
-        still hold.
+        still hold. The source grid is as wide as that of what stands, unless another width is given.
         """
         from rim_tf.inference.optimise import coarsened, refine
 
+        source_width = source_width or self.source_width
         field_of = starts[0]
         if near is not None and not _is_of_other_size(near.field_of, field_of):
             # Chi^2 of another frame has other ripples.
@@ -816,13 +811,13 @@ class _Search:
             n_steps=0 if self.config.fast else _LAST_STEPS if whole and not roughly else _STEPS,
             progress=self._told,
             before=None if before is None else before.sought,
-            source_pixels=self._source_pixels(seen),
+            source_pixels=self._source_pixels(seen, source_width),
             prior=_prior(self.light),
             roughly=roughly,
             n_rim_steps=self.n_rim_steps,
         )
         self.path += sought.history
-        grid = self._source_pixels(arcs), self.n_rim_steps, self.source_width
+        grid = self._source_pixels(arcs, source_width), self.n_rim_steps, source_width
         return _Found(sought, sought.ends, arcs, field_of, self.rim, *grid)
 
     def _refit(self, starts, before=None, whole=False, roughly=False):

@@ -315,23 +315,22 @@ def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
     # Not beside a lens galaxy, whatever the edge shows; nor where the source is dark.
     for light, reconstruction in ((object(), cut.source_fit), (None, types.SimpleNamespace(source=np.zeros((8, 8))))):
         search = object.__new__(workflow._Search)
-        search.light, search.config, search.source_width = light, narrow, 0.6
-        search.found = dark = types.SimpleNamespace(reconstruction=reconstruction)
+        search.light, search.config = light, narrow
+        search.found = dark = types.SimpleNamespace(reconstruction=reconstruction, source_width=0.6)
         search._widen()
         assert search.found is dark and search.source_width == 0.6
     # No wider than twice the step, however often a fit begins; and not where that explains the image no better.
     cut_off = types.SimpleNamespace(reconstruction=cut.source_fit, source_width=0.6, lens=cut.lens)
     fitted = []
 
-    def fit(search, starts, near):
-        fitted.append(search.source_width)
-        return types.SimpleNamespace(**vars(near))
+    def fit(search, starts, near, source_width):
+        fitted.append(source_width)
+        return types.SimpleNamespace(**vars(near) | {"source_width": source_width})
 
     monkeypatch.setattr(workflow._Search, "_fit", fit)
     for better, expected in ((True, [0.9, 1.35]), (False, [0.9])):
 
         def keep(search, before, better=better):
-            search.found.source_width = search.source_width
             if not better:
                 search._return_to(before)
             return float(better)
@@ -434,7 +433,8 @@ def test_the_network_searches_and_alone_it_fits_nothing():
             np.testing.assert_allclose(result.lens.as_tuple(), result.path[-1]["lens"], rtol=1e-5, atol=1e-6)
     assert set(stages["search"]) == set(stages["fast"]) == {"network", "fine"}
     # Where each source grid begins, and no step on it.
-    assert stages["fast"].count("fine") <= 1 + workflow._WIDENED < stages["search"].count("fine")
+    widened = round(np.log(result.source_width / QUICK.source_width) / np.log(workflow._WIDER))
+    assert stages["fast"].count("fine") == 1 + widened < stages["search"].count("fine")
     assert "coarse" not in stages["search"]
 
 
