@@ -45,7 +45,8 @@ class LensEstimate:
     @property
     def uncertainty(self):
         """Standard deviation of theta_E over theta_E."""
-        return float(np.sqrt(self.covariance[0, 0]) / self.lens.theta_E)
+        radius = self.lens.mass.radius
+        return float(np.sqrt(self.covariance[radius, radius]) / self.lens.theta_E)
 
     def starts(self, n):
         """The first n of: the mean, those of `others`, then samples, as lenses."""

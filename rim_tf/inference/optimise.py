@@ -281,7 +281,7 @@ def choose(
     problem, starts = _fit_of(observation, lenses, model, left_over, source_pixels, prior)
     descent, history = problem.descent(observation, problem.n_rim_steps, starts, 1, _GAIN), []
     descent.run(0, "network", history, _Told(None, 0))
-    descent.keep(n, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
+    descent.keep(n, problem.doubt(descent, expected))
     return [lens_of(problem.first.mass, each) for each in descent.lenses()], history
 
 
@@ -425,7 +425,7 @@ class _Fit:
         descent = self.descent(seen, n_rim_steps, starts, factor, _COARSE_GAIN, roughly=True)
         for n, kept in zip(_COARSE_STEPS, _KEPT, strict=True):
             descent.run(n, "coarse", history, told)
-            descent.keep(kept, 1.0 if expected is None else _doubt(descent.lenses()[:, 0], *expected))
+            descent.keep(kept, self.doubt(descent, expected))
         return descent.lenses()
 
     def refined(self, starts, n_steps, target_chi2, history, told):
@@ -447,6 +447,10 @@ class _Fit:
         view = View(seen, self.model, self.first.mass, n_rim_steps, pixels)
         misfit = Misfit(view, held, self.is_fixed, self.prior, left_over)
         return Descent(misfit, self.first.theta_E, starts, gain, roughly)
+
+    def doubt(self, descent, expected):
+        """As `_doubt`, of the lenses of a `Descent`; 1 where nothing is expected."""
+        return 1.0 if expected is None else _doubt(descent.lenses()[:, self.first.mass.radius], *expected)
 
     def sought(self, descent, history):
         first = self.first

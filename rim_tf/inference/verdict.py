@@ -276,7 +276,7 @@ def _disagreement(lens_fit, sky_noise):
     """Largest difference in theta_E between the end that counts and those that fit as well or better, as a share."""
     chi2, lenses = (np.array(lens_fit.ends[name]) for name in ("chi2_per_pixel", "lens"))
     as_good = (chi2 - chi2[0]) * lens_fit.ends["n_pixels"] / sky_noise**2 < 9
-    theta_E = lenses[:, 0]
+    theta_E = lenses[:, lens_fit.lens.mass.radius]
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
 
 

@@ -475,7 +475,7 @@ class _Search:
         chi2 = []
         for frame, each in ((taken_off, lens), (without, others[0])):
             arcs = self._arcs(frame, largest)
-            chi2.append(_mean_square(arcs, self._model_image(arcs, each), arcs.noise))
+            chi2.append(_mean_square(arcs.image - self._model_image(arcs, each), arcs.noise, arcs.mask))
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
@@ -523,7 +523,7 @@ class _Search:
         noise, used, neighbours_of = arcs.noise, arcs.mask, lens
         image = self._model_image(arcs, lens)
         for _ in range(_STEPS_WITH_SOURCE):
-            before, chi2 = self.light, _mean_square(arcs, image, noise, used)
+            before, chi2 = self.light, _mean_square(arcs.image - image, noise, used)
             factor = self._factor(arcs)
             seen = coarsened(arcs, factor)
             tangent = Tangent(seen, lens, self.rim, self._source_pixels(seen))
@@ -540,7 +540,7 @@ class _Search:
                 frame = _without_neighbours(light, neighbours_of)
                 arcs = self._arcs(frame, self.found.field_of)
                 image = self._model_image(arcs, there)
-                if _mean_square(arcs, image, noise, used) < chi2:
+                if _mean_square(arcs.image - image, noise, used) < chi2:
                     self.light, self.frame, lens = light, frame, there
                     break
             else:
@@ -579,8 +579,6 @@ class _Search:
         for lens in self._of_other_sizes():
             if self.judged().settled:
                 return
-            if not _is_of_other_size(lens, self.found.lens):
-                continue
             before = self._state()
             # Its own fit to the end: the galaxy's light is another one beside a lens of another size.
             self.starts, self.explored = [lens], True
@@ -612,16 +610,16 @@ class _Search:
         self.found = dataclasses.replace(self.found, ends=ends)
 
     def _of_other_sizes(self):
-        """The estimator's lens, as it is, smaller and larger, where that is another one than was found."""
+        """The estimator's lens, as it is, smaller and larger, each where that is another one than what stands then."""
         from rim_tf.lens import lens_of
 
         mean, off = self.estimate.lens, _OTHER_SIZES * max(self.estimate.uncertainty, _SAME_FIELD)
-        lenses = []
         for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
             values = list(mean.as_tuple())
             values[mean.mass.radius] = theta_E
-            lenses.append(lens_of(mean.mass, values))
-        return [each for each in lenses if _is_of_other_size(each, self.found.lens)]
+            lens = lens_of(mean.mass, values)
+            if _is_of_other_size(lens, self.found.lens):
+                yield lens
 
     def _state(self):
         return self.found, self.light, self.frame, self.estimate, list(self.path)
@@ -661,9 +659,10 @@ class _Search:
     def _steps_that_explain_most(self):
         """As `n_rim_steps`: more than in training where the RIM then explains the image as well or better."""
         found, more = self.found, round(_LONGER * self.rim.config.n_steps)
+        seen = found.observation
         usual, longer = (
-            _mean_square(found.observation, image, found.observation.noise)
-            for image in (found.model_image, self._model_image(found.observation, found.lens, more))
+            _mean_square(seen.image - image, seen.noise, seen.mask)
+            for image in (found.model_image, self._model_image(seen, found.lens, more))
         )
         # The lens was fitted with as many as in training, into whose ripples it fell.
         return more if longer < (1 + _ROUND_GAIN) * usual else None
@@ -717,8 +716,7 @@ class _Search:
             )
             # A frame shows nothing where it is masked itself.
             data = self.observation.image if light is None else self.observation.image - light.model_image
-            residual = middle(data, used.shape) - image
-            chi2.append(float(((residual[used] / noise[used]) ** 2).mean()))
+            chi2.append(_mean_square(middle(data, used.shape) - image, noise, used))
         return *chi2, int(used.sum())
 
     def _estimate(self, frame, seed):
@@ -855,10 +853,9 @@ def _is_of_other_size(lens, other):
     return abs(lens.theta_E / other.theta_E - 1) > _SAME_FIELD
 
 
-def _mean_square(observation, model_image, noise, used=None):
-    """Of the residual over a noise, over the pixels that are used."""
-    used = observation.mask if used is None else used
-    return float((((observation.image - model_image)[used] / noise[used]) ** 2).mean())
+def _mean_square(residual, noise, used):
+    """Of a residual over a noise, over the pixels that are used."""
+    return float(((residual[used] / noise[used]) ** 2).mean())
 
 
 def _left_over(light, arcs, factor):

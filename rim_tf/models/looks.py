@@ -59,7 +59,7 @@ def judge(head, field, factor, mass, seed=0):
         field: as given.
         doubt: standard deviation of theta_E over theta_E, times `factor`: the look of the smallest counts.
     """
-    n, size = len(LOOKS), mass.size
+    n, size, radius = len(LOOKS), mass.size, mass.radius
     samples = LensPosterior(head, mass).sample(_SAMPLES, seed, shared=True)
     lens, covariance = _moments(samples)
     return {
@@ -67,7 +67,7 @@ def judge(head, field, factor, mass, seed=0):
         "lens": ops.reshape(lens, (-1, n, size)),
         "covariance": ops.reshape(covariance, (-1, n, size, size)),
         "field": field,
-        "doubt": ops.reshape(ops.sqrt(covariance[:, 0, 0]) / lens[:, 0], (-1, n)) * factor,
+        "doubt": ops.reshape(ops.sqrt(covariance[:, radius, radius]) / lens[:, radius], (-1, n)) * factor,
     }
 
 

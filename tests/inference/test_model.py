@@ -72,9 +72,8 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
         workflow.model(observation, QUICK)
     (search,) = kept
     right = search._state()
-    assert search._of_other_sizes() != [] and all(
-        abs(each.theta_E / search.found.lens.theta_E - 1) > 0.05 for each in search._of_other_sizes()
-    )
+    others = list(search._of_other_sizes())
+    assert others and all(abs(each.theta_E / search.found.lens.theta_E - 1) > 0.05 for each in others)
     small = dataclasses.replace(right[0], field_of=dataclasses.replace(LENS, theta_E=0.6))
     small = dataclasses.replace(small, sought=types.SimpleNamespace(lens=dataclasses.replace(LENS, theta_E=0.6)))
     small = dataclasses.replace(small, observation=search._arcs(search.frame, small.lens))
