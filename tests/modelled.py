@@ -91,8 +91,9 @@ def modelled():
         fit = LensFit(lens, path, reconstruct(cropped(frame, 1.0), lens, rim), 1e-4 * np.eye(7), ends)
     estimate = estimate_lens(frame, estimator)
     parameters = {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
-    masked = np.zeros(observation.shape, bool)
-    fitted = LensLightFit(frame, light, parameters, np.zeros(6), np.array([0.25]), masked, np.ones((1, *masked.shape)))
+    nowhere = np.zeros(observation.shape)
+    given = np.zeros(8), np.array([0.25]), nowhere > 0, nowhere, np.ones((1, *nowhere.shape))
+    fitted = LensLightFit(frame, light, parameters, *given)
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path, 1.5)
 
 

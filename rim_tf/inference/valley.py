@@ -21,11 +21,13 @@ from rim_tf.physics.mass.model import MassModel
 # Where theta_E is led, as shares of it; and the steps in which all else follows.
 _PLACES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
 _STEPS = 3
-# A side ends where chi^2 per pixel is higher than at the lowest place by so much.
+# A side ends where chi^2 per pixel is higher than at the lowest place by so much, unless it is said to end before.
 _TOO_HIGH = 0.03
 # Chi^2 is known no better than its ripples are high: a place that is lower by so much is as likely. Counted on mocks
 # (docs/ERRORS.md).
 RIPPLE = 3.0
+# Where it is higher by more, a lens lies in one of a thousand cases.
+UNLIKELY = 14 * RIPPLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,7 @@ def walk(
     prior: LensPrior | None = None,
     n_rim_steps: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    highest: float | None = None,
 ) -> Valley:
     """The valley about a lens.
 
@@ -121,6 +124,8 @@ def walk(
       prior: as there.
       n_rim_steps: as there.
       progress: as there; of places.
+      highest: a side ends where the sum of squares is higher than at the lowest place by so much; None takes 0.03 for
+        each pixel.
 
     Returns:
       `Valley`.
@@ -130,6 +135,7 @@ def walk(
     view = View(observation, model, mass, n_rim_steps, source_pixels)
     prior = (prior or LensPrior()).columns(lens)
     misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
+    highest = _TOO_HIGH * misfit.n_used if highest is None else highest
     descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
     sides, far, start = np.array([1.0, -1.0]), np.ones(2, bool), float(descent.value[0])
     descent.work_out(np.arange(2))
@@ -149,7 +155,7 @@ def walk(
         lenses += list(descent.lenses()[members])
         u += list(descent.u[members])
         chi2 += list(descent.value[members])
-        far &= descent.value < min(chi2) + _TOO_HIGH * misfit.n_used
+        far &= descent.value < min(chi2) + highest
     order = np.argsort(np.array(lenses)[:, size])
     lenses, u, chi2 = (np.array(each)[order] for each in (lenses, u, chi2))
     return Valley(lenses, u, chi2 - start, int(np.flatnonzero(order == 0)[0]), mass)

@@ -443,7 +443,7 @@ class _Search:
         self.free_of_galaxy = True  # unless one is taken off below
         if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:
             return
-        frame = _without_neighbours(light, self.seen.lens)
+        frame = _without_neighbours(light, self.seen.lens, self._neighbours(light, self.seen.lens))
         estimate = self._estimate(frame, self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
@@ -520,7 +520,7 @@ class _Search:
         from rim_tf.inference.optimise import Tangent, coarsened
 
         arcs = self._arcs(self.frame, self.found.field_of)
-        noise, used, neighbours_of = arcs.noise, arcs.mask, lens
+        noise, used, first, neighbours = arcs.noise, arcs.mask, lens, self._neighbours(self.light, lens)
         image = self._model_image(arcs, lens)
         for _ in range(_STEPS_WITH_SOURCE):
             before, chi2 = self.light, _mean_square(arcs.image - image, noise, used)
@@ -537,7 +537,7 @@ class _Search:
                 there = lens if self.config.fast else tangent.lens(share * found[1])
                 amplitudes = before.amplitudes + share * (found[0] - before.amplitudes)
                 light = lens_light.with_amplitudes(self.observation, before, amplitudes)
-                frame = _without_neighbours(light, neighbours_of)
+                frame = _without_neighbours(light, first, neighbours)
                 arcs = self._arcs(frame, self.found.field_of)
                 image = self._model_image(arcs, there)
                 if _mean_square(arcs.image - image, noise, used) < chi2:
@@ -654,7 +654,7 @@ class _Search:
             # The last walk was about where the fit has ended, unless it led elsewhere.
             found, self.valley = about[-1]
             if found is not self.found:
-                self.valley = self._valley()
+                self.valley = self._valley(for_errors=True)
 
     def _steps_that_explain_most(self):
         """As `n_rim_steps`: more than in training where the RIM then explains the image as well or better."""
@@ -675,12 +675,14 @@ class _Search:
             self._refit(lowest, whole=True, roughly=True)
         return found, valley
 
-    def _valley(self):
-        from rim_tf.inference.valley import walk
+    def _valley(self, for_errors=False):
+        """`Valley` about the lens, no farther than a lens may lie where it is for errors alone."""
+        from rim_tf.inference.valley import UNLIKELY, walk
 
         found = self.found
         left_over = _left_over(self.light, found.observation, 1)
-        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps, self._told
+        highest = UNLIKELY * self.judged().noise_factor ** 2 if for_errors else None
+        given = left_over, found.source_pixels, _prior(self.light), self.n_rim_steps, self._told, highest
         return walk(found.observation, found.lens, self.rim, *given)
 
     def _told(self, done, most):
@@ -823,6 +825,13 @@ class _Search:
         found = self._fit(starts, self.found, before, whole, roughly)
         self.found = dataclasses.replace(found, ends=self.found.ends)
 
+    def _neighbours(self, light, lens):
+        """Those of a `LensLightFit`, far from the ring of a lens and from any that the estimator holds possible."""
+        most = _AS_SURE * min(each.uncertainty for each in self.looks)
+        sure = (each for each in self.looks if each.uncertainty < most)
+        sizes = (each.lens.theta_E * (1 + _OTHER_SIZES * each.uncertainty) for each in sure)
+        return light.neighbours(lens, max(lens.theta_E, *sizes))
+
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""
         from rim_tf.inference import lens_light
@@ -830,12 +839,12 @@ class _Search:
 
         self.progress("lens light", 0, None)
         arcs = placed(model_image, self.observation.shape)
-        used = ~self.light.neighbours(lens)
+        neighbours = self._neighbours(self.light, lens)
         try:
-            self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, used)
+            self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, ~neighbours)
         except InputError:  # too few pixels for two sets of components: what was fitted around the arcs stays
             return
-        self.frame = _without_neighbours(self.light, lens)
+        self.frame = _without_neighbours(self.light, lens, neighbours)
 
 
 def _starts_of(estimates, numbers):
@@ -876,9 +885,9 @@ def _prior(light):
     return None if light is None else LensPrior(offset=CENTRED, centre=tuple(light.parameters["centre"]))
 
 
-def _without_neighbours(light, lens):
+def _without_neighbours(light, lens, neighbours):
     frame = light.doubted(lens)
-    return dataclasses.replace(frame, mask=frame.mask & ~light.neighbours(lens))
+    return dataclasses.replace(frame, mask=frame.mask & ~neighbours)
 
 
 # TensorFlow takes seconds to import: each step imports what it needs when it runs.

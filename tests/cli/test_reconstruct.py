@@ -63,8 +63,8 @@ def test_lens_light_and_lens_fit_are_written(options, monkeypatch):
     def subtract(observation, lens):
         model = np.full(observation.shape, 0.01, np.float32)
         observation = dataclasses.replace(observation, image=observation.image - model)
-        shape, amplitudes, one = np.zeros(6), np.array([0.01]), np.ones((1, *model.shape))
-        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, shape, amplitudes, ~observation.mask, one)
+        given = np.zeros(8), np.array([0.01]), ~observation.mask, np.zeros(model.shape), np.ones((1, *model.shape))
+        return lens_light.LensLightFit(observation, model, {"sky": 0.01}, *given)
 
     def fit(observation, lens, model, fixed, progress, n_rim_steps):
         assert fixed == ("x_lens", "gamma1")

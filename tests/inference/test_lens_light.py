@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from keras import ops
+from scipy import ndimage
 
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
@@ -217,13 +218,32 @@ def test_a_galaxy_is_significant_and_its_core_is_doubted():
     assert (doubted.noise[near] > 1.2 * observation.noise[near]).all()
 
 
-def test_neighbours_are_told_from_arcs():
+@pytest.mark.parametrize("linked", [False, True])
+def test_neighbours_are_told_from_arcs(linked):
+    """Though faint light may link both."""
     observation, arcs, _ = system(4.0)
     y, x = np.indices((N, N))
     spot = np.exp(-((x - 85) ** 2 + (y - 80) ** 2) / (2 * 1.5**2))
-    fit = subtract_lens_light(dataclasses.replace(observation, image=observation.image + spot), LENS)
+    link = 3 * NOISE * linked * (np.abs((x - 62) / 23 - (y - 62) / 18) < 0.3) * (x > 62) * (x < 85)
+    fit = subtract_lens_light(dataclasses.replace(observation, image=observation.image + spot + link), LENS)
+    labels, _ = ndimage.label(fit.arc_mask)
+    assert (labels[80, 85] == labels[np.unravel_index(arcs.argmax(), arcs.shape)]) == linked
     neighbours = fit.neighbours(LENS)
     assert neighbours[spot > 0.3].all() and not neighbours[arcs > 3 * NOISE].any()
+
+
+def test_a_galaxy_whose_ellipses_turn_is_taken_off():
+    """A bulge, a disc and a halo, each with an ellipticity of its own, as real galaxies have."""
+    observation, _, _ = system(4.0, with_arcs=False)
+    y, x = (np.indices((N, N)) - (N - 1) / 2) * SCALE
+    light = np.full((N, N), SKY)
+    for sigma, q, phi, level in ((0.15, 0.8, 0.3, 3.0), (0.5, 0.5, 1.3, 1.0), (1.2, 0.7, 2.6, 0.3)):
+        along, across = x * math.cos(phi) + y * math.sin(phi), y * math.cos(phi) - x * math.sin(phi)
+        light += level * np.exp(-(q * along**2 + across**2 / q) / (2 * sigma**2))
+    noise, inner = 10 * NOISE, np.s_[10:-10, 10:-10]
+    image = blurred(light, stamp()) + noise * np.random.default_rng(2).normal(size=(N, N))
+    left = subtract_lens_light(dataclasses.replace(observation, image=image, noise=noise), LENS).observation.image
+    assert np.mean((left[inner] / noise) ** 2) < 1.1
 
 
 def test_a_galaxy_without_arcs_leaves_noise():

@@ -196,7 +196,7 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         monkeypatch.setattr(workflow._Search, "_gained", gained)
 
         def walk(arcs, lens, *given):
-            walked.append((arcs, lens, given[-2]))
+            walked.append((arcs, lens, given[4]))
             places = np.array([lens.as_tuple()] * 3)
             places[:, 0] *= (0.98, 1.0, 1.02)
             return valley.Valley(places, places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
