@@ -25,7 +25,7 @@ from rim_tf.physics.psf import blur_operator
 
 # Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples.
 _WIDENING = 1.7
-# Sets of ellipticities: three, as a bulge with a disc and a halo has. With fewer, what was left of discs and halos went
+# Sets of ellipticities: three, as a bulge with a disc and a halo has. With fewer what was left of discs and halos went
 # to the source: of eight real lenses whose theta_E was more than 3 % off with two sets, three bring five within 3 %.
 _GROUPS = 3
 # No galaxy is smooth to better than this share of its light, whatever the noise map says about its centre.
@@ -59,8 +59,8 @@ _OUTSHINES = 4.0
 _CHANGES, _CHANGES_PRIOR, _LEAST_CHANGE = 24, 0.1, 0.003
 # How far a lens may go at once, in careful steps.
 _LONGEST_STEP = 5.0
-# What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring; each level
-# is so many times as high as the last.
+# What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring; each
+# level is so many times as high as the last.
 _NEIGHBOUR, _PROMINENT, _HIGHER = 1.7, 2.0, 1.5
 
 
