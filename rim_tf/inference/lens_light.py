@@ -2,7 +2,7 @@
 
 A multi-Gaussian expansion (Emsellem et al. 1994; Cappellari 2002): a sum of concentric elliptical Gaussians
 with widths on a logarithmic grid follows any smooth galaxy, and its amplitudes, which must not be negative,
-are a linear problem. Only the centre and two ellipticities are left for a non-linear fit.
+are a linear problem. Only the centre and three ellipticities are left for a non-linear fit.
 """
 
 import dataclasses
@@ -125,11 +125,11 @@ class LensLightFit:
         """
         theta_E = lens.theta_E if theta_E is None else theta_E
         near = radius_about(lens, self.observation) < _NEIGHBOUR * theta_E
-        found = np.zeros(near.shape, bool)
-        top = float(np.max(self.standing_out, where=~near, initial=_CLUMP))
+        found, standing_out = np.zeros(near.shape, bool), np.where(self.observation.mask, self.standing_out, 0.0)
+        top = float(np.max(standing_out, where=~near, initial=_CLUMP))
         for level in np.geomspace(_CLUMP, top, math.ceil(math.log(top / _CLUMP) / math.log(_HIGHER)) + 1):
-            labels, n = ndimage.label(_above(level, self.standing_out))
-            peaks = ndimage.maximum(self.standing_out, labels, np.arange(n + 1))
+            labels, n = ndimage.label(_above(level, standing_out))
+            peaks = ndimage.maximum(standing_out, labels, np.arange(n + 1))
             apart = peaks > _PROMINENT * level
             apart[np.append(np.unique(labels[near]), 0)] = False
             found |= apart[labels]

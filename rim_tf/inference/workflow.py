@@ -329,8 +329,9 @@ _ROUND_GAIN = 0.003
 _FAINT_GALAXY, _BRIGHT_CORE = 0.2, 1.0
 # Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
 _GALAXY_GAIN = 0.02
-# Lenses of other sizes than the estimator's are so many standard deviations smaller and larger.
-_OTHER_SIZES = 2.0
+# Lenses of other sizes than the estimator's are so many standard deviations smaller and larger; where it is asked what
+# is far from any ring, they are at most so many times as large.
+_OTHER_SIZES, _LARGEST = 2.0, 1.3
 # And must explain the image by such a share better than what was found by a search, which looked at all.
 _OTHER_GAIN = 0.03
 # What a flag that says that no lens is like that weighs, as a share of chi^2.
@@ -443,11 +444,12 @@ class _Search:
         self.free_of_galaxy = True  # unless one is taken off below
         if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:
             return
-        frame = _without_neighbours(light, self.seen.lens, self._neighbours(light, self.seen.lens))
-        estimate = self._estimate(frame, self.config.seed)
+        estimate = self._estimate(self._without_neighbours(light, self.seen.lens), self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
         n_seen = self.config.starts // 3
         self.looks = estimate, self.seen
+        # What is far from the ring is another question now.
+        frame = self._without_neighbours(light, self.seen.lens)
         starts = _starts_of(self.looks, (self.config.starts - n_seen, n_seen))
         self.estimate = min(self.seen, estimate, key=lambda each: each.uncertainty)
         with_light, path = self._explore(frame, starts, light)
@@ -537,7 +539,7 @@ class _Search:
                 there = lens if self.config.fast else tangent.lens(share * found[1])
                 amplitudes = before.amplitudes + share * (found[0] - before.amplitudes)
                 light = lens_light.with_amplitudes(self.observation, before, amplitudes)
-                frame = _without_neighbours(light, first, neighbours)
+                frame = self._without_neighbours(light, first, neighbours)
                 arcs = self._arcs(frame, self.found.field_of)
                 image = self._model_image(arcs, there)
                 if _mean_square(arcs.image - image, noise, used) < chi2:
@@ -610,15 +612,16 @@ class _Search:
         self.found = dataclasses.replace(self.found, ends=ends)
 
     def _of_other_sizes(self):
-        """The estimator's lens, as it is, smaller and larger, each where that is another one than what stands then."""
+        """The estimator's lens, as it is, smaller and larger, each where nothing such was found yet."""
         from rim_tf.lens import lens_of
 
         mean, off = self.estimate.lens, _OTHER_SIZES * max(self.estimate.uncertainty, _SAME_FIELD)
+        began = self.found.lens
         for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
             values = list(mean.as_tuple())
             values[mean.mass.radius] = theta_E
             lens = lens_of(mean.mass, values)
-            if _is_of_other_size(lens, self.found.lens):
+            if all(_is_of_other_size(lens, each) for each in (began, self.found.lens)):
                 yield lens
 
     def _state(self):
@@ -826,11 +829,15 @@ class _Search:
         self.found = dataclasses.replace(found, ends=self.found.ends)
 
     def _neighbours(self, light, lens):
-        """Those of a `LensLightFit`, far from the ring of a lens and from any that the estimator holds possible."""
-        most = _AS_SURE * min(each.uncertainty for each in self.looks)
-        sure = (each for each in self.looks if each.uncertainty < most)
-        sizes = (each.lens.theta_E * (1 + _OTHER_SIZES * each.uncertainty) for each in sure)
-        return light.neighbours(lens, max(lens.theta_E, *sizes))
+        """Those of a `LensLightFit`: far from the ring of a lens, and from what the estimator sees, or larger ones."""
+        larger = (min(1 + _OTHER_SIZES * each.uncertainty, _LARGEST) * each.lens.theta_E for each in self.looks)
+        return light.neighbours(lens, max([lens.theta_E, *larger]))
+
+    def _without_neighbours(self, light, lens, neighbours=None):
+        """The frame without lens light and neighbours, where these are known already or not."""
+        frame = light.doubted(lens)
+        neighbours = self._neighbours(light, lens) if neighbours is None else neighbours
+        return dataclasses.replace(frame, mask=frame.mask & ~neighbours)
 
     def _beside(self, model_image, lens):
         """The lens galaxy fitted again beside the arcs of a model image."""
@@ -842,9 +849,9 @@ class _Search:
         neighbours = self._neighbours(self.light, lens)
         try:
             self.light = lens_light.subtract_beside_source(self.observation, self.light, arcs, ~neighbours)
-        except InputError:  # too few pixels for two sets of components: what was fitted around the arcs stays
+        except InputError:  # too few pixels for all its components: what was fitted around the arcs stays
             return
-        self.frame = _without_neighbours(self.light, lens, neighbours)
+        self.frame = self._without_neighbours(self.light, lens, neighbours)
 
 
 def _starts_of(estimates, numbers):
@@ -883,11 +890,6 @@ def _prior(light):
     from rim_tf.inference.misfit import LensPrior
 
     return None if light is None else LensPrior(offset=CENTRED, centre=tuple(light.parameters["centre"]))
-
-
-def _without_neighbours(light, lens, neighbours):
-    frame = light.doubted(lens)
-    return dataclasses.replace(frame, mask=frame.mask & ~neighbours)
 
 
 # TensorFlow takes seconds to import: each step imports what it needs when it runs.

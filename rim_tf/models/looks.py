@@ -61,7 +61,7 @@ def judge(head, field, factor, mass, seed=0):
     """
     n, size, radius = len(LOOKS), mass.size, mass.radius
     samples = LensPosterior(head, mass).sample(_SAMPLES, seed, shared=True)
-    lens, covariance = _moments(samples)
+    lens, covariance = _moments(samples, radius)
     return {
         "samples": ops.reshape(samples, (-1, n, _SAMPLES, size)),
         "lens": ops.reshape(lens, (-1, n, size)),
@@ -80,12 +80,12 @@ def surest(looks):
     }
 
 
-def _moments(samples):
-    """Centre and covariance of samples [batch, n, parameters], as `judge` states them."""
+def _moments(samples, radius):
+    """Centre and covariance of samples [batch, n, parameters], as `judge` states them; column `radius` is theta_E."""
     n = samples.shape[1]
     mean = ops.mean(samples, axis=1)
     offset = samples - mean[:, None]
     covariance = ops.matmul(ops.swapaxes(offset, 1, 2), offset) / (n - 1)
-    ordered = ops.sort(samples[:, :, 0], axis=1)
+    ordered = ops.sort(samples[:, :, radius], axis=1)
     median = (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
-    return ops.concatenate([median[:, None], mean[:, 1:]], axis=1), covariance
+    return ops.concatenate([mean[:, :radius], median[:, None], mean[:, radius + 1 :]], axis=1), covariance

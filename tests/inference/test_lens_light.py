@@ -104,7 +104,7 @@ def test_the_parameters_describe_the_galaxy():
     flux = np.array([2 * math.pi * c["amplitude"] * c["sigma"] ** 2 for c in parameters["components"]])
     e = [(1 - c["q"]) / (1 + c["q"]) * np.exp(2j * c["phi"]) for c in parameters["components"]]
     mean = (flux * e).sum() / flux.sum()
-    # A second set of ellipticities fits some noise: a few hundredths of the light.
+    # More sets of ellipticities fit some noise: a few hundredths of the light.
     assert abs(mean - (1 - Q) / (1 + Q) * np.exp(2j * PHI)) < 0.02
     assert parameters["components"][0]["x"] == pytest.approx(CENTRE[0], abs=0.1 * SCALE)
     assert parameters["components"][0]["y"] == pytest.approx(CENTRE[1], abs=0.1 * SCALE)
@@ -230,6 +230,8 @@ def test_neighbours_are_told_from_arcs(linked):
     assert (labels[80, 85] == labels[np.unravel_index(arcs.argmax(), arcs.shape)]) == linked
     neighbours = fit.neighbours(LENS)
     assert neighbours[spot > 0.3].all() and not neighbours[arcs > 3 * NOISE].any()
+    # Not where the ring may be so large that the spot is part of it.
+    assert not fit.neighbours(LENS, 1.6 * LENS.theta_E)[spot > 0.3].any()
 
 
 def test_a_galaxy_whose_ellipses_turn_is_taken_off():

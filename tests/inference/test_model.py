@@ -180,7 +180,7 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         warnings.simplefilter("ignore", InputWarning)
         workflow.model(observation, config, rim=rim, estimator=estimator)
         monkeypatch.undo()
-        (search,), asked, refitted, walked = kept, iter(gains), [], []
+        (search,), asked, refitted, walked, limits = kept, iter(gains), [], [], []
 
         def refit(search, starts, **how):
             refitted.append((starts, how))
@@ -197,6 +197,7 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
 
         def walk(arcs, lens, *given):
             walked.append((arcs, lens, given[4]))
+            limits.append(given[-1])
             places = np.array([lens.as_tuple()] * 3)
             places[:, 0] *= (0.98, 1.0, 1.02)
             return valley.Valley(places, places, np.array([-1.0, 0.0, 1.0]), 1, lens.mass)
@@ -213,6 +214,9 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         n_walked = walks + gains[-1]
         assert walked == n_walked * [(search.found.observation, here, 15)] and search.n_rim_steps == 15
         assert search.valley.start == 1
+        # For errors alone no farther than a lens may lie.
+        far = valley.UNLIKELY * search.judged().noise_factor ** 2
+        assert limits == walks * [None] + gains[-1] * [pytest.approx(far)]
         # Where the noise map is wrong nothing is led away, and the valley is known all the same.
         n_refitted, honest = len(refitted), workflow._HONEST
         monkeypatch.setattr(workflow, "_HONEST", 0.5)

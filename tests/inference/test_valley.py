@@ -52,7 +52,8 @@ def test_a_side_ends_where_chi2_has_risen_too_far(monkeypatch):
         monkeypatch.setattr(valley, "_TOO_HIGH", too_high)
         sides.append(len(walk(observed(), TRUTH, model).rise))
     assert sides == [3, 7]
-    assert len(walk(observed(), TRUTH, model, highest=-np.inf).rise) == 3
+    # A single place that is too high may be a ripple.
+    assert len(walk(observed(), TRUTH, model, highest=-np.inf).rise) == 5
 
 
 def test_any_mass_model_has_a_valley(monkeypatch):
