@@ -43,6 +43,19 @@ def test_samples_have_the_mean_and_the_covariance_that_are_stated(network, obser
     np.testing.assert_allclose(found.distance(off, centred), [0, 0, 0, 2 / np.sqrt(5), 0, 0, 0], atol=1e-9)
 
 
+def test_theta_E_is_where_the_mass_model_has_it(observation):
+    keras.utils.set_random_seed(1)
+    network = build_model(dataclasses.replace(SMALL_ESTIMATOR, mass=("shear", "sie")))
+    found = estimate_lens(observation, network)
+    radius = found.lens.mass.radius
+    assert found.lens.mass.names[radius] == "theta_E" and radius != 0
+    drawn = found.samples[:, radius]
+    assert found.lens.theta_E == pytest.approx(np.median(drawn), rel=1e-5)
+    assert found.uncertainty == pytest.approx(drawn.std(ddof=1) / np.median(drawn), rel=1e-4)
+    others = np.delete(np.arange(len(found.samples[0])), radius)
+    np.testing.assert_allclose(np.array(found.lens.as_tuple())[others], found.samples.mean(0)[others], atol=1e-5)
+
+
 def test_the_same_seed_draws_the_same_lenses(network, observation):
     one, two, other = (estimate_lens(observation, network, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.samples, two.samples)

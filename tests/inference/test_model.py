@@ -294,6 +294,18 @@ def test_the_posterior_is_drawn_all_over_the_valley(monkeypatch):
     assert given[0][-1] is result.valley
 
 
+def test_what_may_belong_to_the_largest_ring_that_is_seen_is_no_neighbour():
+    search = object.__new__(workflow._Search)
+    seen = ((1.2, 0.05), (1.5, 0.02), (1.4, 0.5))
+    search.looks = [types.SimpleNamespace(lens=types.SimpleNamespace(theta_E=t), uncertainty=u) for t, u in seen]
+    light = types.SimpleNamespace(neighbours=lambda lens, theta_E: theta_E)
+    # Two standard deviations more, and 1.3 times as much at the most.
+    assert search._neighbours(light, LENS) == pytest.approx(1.3 * 1.4)
+    search.looks = search.looks[:2]
+    assert search._neighbours(light, LENS) == pytest.approx(1.04 * 1.5)
+    assert search._neighbours(light, dataclasses.replace(LENS, theta_E=2.0)) == 2.0
+
+
 def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
     lens, source, scale = draw_system(28, 40, 0.13, LENS)
     observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
