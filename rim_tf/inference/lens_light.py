@@ -59,9 +59,9 @@ _OUTSHINES = 4.0
 _CHANGES, _CHANGES_PRIOR, _LEAST_CHANGE = 24, 0.1, 0.003
 # How far a lens may go at once, in careful steps.
 _LONGEST_STEP = 5.0
-# What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring; each
-# level is so many times as high as the last.
-_NEIGHBOUR, _PROMINENT, _HIGHER = 1.7, 2.0, 1.5
+# What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring, down to
+# where it is one with what is inside so many; each level is so many times as high as the next.
+_NEIGHBOUR, _PROMINENT, _RING, _HIGHER = 1.7, 1.5, 1.3, 1.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,16 +123,16 @@ class LensLightFit:
           lens: any; only theta_E and the centre are used.
           theta_E: of the largest ring that there may be [arcsec]; None takes that of the lens.
         """
-        theta_E = lens.theta_E if theta_E is None else theta_E
-        near = radius_about(lens, self.observation) < _NEIGHBOUR * theta_E
-        found, standing_out = np.zeros(near.shape, bool), np.where(self.observation.mask, self.standing_out, 0.0)
-        top = float(np.max(standing_out, where=~near, initial=_CLUMP))
-        for level in np.geomspace(_CLUMP, top, math.ceil(math.log(top / _CLUMP) / math.log(_HIGHER)) + 1):
+        radius = radius_about(lens, self.observation) / (lens.theta_E if theta_E is None else theta_E)
+        found, standing_out = np.zeros(radius.shape, bool), np.where(self.observation.mask, self.standing_out, 0.0)
+        top = float(np.max(standing_out, where=radius > _NEIGHBOUR, initial=_CLUMP))
+        for level in np.geomspace(top, _CLUMP, math.ceil(math.log(top / _CLUMP) / math.log(_HIGHER)) + 1):
             labels, n = ndimage.label(_above(level, standing_out))
-            peaks = ndimage.maximum(standing_out, labels, np.arange(n + 1))
-            apart = peaks > _PROMINENT * level
-            apart[np.append(np.unique(labels[near]), 0)] = False
-            found |= apart[labels]
+            each = np.arange(n + 1)
+            nearest = ndimage.minimum(radius, labels, each)
+            is_one = (nearest > _NEIGHBOUR) & (ndimage.maximum(standing_out, labels, each) > _PROMINENT * level)
+            grows = (nearest > _RING) & (ndimage.maximum(found, labels, each) > 0)
+            found |= (labels > 0) & (is_one | grows)[labels]
         return ndimage.binary_dilation(found, iterations=_WINGS)
 
 
