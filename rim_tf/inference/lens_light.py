@@ -25,8 +25,8 @@ from rim_tf.physics.psf import blur_operator
 
 # Each Gaussian is wider than the last by this factor; below 2 their sum has no visible ripples.
 _WIDENING = 1.7
-# Sets of ellipticities: three, as a bulge with a disc and a halo has. With fewer what was left of discs and halos went
-# to the source: of eight real lenses whose theta_E was more than 3 % off with two sets, three bring five within 3 %.
+# Sets of ellipticities: three, as a bulge with a disc and a halo has. Of 62 real lenses without their galaxies the
+# estimator misses theta_E by more than 6 % in 11 where there are two sets, and in 7 where there are three.
 _GROUPS = 3
 # No galaxy is smooth to better than this share of its light, whatever the noise map says about its centre.
 _SMOOTHNESS = 0.02
