@@ -220,8 +220,7 @@ def with_amplitudes(observation: Observation, previous: LensLightFit, amplitudes
       amplitudes: [components + 1].
     """
     galaxy = _Galaxy(observation, *_coordinates(observation))
-    known = previous.arc_mask, previous.standing_out
-    return _subtracted(observation, galaxy, previous.shape, amplitudes, *known)
+    return _subtracted(observation, galaxy, previous.shape, amplitudes, previous.arc_mask, previous.standing_out)
 
 
 def step_with_source(
