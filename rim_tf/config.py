@@ -120,7 +120,7 @@ class EstimatorConfig:
     """Whether it sees an image and its three mirror images at prediction, and pools what it finds in them."""
     stretch: tuple[Annotated[float, Limits(least=0.1, most=10)], ...] = ()
     """By what the posterior of each parameter is stretched about its mean; empty for nothing. `training.publish` finds
-    it on mocks: the pool of mirror images is too wide without it."""
+    it on mocks: the pool of mirror images is too wide without it, and a network that the clock stopped too sure."""
     type: Literal["estimator"] = "estimator"
     """Its name in MODELS."""
 
@@ -193,6 +193,8 @@ class JointConfig:
     """Source pixel over image pixel that it was trained with."""
     through_rays: bool = False
     """Let the gradient of the loss pass through the rays that are traced, and not through the lens's moves alone."""
+    stretch: tuple[Annotated[float, Limits(least=0.1, most=10)], ...] = ()
+    """As of `EstimatorConfig`."""
     type: Literal["joint"] = "joint"
     """Its name in MODELS."""
 

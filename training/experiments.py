@@ -247,6 +247,11 @@ EXPERIMENTS = {
     "estimator-small": _ESTIMATOR,
     # Its network sees 192 pixels, to which the frames are interpolated; dropout wants a lower rate.
     "estimator-paper": dataclasses.replace(
-        _ESTIMATOR, model=ESTIMATOR_PAPER, learning_rate=1e-4, batch_size=32, n_steps=100_000
+        _ESTIMATOR,
+        model=ESTIMATOR_PAPER,
+        learning_rate=1e-4,
+        batch_size=32,
+        n_steps=100_000,
+        steps_per_epoch=100,
     ),
 }

@@ -32,6 +32,16 @@ PIXELS = {"above their errors": (1.0, np.inf), "below their errors": (-np.inf, 1
 _BINS = 200
 
 
+def calibrated(model, stamps, n):
+    """As `lens_figures.calibrated`, of a `JointRIM`, on TEST_SETS."""
+    estimator = load_pretrained(model.config.estimator, "estimator")
+
+    def head_of(model, inputs):
+        return model(first_guess(estimator, inputs))["head"]
+
+    return lens_figures.calibrated(model, stamps, n, sets=TEST_SETS, head_of=head_of)
+
+
 def measure(model, stamps, mocks, n, batch_size=20, stream="test"):
     """As `lens_figures.measure`, with more columns: rms [% of the peak] and chi2 per pixel of the source, true_rms and
     true_chi2 of what the RIM `small` finds with the true lens, each [n]; and of the source's pixels of each kind a

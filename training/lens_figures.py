@@ -35,26 +35,28 @@ _STRETCHES = np.linspace(0.5, 1.5, 101).round(2)
 _OUTLIER = 5.0
 
 
-def calibrated(model, stamps, n, batch_size=20, stream="validation"):
-    """The same `Estimator` with the `stretch` that brings the coverage of each parameter nearest to what it should be,
-    in that of TEST_SETS where it is farthest from it.
+def calibrated(model, stamps, n, batch_size=20, stream="validation", sets=None, head_of=None):
+    """The same network with the `stretch` that brings the coverage of each parameter nearest to what it should be, in
+    that of the test sets where it is farthest from it.
 
     Args:
-      model: `Estimator`; its own `stretch` does not count.
+      model: one whose settings have a `stretch`; its own does not count.
       stamps: `GalaxyStamps` that it was not trained on.
-      n: lenses of each of TEST_SETS.
+      n: lenses of each test set.
       batch_size: of one call of the network.
       stream: name of the stream that the lenses are drawn from.
+      sets: {name: `MockConfig`} of the test sets; None for TEST_SETS.
+      head_of: such a network and inputs -> the head of its posterior; None for that of an `Estimator`.
     """
     plain = _stretched(model, ())
+    head_of = head_of or (lambda model, inputs: model.posterior(inputs).head)
 
     @tf.function(autograph=False)
     def drawn(inputs):
-        head = plain.posterior(inputs).head
-        return mixture.draw(head, _SAMPLES, 1), plain.mass.to_real(inputs["lens"])
+        return mixture.draw(head_of(plain, inputs), _SAMPLES, 1), plain.mass.to_real(inputs["lens"])
 
     worst = 0.0
-    for mocks in TEST_SETS.values():
+    for mocks in (TEST_SETS if sets is None else sets).values():
         simulate = Simulator(seed_pair(stream, 0), batch_size, stamps, mocks)
         parts = [[x.numpy() for x in drawn(simulate(index)[0])] for index in range(-(-n // batch_size))]
         worst = np.maximum(worst, _deviations(*(np.concatenate(each)[:n] for each in zip(*parts, strict=True))))
@@ -62,7 +64,7 @@ def calibrated(model, stamps, n, batch_size=20, stream="validation"):
 
 
 def _stretched(model, stretch):
-    """The same `Estimator` with another `stretch`."""
+    """The same network with another `stretch`."""
     other = build_model(dataclasses.replace(model.config, stretch=stretch))
     other.set_weights(model.get_weights())
     return other

@@ -29,7 +29,7 @@ from training.runs import initial_model
 
 # The stream that neither training nor its validation reads.
 _STREAM = "test"
-# Lenses of each set, of another stream, that the width of an estimator's posteriors is found on, which takes no more.
+# Lenses of each set, of another stream, that the width of posteriors is found on, which takes no more.
 _CALIBRATING = 1500
 # Test sets by name: the noise of Section 2.3, no masks, no lens errors; frames of 5.12 arcsec and the paper's.
 TEST_SETS = {
@@ -105,7 +105,7 @@ def restored(run):
 def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limits=()):
     """Measure the network of a run, as `restored` finds it, and write its weights with the figures.
 
-    The posteriors of an estimator are stretched first, as `lens_figures.calibrated` finds on other lenses.
+    Posteriors of the lens are stretched first, as `lens_figures.calibrated` finds on other lenses.
 
     Args:
       run: the run's folder.
@@ -122,8 +122,9 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limi
     """
     model, steps, training = restored(run)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
-    if isinstance(model.config, EstimatorConfig):
-        model = lens_figures.calibrated(model, stamps, min(n, _CALIBRATING))
+    of_lenses = {EstimatorConfig: lens_figures, JointConfig: joint_figures}.get(type(model.config))
+    if of_lenses is not None:
+        model = of_lenses.calibrated(model, stamps, min(n, _CALIBRATING))
         say(f"stretch of its posteriors: {model.config.stretch}")
     figures = {}
     # By what a network finds: its test sets, how it is measured on one of them, and what is reported of that.

@@ -11,13 +11,12 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from rim_tf.inference import sky
 from rim_tf.inference.lens_light import CENTRED, radius_about
 from rim_tf.results import correlation_of_neighbours
 
-# The ring, and the sky around it, in theta_E about the lens.
-_RING, _SKY, _CORE = (0.4, 1.7), 2.3, 0.35
-# Pixels of sky from which its noise can be told.
-_ENOUGH_SKY = 300
+# The ring and its middle, in theta_E about the lens.
+_RING, _CORE = (0.4, 1.7), 0.35
 
 # Name -> limit. A flag is raised above it; of those in _BELOW below it.
 LIMITS = {
@@ -241,21 +240,11 @@ def _middle_of_light(frame):
 
 def _sky(frame, lens):
     """Rms of the residual on empty sky and its correlation from pixel to pixel; 1 and 0 where there is too little."""
-    sky = frame.mask & (radius_about(lens, frame) > _SKY * lens.theta_E)
-    residual = np.where(sky, frame.image / frame.noise, 0.0)
-    if sky.sum() < _ENOUGH_SKY:
+    rms, where = sky.noise(frame, lens)
+    if where is None:
         return 1.0, 0.0
-    # Galaxies stand out above the sky: they and their wings are none of it.
-    smooth = ndimage.gaussian_filter(residual, 1.5)
-    usual = 1.4826 * np.median(np.abs(smooth[sky] - np.median(smooth[sky])))
-    sky &= ~ndimage.binary_dilation(smooth > np.median(smooth[sky]) + 3 * usual, iterations=3)
-    if sky.sum() < _ENOUGH_SKY:
-        return 1.0, 0.0
-    offset = residual[sky] - np.median(residual[sky])
-    rms = 1.4826 * float(np.median(np.abs(offset)))
-    if rms == 0:  # a sky of zeros has no noise to judge by
-        return 1.0, 0.0
-    return rms, _correlation(residual - np.median(residual[sky]), sky)
+    residual = np.where(frame.mask, frame.image / frame.noise, 0.0)
+    return rms, _correlation(residual - np.median(residual[where]), where)
 
 
 def _mean_square(residual, where):

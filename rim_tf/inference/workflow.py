@@ -90,8 +90,8 @@ class ModelResult:
 
     Attributes:
       observation: the `Observation` as it was given.
-      frame: the same without lens light, its neighbours masked and its noise raised by what no smooth model gets right
-        of the galaxy's core; the lens was fitted to its middle.
+      frame: the same without lens light and sky, its neighbours masked and its noise raised by what no smooth model
+        gets right of the galaxy's core; the lens was fitted to its middle.
       lens_light: `rim_tf.inference.lens_light.LensLightFit`, or None where no lens galaxy was found, or looked for.
       estimate: `rim_tf.inference.estimate.LensEstimate`, the surer one of those from the image with lens light and
         without.
@@ -130,6 +130,13 @@ class ModelResult:
         return self.lens_fit.reconstruction
 
     @property
+    def sky(self):
+        """What was taken off the whole image, with a lens galaxy or without [units of the image]."""
+        if self.lens_light is not None:
+            return float(self.lens_light.parameters["sky"])
+        return float(np.median(self.observation.image - self.frame.image))
+
+    @property
     def lens_error(self):
         """Standard deviations of the lens's parameters, [columns]: of the posterior, or else two thirds of truths are
         within as much.
@@ -159,6 +166,7 @@ class ModelResult:
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
+            "sky": self.sky,
             "believed": self.verdict.believed,
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
@@ -423,12 +431,39 @@ class _Search:
         self.free_of_galaxy = False
         self.by_network, self.looks = config.by_network, (seen,)
 
+    @functools.cached_property
+    def sky(self):
+        """How bright the image is where it is empty; the fit of a lens galaxy finds that too, where there is one."""
+        from rim_tf.inference import sky
+
+        return sky.level(self.observation, self.seen.lens)
+
+    @functools.cached_property
+    def clear(self):
+        """The observation without that."""
+        if self.sky == 0:
+            return self.observation
+        return dataclasses.replace(self.observation, image=self.observation.image - np.float32(self.sky))
+
+    def _take_no_galaxy_off(self):
+        self.frame, self.light = self.clear, None
+        if self.sky != 0:
+            noise = float(np.median(self.clear.noise[self.clear.mask]))
+            self.doubts.append(
+                f"Where the image is empty it is {self.sky:.3g}, {self.sky / noise:.2g} times its noise, and not 0; "
+                "this sky was taken off."
+            )
+            self.seen = self._estimate(self.clear, self.config.seed)
+            self.starts, self.looks = self.seen.starts(self.config.starts), (self.seen,)
+        self.estimate = self.seen
+
     def begin(self):
         """Is there a lens galaxy in the image? What explains the image better, with one taken off or without."""
         from rim_tf.inference import lens_light
 
         if self.config.no_lens_light:
-            ratio = lens_light.core_over_ring(self.observation, self.seen.lens)
+            self._take_no_galaxy_off()
+            ratio = lens_light.core_over_ring(self.clear, self.seen.lens)
             if ratio > _BRIGHT_CORE:
                 self.doubts.append(
                     f"At the lens's centre the image is {ratio:.2g} times as bright as in the ring, as with a lens "
@@ -443,6 +478,7 @@ class _Search:
             return
         self.free_of_galaxy = True  # unless one is taken off below
         if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:
+            self._take_no_galaxy_off()
             return
         estimate = self._estimate(self._without_neighbours(light, self.seen.lens), self.config.seed)
         # The estimator sees the galaxy's own light and shape in the one image, the arcs more clearly in the other.
@@ -460,17 +496,17 @@ class _Search:
         if without is None:
             self.starts, self.path = with_light, path
         else:
+            self._take_no_galaxy_off()
             self.starts, self.path = without
-            self.light, self.frame, self.estimate = None, self.observation, self.seen
 
     def _without(self, lens):
         """The best lenses without a galaxy and how they were found; None if one taken off and `lens` explain more."""
         from rim_tf.inference.optimise import noise_floor
 
         # Both with the same noise and mask, that the figures can be compared.
-        raised = np.hypot(self.observation.noise, noise_floor(self.frame))
+        raised = np.hypot(self.clear.noise, noise_floor(self.frame))
         mask = self.frame.mask
-        without = dataclasses.replace(self.observation, mask=mask, noise=np.where(mask, raised, self.observation.noise))
+        without = dataclasses.replace(self.clear, mask=mask, noise=np.where(mask, raised, self.clear.noise))
         others, path = self._explore(without, self.starts, estimate=self.seen)
         taken_off = dataclasses.replace(without, image=self.frame.image)
         largest = max(lens, others[0], key=lambda each: each.theta_E)  # whose field both are judged on
@@ -720,7 +756,7 @@ class _Search:
                 else self._model_image(seen, found.lens, found.n_rim_steps, found.source_width)
             )
             # A frame shows nothing where it is masked itself.
-            data = self.observation.image if light is None else self.observation.image - light.model_image
+            data = self.clear.image if light is None else self.observation.image - light.model_image
             chi2.append(_mean_square(middle(data, used.shape) - image, noise, used))
         return *chi2, int(used.sum())
 

@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from rim_tf.config import EstimatorConfig
-from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
 from rim_tf.models import mixture
 from rim_tf.models.networks import AlexNet, ResidualNetwork
@@ -144,10 +143,7 @@ class Estimator(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.config, self.mass = config, MassModel(config.mass)
         self.n_columns = mixture.n_columns(self.mass.size)
-        if len(config.stretch) not in (0, self.mass.size):
-            raise InputError(
-                f"stretch has {len(config.stretch)} numbers; it needs one for each of {', '.join(self.mass.names)}."
-            )
+        mixture.check_stretch(config.stretch, self.mass)
         n_outputs = config.components * self.n_columns
         same = {"dtype": self.dtype_policy}
         if config.network == "alexnet":
@@ -187,8 +183,7 @@ class Estimator(keras.Model):
           seed: of the dropout, an integer from 0 to 2^24.
         """
         head = self._pooled(inputs, field, seed, _MIRRORS if self.config.mirrored else _AS_IT_IS)
-        head = mixture.stretched(head, self.config.stretch) if self.config.stretch else head
-        return mixture.LensPosterior(head, self.mass)
+        return mixture.LensPosterior(mixture.stretched(head, self.config.stretch), self.mass)
 
     def as_it_is(self, inputs):
         """As `posterior`, of the images as they are alone, and not stretched."""

@@ -128,7 +128,8 @@ class JointRIM(keras.Model):
       config: `JointConfig`.
 
     Raises:
-      InputError: config.mass does not begin with a type that has a theta_E.
+      InputError: config.mass does not begin with a type that has a theta_E, or config.stretch is not one number for
+        each parameter.
 
     Attributes:
       remat: as in `rim_tf.models.rim.unroll`, which training may set.
@@ -141,6 +142,7 @@ class JointRIM(keras.Model):
         self.config, self.mass, self.link = config, MassModel(config.mass), Softplus
         if not self.mass.names[0].startswith("theta_E"):
             raise InputError(f"mass is {config.mass}; it must begin with a type that has a theta_E, as 'sie'.")
+        mixture.check_stretch(config.stretch, self.mass)
         n, same = self.mass.size, {"dtype": self.dtype_policy}
         self.cell = RIMCell(N_PUT_OUT, config.features, config.hidden, config.kernel, config.stride, **same)
         self.cell.build((None, None, None, N_SEEN_BY_CELL))
@@ -193,7 +195,8 @@ class JointRIM(keras.Model):
             u: the lens in coordinates without bounds, [batch, n_steps, parameters].
             log_sigma: logarithms of its errors, the same shape.
             source: in the images' units, [batch, n_steps, n, m].
-            head: mixture of Gaussians, the posterior of u after the last step (`rim_tf.models.mixture`).
+            head: mixture of Gaussians, the posterior of u after the last step (`rim_tf.models.mixture`), as wide as
+              `config.stretch` makes it.
             log_error: logarithm of the standard deviation of the last source's pixels, [batch, n, m].
         """
         loop = _Loop(self, inputs, self._shape(inputs, source_shape))
@@ -210,8 +213,9 @@ class JointRIM(keras.Model):
         """What `call` returns as head and log_error, of the estimate `at`; `unit` is that of brightness, [batch]."""
         memory = ops.cast(at["memory"][:, None, None], self.compute_dtype)
         raw = ops.reshape(self.head(memory), (-1, self.config.components, mixture.n_columns(self.mass.size)))
+        head = mixture.from_raw(ops.cast(raw, at["u"].dtype), at["u"], ops.exp(at["log_sigma"]))
         return {
-            "head": mixture.from_raw(ops.cast(raw, at["u"].dtype), at["u"], ops.exp(at["log_sigma"])),
+            "head": mixture.stretched(head, self.config.stretch),
             "log_error": ops.maximum(at["log_error"], _LEAST_LOG_ERROR) + ops.log(unit)[:, None, None],
         }
 

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from rim_tf.errors import InputError
+
 # Bounds of what a network may put out, in units of each parameter's spread: no number that follows can overflow.
 _FARTHEST, _NARROWEST, _STEEPEST = 10.0, 9.0, 30.0
 
@@ -145,10 +147,18 @@ def mirrored(head, signs):
 
 
 def stretched(head, factors):
-    """The mixture of u about its mean farther off, each parameter by a factor above 0, [n]."""
+    """The mixture of u about its mean farther off, each parameter by a factor above 0, [n]; without any, as it is."""
+    if not len(factors):
+        return head
     log_weight, mean, _, _ = _split(head)
     centre = ops.sum(ops.exp(log_weight)[..., None] * mean, axis=1, keepdims=True)
     return _scaled(head, factors, centre)
+
+
+def check_stretch(stretch, mass):
+    """InputError where there are factors of `stretched`, and not one for each parameter of a `MassModel`."""
+    if len(stretch) not in (0, mass.size):
+        raise InputError(f"stretch has {len(stretch)} numbers; it needs one for each of {', '.join(mass.names)}.")
 
 
 def _scaled(head, factors, centre):

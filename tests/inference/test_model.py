@@ -244,9 +244,30 @@ def test_lens_and_galaxy_are_found(lens_galaxy):
     assert result.seconds > 0 and {step["stage"] for step in result.path} <= {"coarse", "middle", "fine"}
 
 
+@pytest.mark.parametrize("unsought", [False, True])
+def test_a_sky_without_a_galaxy_is_taken_off_and_said(unsought):
+    lens, source, scale = draw_system(28, 40, 0.13, LENS)
+    given = 28, dataclasses.replace(lens, theta_E=0.8), source, scale, 64, 0.08, 0.02, 0.08
+    bare, _ = observe_system(*given)
+    level = 3 * float(np.median(bare.noise))
+    bright, config = (
+        dataclasses.replace(bare, image=bare.image + level),
+        dataclasses.replace(QUICK, no_lens_light=unsought),
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = workflow.model(bright, config)
+    assert result.lens_light is None and result.sky == pytest.approx(level, rel=0.05)
+    assert any("3 times its noise, and not 0; this sky was taken off" in str(each.message) for each in said)
+    np.testing.assert_allclose(result.frame.image, bright.image - result.sky, atol=1e-4)
+    assert result.lens.theta_E == pytest.approx(0.8, rel=0.02) and result.source_fit.chi2_per_pixel < 1.15
+    assert result.summary()["sky"] == result.sky
+
+
 def test_the_galaxy_is_taken_off_the_image():
     result = found(0.5)
     light = result.lens_light.model_image
+    assert result.sky == result.lens_light.parameters["sky"] and found(0.0).sky == 0.0
     np.testing.assert_allclose(result.frame.image + light, result.observation.image, atol=1e-5)
     assert light.max() > 3 * result.source_fit.model_image.max()
 

@@ -12,6 +12,8 @@ from rim_tf.models.pretrained import load_pretrained
 from rim_tf.physics.mass.model import SIE_SHEAR
 
 TRUTH = LensParameters(1.0, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
+# Of how far a side goes.
+_LIMITS = ("_TOO_HIGH", "_TOO_HIGH_IN_ALL")
 
 
 @functools.cache
@@ -29,7 +31,8 @@ def sum_of_squares(lenses, observation, model):
 
 def test_all_else_follows_where_theta_E_is_led(monkeypatch):
     monkeypatch.setattr(valley, "_PLACES", (0.01, 0.02))
-    monkeypatch.setattr(valley, "_TOO_HIGH", np.inf)
+    for limit in _LIMITS:
+        monkeypatch.setattr(valley, limit, np.inf)
     model = load_pretrained("small")
     found = walk(observed(), TRUTH, model)
     np.testing.assert_allclose(found.lenses[:, 0], [0.98, 0.99, 1.0, 1.01, 1.02], rtol=1e-5)
@@ -44,12 +47,15 @@ def test_all_else_follows_where_theta_E_is_led(monkeypatch):
     assert (found.rise[far] < 0.7 * rise_alone[far]).all()
 
 
-def test_a_side_ends_where_chi2_has_risen_too_far(monkeypatch):
+@pytest.mark.parametrize("limit", _LIMITS)
+def test_a_side_ends_where_chi2_has_risen_too_far(monkeypatch, limit):
     monkeypatch.setattr(valley, "_PLACES", (0.02, 0.04, 0.06))
     model = load_pretrained("small")
     sides = []
+    for each in _LIMITS:
+        monkeypatch.setattr(valley, each, np.inf)
     for too_high in (-np.inf, np.inf):
-        monkeypatch.setattr(valley, "_TOO_HIGH", too_high)
+        monkeypatch.setattr(valley, limit, too_high)
         sides.append(len(walk(observed(), TRUTH, model).rise))
     assert sides == [3, 7]
     # A single place that is too high may be a ripple.

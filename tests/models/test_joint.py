@@ -84,6 +84,19 @@ def test_a_system_does_not_see_its_neighbours(model):
         assert_allclose(array(each), array(both[name])[1:], rtol=2e-3, atol=2e-3)
 
 
+def test_its_posterior_is_stretched_about_its_mean_as_the_settings_say(model, run):
+    factors, inputs = (0.5, 0.6, 0.7, 0.8, 1.2, 1.4, 1.6), started(observation())
+    wider = JointRIM(dataclasses.replace(TINY, stretch=factors))
+    wider.set_weights(model.get_weights())
+    one, other = run(inputs), whole(lambda inputs: wider(inputs))(inputs)
+    (mean, sigma), (mean_2, sigma_2) = (map(array, mixture.moments(found["head"])) for found in (one, other))
+    assert_allclose(mean_2, mean, rtol=1e-4, atol=1e-5)
+    assert_allclose(sigma_2, np.asarray(sigma) * factors, rtol=1e-4)
+    assert_allclose(array(other["u"]), array(one["u"]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="stretch has 2 numbers; it needs one for each of theta_E, e1"):
+        JointRIM(dataclasses.replace(TINY, stretch=(1.0, 1.0)))
+
+
 def test_the_cell_of_a_rim_does_in_it_what_it_did_before():
     rim = stirred(RIM(dataclasses.replace(SMALL, n_steps=1, features=4, hidden=(4, 3))))
     joint = JointRIM(TINY)

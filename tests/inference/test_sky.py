@@ -1,0 +1,54 @@
+"""The sky is found where there is enough of it, whatever lies in it, and is none where it may be chance."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rim_tf.inference import sky
+from rim_tf.lens import LensParameters
+from rim_tf.observation import Observation
+
+N, SCALE, NOISE = 64, 0.1, 0.3
+LENS = LensParameters(1.0)
+
+
+def frame(level=0.0, seed=0, correlated=False):
+    noise = np.random.default_rng(seed).normal(size=(N + 1, N + 1))
+    if correlated:
+        noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))) / 2
+    return Observation(level + NOISE * noise[:N, :N], NOISE, 0.05, None, SCALE)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_a_level_is_found_and_none_where_there_is_none(correlated):
+    for seed in range(20):
+        assert sky.level(frame(0.0, seed, correlated), LENS) == 0.0
+        for level in (-0.2, 0.1, 5.0):
+            assert sky.level(frame(level, seed, correlated), LENS) == pytest.approx(level, abs=0.04)
+
+
+def test_lens_and_galaxies_are_no_sky():
+    plain = frame(0.2)
+    y, x = (np.indices((N, N)) - (N - 1) / 2) * SCALE
+    galaxies = sum(30 * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 0.02) for a, b in ((0, 0), (2.6, 2.0), (-2.7, 0.5)))
+    ring = 9.0 * (np.abs(np.hypot(x, y) - 1.0) < 0.3)
+    crowded = dataclasses.replace(plain, image=plain.image + galaxies + ring)
+    assert sky.level(crowded, LENS) == pytest.approx(sky.level(plain, LENS), abs=0.02)
+    empty = sky.empty(crowded, LENS)
+    assert empty.sum() > 1000 and crowded.image[empty].max() < 2.0
+    rms, where = sky.noise(crowded, LENS)
+    assert rms == pytest.approx(1.0, rel=0.05) and (where == empty).all()
+
+
+def test_too_little_sky_tells_nothing():
+    masked = np.zeros((N, N), bool)
+    masked[20:44, 20:44] = True
+    wide = dataclasses.replace(LENS, theta_E=1.8)
+    for few in (dataclasses.replace(frame(5.0), mask=masked), frame(5.0)):
+        assert sky.empty(few, wide) is None and sky.level(few, wide) == 0.0 and sky.noise(few, wide) == (1.0, None)
+
+
+def test_a_sky_of_one_value_has_a_level_and_no_noise():
+    flat = dataclasses.replace(frame(), image=np.full((N, N), 2.0, np.float32))
+    assert sky.level(flat, LENS) == 2.0 and sky.noise(flat, LENS) == (1.0, None)
