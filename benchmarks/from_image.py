@@ -1,11 +1,13 @@
 """Lenses from their images alone: how often `rim_tf.inference.workflow.model` is right, and whether it knows.
 
     python benchmarks/from_image.py mocks --galaxies FOLDER --n 1000 --out OUT
+    python benchmarks/from_image.py mocks --galaxies FOLDER --n 48 --telescope euclid --out OUT
     python benchmarks/from_image.py beyond --n 8 --out OUT
     python benchmarks/from_image.py residues --galaxies FOLDER --n 60 --out OUT
     python benchmarks/from_image.py real --data FOLDER --out OUT
 
-`mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth.
+`mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth;
+`--telescope` says what sees them.
 `beyond` draws what no network here was trained on, down to frames without any lens: what does the verdict say?
 `residues` puts what our fit leaves of simulated lens galaxies beside the imitation that networks are trained on.
 `real` takes HST and Euclid images untouched and compares theta_E with published values; a PNG for each lens is to be
@@ -35,8 +37,17 @@ from rim_tf.io import open_fits, read_observation
 from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.observation import Observation
 
-# As in the paper, but for the lens galaxy.
+# As in the paper, but for the lens galaxy; and as two surveys see lenses: pixels of 0.1" and a PSF of 0.18" (full width
+# at half maximum), or of 0.2" and one of 0.7".
 MOCKS = MockConfig(lens_galaxy_fraction=0.5)
+_SURVEY = dataclasses.replace(MOCKS, log_half_light_radius=(0.02, 0.06), log_noise=(1e-2, 1e-1))
+TELESCOPES = {
+    "hubble": MOCKS,
+    "euclid": dataclasses.replace(
+        _SURVEY, image_pixels=100, log_pixel_scale=(0.1, 0.1), psf_sigma=(0.07, 0.08), theta_E=(0.06, 0.2)
+    ),
+    "ground": dataclasses.replace(_SURVEY, log_pixel_scale=(0.2, 0.2), psf_sigma=(0.28, 0.32), theta_E=(0.08, 0.2)),
+}
 # A source that fits no worse than with the true lens, and a theta_E that is right.
 _CHI2, _THETA_E, _RMS = 0.01, 0.01, 1.25
 # Of fewer systems no stretch of errors is fitted.
@@ -68,16 +79,23 @@ def mock(index, stamps, config=MOCKS, stream="test"):
     return seen, LensParameters(*map(float, given["lens"])), source.numpy()[0], float(noise), bool(with_galaxy)
 
 
-def judged_mock(index, stamps, networks, config):
+def judged_mock(index, stamps, networks, config, telescope="hubble"):
     """One row of the study."""
-    seen, truth, source, noise, with_galaxy = mock(index, stamps)
+    seen, truth, source, noise, with_galaxy = mock(index, stamps, TELESCOPES[telescope])
     rim, result = networks[0], workflow.model(seen, config, None, *networks)
     frame, lenses = result.frame, [truth, result.lens, result.estimate.lens]
     # With as many steps of the network for each lens as the fit took.
     alike = {"source_pixels": len(source), "n_steps": len(result.source_fit.iterates)}
     fits = reconstruct([frame] * 3, lenses, rim, **alike)
     fits_ = dict(zip(("true", "fitted", "estimated"), fits, strict=True))
-    row = {"index": index, "noise": noise, "with_galaxy": with_galaxy, **result.summary(), "truth": truth.to_dict()}
+    row = {
+        "index": index,
+        "telescope": telescope,
+        "noise": noise,
+        "with_galaxy": with_galaxy,
+        **result.summary(),
+        "truth": truth.to_dict(),
+    }
     row["covariance"] = result.lens_fit.covariance.tolist()
     row["noise_factor"] = result.verdict.noise_factor
     uncounted = dataclasses.replace(result, posterior=None).lens_error
@@ -467,8 +485,9 @@ def main():
 @click.option("--n", default=1000, show_default=True)
 @click.option("--first", default=0, show_default=True, help="Number of the first system.")
 @click.option("--posterior", is_flag=True, help="Errors from the posterior, too; doubles the time.")
+@click.option("--telescope", type=click.Choice(list(TELESCOPES)), default="hubble", show_default=True)
 @_given
-def mocks(galaxies, n, first, out, **settings):
+def mocks(galaxies, n, first, telescope, out, **settings):
     """Simulated systems."""
     from rim_tf.data.mocks import GalaxyStamps
     from rim_tf.data.sources.find import find_galaxies
@@ -478,8 +497,12 @@ def mocks(galaxies, n, first, out, **settings):
     rows = _done(out / "rows.jsonl")
     if rows and rows[0]["index"] != first:
         raise click.ClickException(f"{out} begins with system {rows[0]['index']}, not {first}; choose another --out.")
+    if rows and rows[0].get("telescope", "hubble") != telescope:
+        raise click.ClickException(
+            f"{out} holds systems of {rows[0]['telescope']}, not {telescope}; choose another --out."
+        )
     for index in range(first + len(rows), first + n):
-        rows.append(judged_mock(index, stamps, networks, config))
+        rows.append(judged_mock(index, stamps, networks, config, telescope))
         _append(out / "rows.jsonl", rows[-1])
         row = rows[-1]
         click.echo(
