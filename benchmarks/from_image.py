@@ -44,7 +44,12 @@ _SURVEY = dataclasses.replace(MOCKS, log_half_light_radius=(0.02, 0.06), log_noi
 TELESCOPES = {
     "hubble": MOCKS,
     "euclid": dataclasses.replace(
-        _SURVEY, image_pixels=100, log_pixel_scale=(0.1, 0.1), psf_sigma=(0.07, 0.08), theta_E=(0.06, 0.2)
+        _SURVEY,
+        image_pixels=100,
+        source_pixels=100,
+        log_pixel_scale=(0.1, 0.1),
+        psf_sigma=(0.07, 0.08),
+        theta_E=(0.06, 0.2),
     ),
     "ground": dataclasses.replace(_SURVEY, log_pixel_scale=(0.2, 0.2), psf_sigma=(0.28, 0.32), theta_E=(0.08, 0.2)),
 }

@@ -326,7 +326,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
         "LENSFIT": (not config.fast, "whether the lens was fitted to the data"),
         "BELIEVED": (result.verdict.believed, "whether no test speaks against the model"),
         "FLAGS": (" ".join(result.verdict.flags), "tests that do"),
-        "SKY": (result.sky, "what was taken off the whole image, in its unit"),
+        "SKY": (result.sky_level, "what was taken off the whole image, in its unit"),
         "SKYNOISE": (result.verdict.sky_noise, "rms of empty sky in units of NOISE"),
     }
     light = None if light is None else light.model_image

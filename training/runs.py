@@ -153,10 +153,15 @@ def _begin_from(name, config, model):
     initial = load_pretrained(name, RIMConfig.type if from_rim else config.model.type)
     if from_rim:
         model.begin_from(initial)
-    elif initial.config == config.model:
+    elif _as_trained(initial.config) == _as_trained(config.model):
         model.set_weights(initial.get_weights())
     else:
         raise InputError(f"The weights {name} are those of another network than this experiment's.")
+
+
+def _as_trained(model):
+    """The settings of a network without what was found after its training."""
+    return dataclasses.replace(model, stretch=()) if hasattr(model, "stretch") else model
 
 
 def built_optimizer(config, model):

@@ -13,8 +13,8 @@ _FAR = 2.3
 _ENOUGH = 300
 # Galaxies stand out above the sky by so many times its scatter, smoothed over so many pixels; their wings are as wide.
 _STANDS_OUT, _SMOOTHING, _WINGS = 3.0, 1.5, 3
-# A level is none where its own error, were as many pixels as this one of their kind, may make so many times as much.
-_LIKE, _CERTAIN = 4, 3.0
+# A level is what is so many times its own error, were so many pixels alike, and such a share of the scatter.
+_LIKE, _CERTAIN, _LEAST = 4, 3.0, 0.02
 
 
 def empty(frame, lens):
@@ -63,8 +63,8 @@ def level(frame, lens):
     values = frame.image[sky].astype(np.float64)
     middle = float(np.median(values))
     # The error of a median, of pixels that are alike where noise is correlated.
-    error = math.sqrt(math.pi / 2 * _LIKE / len(values)) * _scatter(values)
-    return middle if abs(middle) > _CERTAIN * error else 0.0
+    error = math.sqrt(math.pi / 2 * _LIKE / len(values))
+    return middle if abs(middle) > max(_CERTAIN * error, _LEAST) * _scatter(values) else 0.0
 
 
 def _scatter(values):

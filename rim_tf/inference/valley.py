@@ -21,9 +21,8 @@ from rim_tf.physics.mass.model import MassModel
 # Where theta_E is led, as shares of it; and the steps in which all else follows.
 _PLACES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
 _STEPS = 3
-# A side ends where chi^2 per pixel is higher than at the lowest place by so much, or its sum by so much: ripples of
-# frames of 64 pixels are no higher; or, where it is to end before, at so many places in a row that are too high, as one
-# may be a ripple.
+# A side ends where chi^2 per pixel is higher than at the lowest place by so much, or its sum by so much, as in frames
+# of 64 pixels; or, where it is told how high is too high, at so many such places in a row, as one may be a ripple.
 _TOO_HIGH, _TOO_HIGH_IN_ALL, _IN_A_ROW = 0.03, 120.0, 2
 # Chi^2 is known no better than its ripples are high: a place that is lower by so much is as likely. Counted on mocks
 # (docs/ERRORS.md).
@@ -139,8 +138,9 @@ def walk(
     misfit = Misfit(view, values, np.zeros(mass.size, bool), prior, left_over)
     descent = Descent(misfit, lens.theta_E, [values, values], 0.0, roughly=True, held=[size])
     sides, far, start = np.array([1.0, -1.0]), np.ones(2, bool), float(descent.value[0])
-    highest, n_above = np.inf if highest is None else highest, np.zeros(2, int)
-    too_high = min(_TOO_HIGH * misfit.n_used, _TOO_HIGH_IN_ALL)
+    too_high, n_above = _TOO_HIGH * misfit.n_used, np.zeros(2, int)
+    if highest is None:
+        too_high, highest = min(too_high, _TOO_HIGH_IN_ALL), np.inf
     descent.work_out(np.arange(2))
     lenses, u, chi2 = [values], [descent.u[0].copy()], [start]
     for done, place in enumerate(_PLACES):

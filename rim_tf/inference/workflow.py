@@ -130,11 +130,12 @@ class ModelResult:
         return self.lens_fit.reconstruction
 
     @property
-    def sky(self):
+    def sky_level(self):
         """What was taken off the whole image, with a lens galaxy or without [units of the image]."""
         if self.lens_light is not None:
             return float(self.lens_light.parameters["sky"])
-        return float(np.median(self.observation.image - self.frame.image))
+        used = self.frame.mask  # what is masked shows nothing
+        return float(np.median(self.observation.image[used] - self.frame.image[used]))
 
     @property
     def lens_error(self):
@@ -166,7 +167,7 @@ class ModelResult:
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
-            "sky": self.sky,
+            "sky_level": self.sky_level,
             "believed": self.verdict.believed,
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
@@ -432,7 +433,7 @@ class _Search:
         self.by_network, self.looks = config.by_network, (seen,)
 
     @functools.cached_property
-    def sky(self):
+    def sky_level(self):
         """How bright the image is where it is empty; the fit of a lens galaxy finds that too, where there is one."""
         from rim_tf.inference import sky
 
@@ -441,16 +442,17 @@ class _Search:
     @functools.cached_property
     def clear(self):
         """The observation without that."""
-        if self.sky == 0:
+        if self.sky_level == 0:
             return self.observation
-        return dataclasses.replace(self.observation, image=self.observation.image - np.float32(self.sky))
+        image = self.observation.image
+        return dataclasses.replace(self.observation, image=image - image.dtype.type(self.sky_level))
 
     def _take_no_galaxy_off(self):
         self.frame, self.light = self.clear, None
-        if self.sky != 0:
-            noise = float(np.median(self.clear.noise[self.clear.mask]))
+        if self.sky_level != 0:
+            over_noise = self.sky_level / float(np.median(self.clear.noise[self.clear.mask]))
             self.doubts.append(
-                f"Where the image is empty it is {self.sky:.3g}, {self.sky / noise:.2g} times its noise, and not 0; "
+                f"Where the image is empty it is {self.sky_level:.3g}, {over_noise:.2g} times its noise, and not 0; "
                 "this sky was taken off."
             )
             self.seen = self._estimate(self.clear, self.config.seed)
@@ -475,6 +477,7 @@ class _Search:
             light = lens_light.subtract_lens_light(self.observation, self.seen.lens)
         except InputError as error:
             self.doubts.append(f"The lens galaxy was not looked for: {error}")
+            self._take_no_galaxy_off()
             return
         self.free_of_galaxy = True  # unless one is taken off below
         if light.significance(self.seen.lens) < lens_light.SIGNIFICANT:

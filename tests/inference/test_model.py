@@ -244,30 +244,56 @@ def test_lens_and_galaxy_are_found(lens_galaxy):
     assert result.seconds > 0 and {step["stage"] for step in result.path} <= {"coarse", "middle", "fine"}
 
 
+def without_galaxy():
+    lens, source, scale = draw_system(28, 40, 0.13, dataclasses.replace(LENS, theta_E=0.8))
+    return observe_system(28, lens, source, scale, 64, 0.08, 0.02, 0.08)[0]
+
+
 @pytest.mark.parametrize("unsought", [False, True])
 def test_a_sky_without_a_galaxy_is_taken_off_and_said(unsought):
-    lens, source, scale = draw_system(28, 40, 0.13, LENS)
-    given = 28, dataclasses.replace(lens, theta_E=0.8), source, scale, 64, 0.08, 0.02, 0.08
-    bare, _ = observe_system(*given)
+    bare = without_galaxy()
     level = 3 * float(np.median(bare.noise))
-    bright, config = (
-        dataclasses.replace(bare, image=bare.image + level),
-        dataclasses.replace(QUICK, no_lens_light=unsought),
-    )
+    bright = dataclasses.replace(bare, image=bare.image + level)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        result = workflow.model(bright, config)
-    assert result.lens_light is None and result.sky == pytest.approx(level, rel=0.05)
+        result = workflow.model(bright, dataclasses.replace(QUICK, no_lens_light=unsought))
+    assert result.lens_light is None and result.sky_level == pytest.approx(level, rel=0.05)
     assert any("3 times its noise, and not 0; this sky was taken off" in str(each.message) for each in said)
-    np.testing.assert_allclose(result.frame.image, bright.image - result.sky, atol=1e-4)
+    np.testing.assert_allclose(result.frame.image, bright.image - result.sky_level, atol=1e-4)
     assert result.lens.theta_E == pytest.approx(0.8, rel=0.02) and result.source_fit.chi2_per_pixel < 1.15
-    assert result.summary()["sky"] == result.sky
+    assert result.summary()["sky_level"] == result.sky_level
+
+
+@pytest.mark.parametrize("masked", ["core", "outskirts"])
+@pytest.mark.parametrize("unit", [1.0, 1e39])
+def test_a_sky_is_taken_off_whatever_is_masked_and_in_any_unit(masked, unit):
+    """A galaxy cannot be looked for in a masked core; what is masked shows no sky."""
+    bare = without_galaxy()
+    level = 3 * float(np.median(bare.noise))
+    y, x = (np.indices(bare.shape) - 31.5) * 0.08
+    radius = np.hypot(x - LENS.x_lens, y - LENS.y_lens)
+    mask = radius > 0.55 if masked == "core" else radius < 2.4
+    image, noise = ((each.astype(np.float64)) * unit for each in (bare.image + level, bare.noise))
+    bright = Observation(image, noise, bare.psf, mask, bare.pixel_scale)
+    rim, estimator, _ = workflow.networks("small", "estimator-small")
+    seen = estimate.estimate_lens(bright, estimator)
+    search = workflow._Search(bright, seen, rim, estimator, None, QUICK, lambda *told: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        search.begin()
+    assert search.light is None and any("this sky was taken off" in each for each in search.doubts)
+    assert search.frame is search.clear
+    off = (bright.image - search.frame.image)[bright.mask]
+    np.testing.assert_allclose(off, search.sky_level, rtol=1e-3)
+    given = dict.fromkeys(field.name for field in dataclasses.fields(workflow.ModelResult))
+    result = workflow.ModelResult(**given | {"observation": bright, "frame": search.frame})
+    assert result.sky_level == pytest.approx(level * unit, rel=0.1)
 
 
 def test_the_galaxy_is_taken_off_the_image():
     result = found(0.5)
     light = result.lens_light.model_image
-    assert result.sky == result.lens_light.parameters["sky"] and found(0.0).sky == 0.0
+    assert result.sky_level == result.lens_light.parameters["sky"] and found(0.0).sky_level == 0.0
     np.testing.assert_allclose(result.frame.image + light, result.observation.image, atol=1e-5)
     assert light.max() > 3 * result.source_fit.model_image.max()
 

@@ -42,11 +42,22 @@ def test_lens_and_galaxies_are_no_sky():
 
 
 def test_too_little_sky_tells_nothing():
-    masked = np.zeros((N, N), bool)
-    masked[20:44, 20:44] = True
+    middle, edge = np.zeros((2, N, N), bool)
+    middle[20:44, 20:44] = True
+    edge[:5] = True
+    full = frame(5.0)
+    galaxy = np.zeros((N, N), np.float32)
+    galaxy[2, 32] = 100.0  # its wings leave less than it takes
     wide = dataclasses.replace(LENS, theta_E=1.8)
-    for few in (dataclasses.replace(frame(5.0), mask=masked), frame(5.0)):
-        assert sky.empty(few, wide) is None and sky.level(few, wide) == 0.0 and sky.noise(few, wide) == (1.0, None)
+    cases = (
+        (dataclasses.replace(full, mask=middle), LENS),
+        (dataclasses.replace(full, image=full.image + galaxy, mask=edge), LENS),
+        (full, wide),
+    )
+    for few, lens in cases:
+        assert sky.empty(few, lens) is None and sky.level(few, lens) == 0.0 and sky.noise(few, lens) == (1.0, None)
+    for enough in (full, dataclasses.replace(full, mask=edge)):
+        assert sky.empty(enough, LENS) is not None and sky.level(enough, LENS) == pytest.approx(5.0, abs=0.1)
 
 
 def test_a_sky_of_one_value_has_a_level_and_no_noise():
