@@ -502,10 +502,10 @@ def mocks(galaxies, n, first, telescope, out, **settings):
     rows = _done(out / "rows.jsonl")
     if rows and rows[0]["index"] != first:
         raise click.ClickException(f"{out} begins with system {rows[0]['index']}, not {first}; choose another --out.")
-    if rows and rows[0].get("telescope", "hubble") != telescope:
-        raise click.ClickException(
-            f"{out} holds systems of {rows[0]['telescope']}, not {telescope}; choose another --out."
-        )
+    # Rows of earlier versions say nothing of it.
+    held = rows[0].get("telescope", "hubble") if rows else telescope
+    if held != telescope:
+        raise click.ClickException(f"{out} holds systems of {held}, not {telescope}; choose another --out.")
     for index in range(first + len(rows), first + n):
         rows.append(judged_mock(index, stamps, networks, config, telescope))
         _append(out / "rows.jsonl", rows[-1])

@@ -122,18 +122,18 @@ def publish(run, out, galaxies=None, n=500, made_by="", say=print, data="", limi
     """
     model, steps, training = restored(run)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
-    of_lenses = {EstimatorConfig: lens_figures, JointConfig: joint_figures}.get(type(model.config))
-    if of_lenses is not None:
-        model = of_lenses.calibrated(model, stamps, min(n, _CALIBRATING))
+    # By what a network finds: how its posteriors are stretched, its test sets, how it is measured on one of them, and
+    # what is reported of that.
+    calibrate, sets, measure_one, report_one = {
+        RIMConfig: (None, TEST_SETS, measure, report),
+        EstimatorConfig: (lens_figures.calibrated, lens_figures.TEST_SETS, lens_figures.measure, lens_figures.report),
+        SourceErrorsConfig: (None, error_figures.TEST_SETS, error_figures.measure, error_figures.report),
+        JointConfig: (joint_figures.calibrated, joint_figures.TEST_SETS, joint_figures.measure, joint_figures.report),
+    }[type(model.config)]
+    if calibrate is not None:
+        model = calibrate(model, stamps, min(n, _CALIBRATING))
         say(f"stretch of its posteriors: {model.config.stretch}")
     figures = {}
-    # By what a network finds: its test sets, how it is measured on one of them, and what is reported of that.
-    sets, measure_one, report_one = {
-        RIMConfig: (TEST_SETS, measure, report),
-        EstimatorConfig: (lens_figures.TEST_SETS, lens_figures.measure, lens_figures.report),
-        SourceErrorsConfig: (error_figures.TEST_SETS, error_figures.measure, error_figures.report),
-        JointConfig: (joint_figures.TEST_SETS, joint_figures.measure, joint_figures.report),
-    }[type(model.config)]
     for name, mocks in sets.items():
         figures[name] = finite(report_one(measure_one(model, stamps, mocks, n, stream=_STREAM)))
         say(f"{name}: {json.dumps(figures[name], indent=1)}")

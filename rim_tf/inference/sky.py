@@ -29,7 +29,7 @@ def empty(frame, lens):
         return None
     # Galaxies stand out above the sky: they and their wings are none of it.
     smooth = ndimage.gaussian_filter(np.where(sky, frame.image / frame.noise, 0.0), _SMOOTHING)
-    usual = _scatter(smooth[sky])
+    usual = scatter(smooth[sky])
     stands_out = smooth > np.median(smooth[sky]) + _STANDS_OUT * usual
     sky &= ~ndimage.binary_dilation(stands_out, iterations=_WINGS)
     return sky if sky.sum() >= _ENOUGH else None
@@ -45,7 +45,7 @@ def noise(frame, lens):
     sky = empty(frame, lens)
     if sky is None:
         return 1.0, None
-    rms = _scatter(frame.image[sky] / frame.noise[sky])
+    rms = scatter(frame.image[sky] / frame.noise[sky])
     # A sky of zeros has no noise to judge by.
     return (rms, sky) if rms > 0 else (1.0, None)
 
@@ -64,8 +64,9 @@ def level(frame, lens):
     middle = float(np.median(values))
     # The error of a median, of pixels that are alike where noise is correlated.
     error = math.sqrt(math.pi / 2 * _LIKE / len(values))
-    return middle if abs(middle) > max(_CERTAIN * error, _LEAST) * _scatter(values) else 0.0
+    return middle if abs(middle) > max(_CERTAIN * error, _LEAST) * scatter(values) else 0.0
 
 
-def _scatter(values):
+def scatter(values):
+    """Standard deviation of an array of normal numbers, some of which may be far off."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))

@@ -125,8 +125,8 @@ def walk(
       prior: as there.
       n_rim_steps: as there.
       progress: as there; of places.
-      highest: a side also ends at two places in a row where the sum of squares is higher than at the lowest by so much;
-        None ends none.
+      highest: a side ends at two places in a row where the sum of squares is higher than at the lowest by so much; None
+        for walks that look for what is lower, and end where the sum is far higher.
 
     Returns:
       `Valley`.

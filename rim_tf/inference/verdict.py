@@ -228,8 +228,7 @@ def _in_whole(place, frame):
 def _middle_of_light(frame):
     """x, y [arcsec] of what stands out above the noise of a frame; its middle where nothing does."""
     smooth = ndimage.gaussian_filter(np.where(frame.mask, frame.image / frame.noise, 0.0), 1.5)
-    usual = 1.4826 * float(np.median(np.abs(smooth - np.median(smooth))))
-    light = np.where(smooth > np.median(smooth) + _STANDS_OUT * usual, smooth * frame.noise, 0.0)
+    light = np.where(smooth > np.median(smooth) + _STANDS_OUT * sky.scatter(smooth), smooth * frame.noise, 0.0)
     if light.sum() <= 0:
         return 0.0, 0.0
     rows, columns = ndimage.center_of_mass(light)
