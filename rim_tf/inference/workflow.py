@@ -226,10 +226,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
         warnings.simplefilter("ignore", InputWarning)  # of frames that are cut and masked on the way
         search.begin()
         search.fit()
-        for attempt in range(0 if config.fast else config.attempts):
-            if search.judged().settled:
-                break
-            search.again(config.seed + 1 + attempt)
+        search.doubt()
         if not config.fast:
             search.finish()
         judged, found = search.judged(), search.found.fit()
@@ -600,6 +597,18 @@ class _Search:
         """Whether a step since the state `before` was worth another one; what made chi^2 worse is taken back."""
         return self._keep_better(before) >= _ROUND_GAIN
 
+    def doubt(self):
+        """`again`, where a flag speaks against what was found: as often as the settings say, and as often once more
+        where that found a lens of another size which does not explain the image yet.
+        """
+        attempt, most = 0, 0 if self.config.fast else self.config.attempts
+        while attempt < most and not self.judged().settled:
+            was, attempt = self.found.lens, attempt + 1
+            self.again(self.config.seed + attempt)
+            # Beside a lens of another size, whose galaxy is another, the estimator sees something else.
+            if not self.judged().explained and _is_of_other_size(self.found.lens, was):
+                most = min(most + 1, 2 * self.config.attempts)
+
     def again(self, seed):
         """Other fits, by the other search from what the estimator sees now, and from lenses of other sizes; the best
         counts.
@@ -651,17 +660,24 @@ class _Search:
         self.found = dataclasses.replace(self.found, ends=ends)
 
     def _of_other_sizes(self):
-        """The estimator's lens, as it is, smaller and larger, each where nothing such was found yet."""
+        """The estimator's lens, as it is, smaller and larger, each where nothing such was found or tried; where no lens
+        explains the image yet, those of its other looks too.
+        """
         from rim_tf.lens import lens_of
 
-        mean, off = self.estimate.lens, _OTHER_SIZES * max(self.estimate.uncertainty, _SAME_FIELD)
-        began = self.found.lens
-        for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
-            values = list(mean.as_tuple())
-            values[mean.mass.radius] = theta_E
-            lens = lens_of(mean.mass, values)
-            if all(_is_of_other_size(lens, each) for each in (began, self.found.lens)):
-                yield lens
+        tried = [self.found.lens]
+        looks = [self.estimate, *(each for each in self.looks if each is not self.estimate)]
+        for i, look in enumerate(looks):
+            if i > 0 and self.judged().explained:
+                return
+            mean, off = look.lens, _OTHER_SIZES * max(look.uncertainty, _SAME_FIELD)
+            for theta_E in (mean.theta_E, mean.theta_E * max(1 - off, 0.3), mean.theta_E * (1 + off)):
+                values = list(mean.as_tuple())
+                values[mean.mass.radius] = theta_E
+                lens = lens_of(mean.mass, values)
+                if all(_is_of_other_size(lens, each) for each in (*tried, self.found.lens)):
+                    tried.append(lens)
+                    yield lens
 
     def _state(self):
         return self.found, self.light, self.frame, self.estimate, list(self.path)

@@ -96,14 +96,61 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     # All three sizes are tried, each by a fit of its own.
     begun = []
     monkeypatch.setattr(workflow._Search, "fit", lambda search: begun.append([each.theta_E for each in search.starts]))
-    monkeypatch.setattr(
-        workflow._Search, "judged", lambda search, state=None: types.SimpleNamespace(settled=False, n_nonsense=0)
-    )
+    flagged = types.SimpleNamespace(settled=False, explained=True, n_nonsense=0)
+    monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: flagged)
     search.found = dataclasses.replace(small)
     search.again(1)
     expected = [each.theta_E for each in search._of_other_sizes()]
     assert [each[0] for each in begun[1:]] == expected and len(expected) == 3
     assert expected == sorted(expected, key=lambda theta_E: abs(theta_E - search.estimate.lens.theta_E))
+
+
+def of_size(theta_E):
+    return dataclasses.replace(LENS, theta_E=theta_E)
+
+
+@pytest.mark.parametrize(("explained", "tried"), [(True, [1.0, 0.8, 1.2]), (False, [1.0, 0.8, 1.2, 0.5, 0.4, 0.6])])
+def test_where_no_lens_explains_the_image_all_looks_say_what_is_tried(monkeypatch, explained, tried):
+    search = object.__new__(workflow._Search)
+    looks = [types.SimpleNamespace(lens=of_size(theta_E), uncertainty=0.1) for theta_E in (0.5, 1.0)]
+    search._return_to((types.SimpleNamespace(lens=of_size(2.0)), None, None, looks[1], []))
+    search.looks = (*looks, types.SimpleNamespace(lens=of_size(1.01), uncertainty=0.1))  # which says nothing new
+    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(explained=explained))
+    assert [each.theta_E for each in search._of_other_sizes()] == pytest.approx(tried)
+    search.found.lens = of_size(1.2)
+    assert 1.2 not in [round(each.theta_E, 3) for each in search._of_other_sizes()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "explained", "times"),
+    [
+        ({}, (1.2, 1.4, 1.6), False, 2),  # twice as often as was asked for at the most
+        ({}, (1.2, 1.21), False, 2),
+        ({}, (1.01,), False, 1),
+        ({}, (1.2,), True, 1),
+        ({"attempts": 2}, (1.2, 1.21, 1.22), False, 3),
+        ({"attempts": 0}, (), False, 0),
+        ({"fast": True}, (), False, 0),
+    ],
+)
+def test_a_lens_of_another_size_that_does_not_explain_the_image_is_doubted_again(
+    monkeypatch, settings, found, explained, times
+):
+    search = object.__new__(workflow._Search)
+    search.config, search.found, seeds = ModelConfig(seed=5, **settings), types.SimpleNamespace(lens=of_size(1.0)), []
+    verdict_ = types.SimpleNamespace(settled=False, explained=explained)
+    monkeypatch.setattr(workflow._Search, "judged", lambda search: verdict_)
+
+    def again(search, seed):
+        search.found = types.SimpleNamespace(lens=of_size(found[len(seeds)]))
+        seeds.append(seed)
+
+    monkeypatch.setattr(workflow._Search, "again", again)
+    search.doubt()
+    assert seeds == [6, 7, 8][:times]
+    verdict_.settled = True
+    search.doubt()
+    assert len(seeds) == times
 
 
 @pytest.mark.parametrize(
