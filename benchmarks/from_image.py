@@ -5,13 +5,15 @@
     python benchmarks/from_image.py beyond --n 8 --out OUT
     python benchmarks/from_image.py residues --galaxies FOLDER --n 60 --out OUT
     python benchmarks/from_image.py real --data FOLDER --out OUT
+    python benchmarks/from_image.py real --data FOLDER --turned --out OUT
 
 `mocks` draws systems with unseen galaxies, half of them with the lens galaxy in the image, and compares with the truth;
 `--telescope` says what sees them.
 `beyond` draws what no network here was trained on, down to frames without any lens: what does the verdict say?
 `residues` puts what our fit leaves of simulated lens galaxies beside the imitation that networks are trained on.
 `real` takes HST and Euclid images untouched and compares theta_E with published values; a PNG for each lens is to be
-looked at. Each lens is one line of OUT/rows.jsonl as soon as it is done, and a run that is killed goes on there.
+looked at; `--turned` asks whether the same comes of it turned by a quarter. Each lens is one line of OUT/rows.jsonl as
+soon as it is done, and a run that is killed goes on there.
 """
 
 import collections
@@ -404,13 +406,22 @@ def _files(path, band=""):
     return read_observation(f"{path}[IMAGE{band}]", f"{path}[{noise}]", f"{path}[{psf}]")
 
 
-def judged_real(name, read, published, networks, config, out):
+def turned_by_a_quarter(seen):
+    """The same `Observation`, turned: another image to a network, whose lens is as large."""
+    psf = seen.psf if isinstance(seen.psf, float) else np.rot90(seen.psf)
+    image, noise, mask = (np.rot90(each) for each in (seen.image, seen.noise, seen.mask))
+    return dataclasses.replace(seen, image=image, noise=noise, psf=psf, mask=mask)
+
+
+def judged_real(name, read, published, networks, config, out, turned=False):
+    row = {"name": name, "published": published, "turned": turned}
     try:
-        result = workflow.model(read(), config, None, *networks)
+        seen = read()
+        result = workflow.model(turned_by_a_quarter(seen) if turned else seen, config, None, *networks)
     except InputError as error:
-        return {"name": name, "published": published, "error": str(error)}
+        return row | {"error": str(error)}
     result.source_fit.plot().savefig(out / f"{name}.png", dpi=70)
-    return {"name": name, "published": published, **result.summary()}
+    return row | result.summary()
 
 
 def real_report(rows):
@@ -578,17 +589,21 @@ def residues(galaxies, n, out):
 @main.command()
 @click.option("--data", type=click.Path(exists=True, path_type=pathlib.Path), required=True)
 @click.option("--only", default="", help="Lenses whose name begins so.")
+@click.option("--turned", is_flag=True, help="Each image turned by a quarter: what no limit here was chosen on.")
 @_given
-def real(data, only, out, **settings):
+def real(data, only, turned, out, **settings):
     """Real lenses."""
     config, networks = _settled(settings, out)
     rows = _done(out / "rows.jsonl")
+    if rows and rows[0].get("turned", False) != turned:
+        held = "as they are" if turned else "turned"
+        raise click.ClickException(f"{out} holds images {held}; choose another --out.")
     known = {row["name"] for row in rows}
     for name, read, published in real_lenses(data):
         if name in known or not name.startswith(only):
             continue
         started = time.perf_counter()
-        rows.append(judged_real(name, read, published, networks, config, out))
+        rows.append(judged_real(name, read, published, networks, config, out, turned))
         _append(out / "rows.jsonl", rows[-1])
         click.echo(f"{real_report(rows[-1:])[0]}  ({time.perf_counter() - started:.0f} s in all)")
     click.echo("\n".join(real_report(rows)))
