@@ -232,6 +232,7 @@ def step_with_source(
     tangent: Tangent,
     lens: Lens,
     slopes: np.ndarray,
+    pull: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the amplitudes of a lens galaxy should be, and where the lens should go, were the source free to follow.
 
@@ -249,6 +250,8 @@ def step_with_source(
       tangent: `rim_tf.inference.optimise.Tangent` of `seen` and the lens.
       lens: that lens.
       slopes: those of the tangent along which the lens may go, [n, rows, columns].
+      pull: how much less likely a source is by its light, as the natural logarithm of how much likelier none would be;
+        what a galaxy and a source could both be goes to the galaxy then.
 
     Returns:
       Amplitudes, [components + 1], of which but for the sky none is negative; and how many steps the lens should go
@@ -280,7 +283,11 @@ def step_with_source(
     prior = Regularisation("curvature", "zero", grid).matrix
     posterior = linalg.cholesky(curvature + _CHANGES_PRIOR * curvature.trace() / prior.trace() * prior, lower=True)
     # Products of the columns, less the part of them that a change of the source could be.
-    followed = linalg.solve_triangular(posterior, _products(changes, inside), lower=True)
+    followed = _products(changes, inside)
+    if pull:
+        of_each = system.forward(each)[:, seen.mask].sum(1) / weight.max()
+        followed[:, -1] -= pull * of_each / max(float(tangent.image[seen.mask].sum()), 1e-30)
+    followed = linalg.solve_triangular(posterior, followed, lower=True)
     products = _products(inside, inside) + matmul(outside, outside.T)
     moved = np.r_[_is_seen(light.left_over[:n_light], frame.mask), size[n_light:-1] > 0]
     scale = np.sqrt(np.maximum(products.diagonal()[:n], 1e-30))

@@ -326,6 +326,8 @@ _HONEST = 1.2
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
 _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
+# What light in the source costs where a flag spoke against what was found: none would be so many e-folds likelier.
+_PULL = 200.0
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.003
 
@@ -418,6 +420,8 @@ class _Search:
       doubts: sentences about what could not be done.
       n_rim_steps: as of `_Found`, of the next fit.
       free_of_galaxy: whether a lens galaxy was looked for and there is none.
+      pull, was_pulled: as of `rim_tf.inference.lens_light.step_with_source`; and whether there was one.
+      began: `light`, `frame` and `starts` of the first fit.
     """
 
     def __init__(self, observation, seen, rim, estimator, joint, config, progress):
@@ -426,7 +430,7 @@ class _Search:
         self.light, self.frame, self.estimate = None, observation, seen
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
-        self.free_of_galaxy = False
+        self.free_of_galaxy, self.pull, self.was_pulled, self.began = False, 0.0, False, None
         self.by_network, self.looks = config.by_network, (seen,)
 
     @functools.cached_property
@@ -521,6 +525,8 @@ class _Search:
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
+        if self.began is None:
+            self.began = self.light, self.frame, self.starts
         if self.noise is None:  # that of masked pixels is none
             self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
         self.found = self._fit(self.starts)
@@ -561,14 +567,17 @@ class _Search:
         noise, used, first, neighbours = arcs.noise, arcs.mask, lens, self._neighbours(self.light, lens)
         image = self._model_image(arcs, lens)
         for _ in range(_STEPS_WITH_SOURCE):
-            before, chi2 = self.light, _mean_square(arcs.image - image, noise, used)
+            before = self.light
+            of_light = 2 * self.pull / used.sum() / max(float(image[used].sum()), 1e-30)
+            cost = _mean_square(arcs.image - image, noise, used) + of_light * image[used].sum()
             factor = self._factor(arcs)
             seen = coarsened(arcs, factor)
             tangent = Tangent(seen, lens, self.rim, self._source_pixels(seen))
             slopes = tangent.slopes[: 0 if self.config.fast else None]
             left_over = _left_over(before, arcs, factor)
             try:
-                found = lens_light.step_with_source(self.frame, before, arcs, seen, left_over, tangent, lens, slopes)
+                given = self.frame, before, arcs, seen, left_over, tangent, lens, slopes, self.pull
+                found = lens_light.step_with_source(*given)
             except InputError:  # no pixel sees the source grid
                 return lens
             for share in _SHARES:
@@ -578,7 +587,7 @@ class _Search:
                 frame = self._without_neighbours(light, first, neighbours)
                 arcs = self._arcs(frame, self.found.field_of)
                 image = self._model_image(arcs, there)
-                if _mean_square(arcs.image - image, noise, used) < chi2:
+                if _mean_square(arcs.image - image, noise, used) + of_light * image[used].sum() < cost:
                     self.light, self.frame, lens = light, frame, there
                     break
             else:
@@ -612,7 +621,23 @@ class _Search:
     def again(self, seed):
         """Other fits, by the other search from what the estimator sees now, and from lenses of other sizes; the best
         counts.
+
+        Beside a galaxy light costs there: its halo, taken for source, leads to another lens that explains the image as
+        well. So all begins anew with that, before the source has what is the galaxy's.
         """
+        before, anew = self._state(), self.light is not None and not self.was_pulled
+        self.pull = 0.0 if self.light is None else _PULL
+        if anew:
+            self.light, self.frame, self.starts = self.began
+            self.explored = self.was_pulled = True
+            self.fit()
+        if not (anew and self.judged().settled):
+            self._search_again(seed)
+        if anew:
+            self._keep_one(before, 0.0)
+        self.pull = 0.0
+
+    def _search_again(self, seed):
         before = self._state()
         self.by_network = not self.by_network and self.joint is not None and self.joint.mass == self.estimator.mass
         self.looks = self._estimate(self.frame, seed), self.estimate
@@ -646,7 +671,16 @@ class _Search:
         no lens is like that, and smaller by one less.
         """
         more = max(self.judged().n_nonsense - self.judged(before).n_nonsense, -2)
+        if self.pull:
+            by -= self._less_light(before)
         self._keep_better(before, by + _NONSENSE_WEIGHT * more)
+
+    def _less_light(self, before):
+        """What the pull gives what stands now for having less light in its arcs than `before`, as a share of chi^2."""
+        (is_, was), noise, used = self._compared(self._state(), before)
+        light = [float(image[used].sum()) for _, image in (is_, was)]
+        chi2 = _mean_square(was[0] - was[1], noise, used) * used.sum()
+        return 2 * self.pull * float(np.clip(1 - light[0] / light[1], -1, 1)) / chi2 if light[1] > 0 else 0.0
 
     def _remember(self, other):
         """Where another state ended is one of the ends, which the verdict asks whether they agree."""
@@ -756,6 +790,12 @@ class _Search:
     def _misfits(self, *states):
         """Chi^2 per pixel of states, by the noise that the frame had first, however it was raised since; and over how
         many pixels.
+        """
+        compared, noise, used = self._compared(*states)
+        return *(_mean_square(data - image, noise, used) for data, image in compared), int(used.sum())
+
+    def _compared(self, *states):
+        """Data and model image of each state, the noise that the frame had first, and the pixels to compare them over.
 
         Within the field of the largest lens, over the pixels that any of them uses: beside a lens that is too small the
         arcs are neighbours, which it leaves out.
@@ -765,8 +805,7 @@ class _Search:
         largest = max((found.field_of for found, *_ in states), key=lambda lens: lens.theta_E)
         arcs = [self._arcs(frame, largest) for _, _, frame, *_ in states]
         used = np.any([each.mask for each in arcs], axis=0)
-        noise = middle(self.noise, used.shape)
-        chi2 = []
+        compared = []
         for seen, (found, light, *_) in zip(arcs, states, strict=True):
             is_its_own = seen.shape == found.observation.shape
             image = (
@@ -776,8 +815,8 @@ class _Search:
             )
             # A frame shows nothing where it is masked itself.
             data = self.clear.image if light is None else self.observation.image - light.model_image
-            chi2.append(_mean_square(middle(data, used.shape) - image, noise, used))
-        return *chi2, int(used.sum())
+            compared.append((middle(data, used.shape), image))
+        return compared, middle(self.noise, used.shape), used
 
     def _estimate(self, frame, seed):
         from rim_tf.inference.estimate import estimate_lens
