@@ -454,11 +454,12 @@ def _near(row):
 
 
 def _done(path):
-    """The rows so far; what was no number is NaN again."""
+    """The rows so far; what was no number is NaN again, but for a valley that there is none of."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in rows:
         for values in (row, row.get("tests", {})):
-            values.update({name: float("nan") for name, value in values.items() if value is None})
+            lost = [name for name, value in values.items() if value is None and name != "valley"]
+            values.update(dict.fromkeys(lost, float("nan")))
     return rows
 
 

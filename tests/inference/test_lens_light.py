@@ -141,10 +141,10 @@ def test_beside_the_arcs_the_galaxy_is_fitted_to_all_pixels():
         subtract_beside_source(observation, rough, arcs, np.arange(N * N).reshape(N, N) < 30)
 
 
-def stepped(fit, lens, frame=None, n_slopes=0):
+def stepped(fit, lens, frame=None, n_slopes=0, pull=0.0):
     frame = fit.observation if frame is None else frame
     tangent = Tangent(frame, lens, load_pretrained("small"), N)
-    return step_with_source(frame, fit, frame, frame, fit.left_over, tangent, lens, tangent.slopes[:n_slopes])
+    return step_with_source(frame, fit, frame, frame, fit.left_over, tangent, lens, tangent.slopes[:n_slopes], pull)
 
 
 @pytest.mark.parametrize("share", [0.8, 1.2])
@@ -168,6 +168,20 @@ def test_light_is_shared_out_between_galaxy_and_source(share):
     # And nothing else is another one than before.
     np.testing.assert_array_equal(together.shape, began.shape)
     np.testing.assert_array_equal(with_amplitudes(observation, began, began.amplitudes).left_over, began.left_over)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_where_light_in_the_source_costs_the_galaxy_has_more_of_it(unit):
+    observation, arcs, _ = system(4.0)
+    observation = dataclasses.replace(observation, image=unit * observation.image, noise=unit * observation.noise)
+    began = subtract_beside_source(observation, fit_of(4.0), unit * arcs, observation.mask)
+    lights = []
+    for pull in (0.0, 50.0, 200.0):
+        light = with_amplitudes(observation, began, stepped(began, LENS, pull=pull)[0])
+        lights.append((light.model_image - began.model_image).sum() / (unit * arcs).sum())
+    assert lights[0] + 0.01 < lights[1] < lights[2] - 0.03
+    # However bright the unit; and the arcs, which the data know, stay the source's.
+    assert lights[2] - lights[0] == pytest.approx(0.08, abs=0.02)
 
 
 def test_lens_and_galaxy_go_together_in_whatever_unit():

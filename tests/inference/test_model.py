@@ -160,7 +160,7 @@ def test_a_lens_of_another_size_that_does_not_explain_the_image_is_doubted_again
 def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, first, mass, second):
     """Not by a network that knows another mass model, or where there is none."""
     search = object.__new__(workflow._Search)
-    search.config, search.by_network, searched = QUICK, first, []
+    search.config, search.by_network, search.was_pulled, searched = QUICK, first, False, []
     search.estimator = types.SimpleNamespace(mass="sie")
     search.joint = None if mass is None else types.SimpleNamespace(mass=mass)
 
@@ -190,6 +190,57 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
         assert theta_E == [LENS.theta_E] + [1.2] * QUICK.starts
 
 
+@pytest.mark.parametrize(("settled", "searched"), [(True, []), (False, [(200.0, "anew")])])
+def test_beside_a_galaxy_all_begins_anew_where_light_costs(monkeypatch, settled, searched):
+    """From where it was begun, once; and what comes of it is compared with what there was."""
+    search = object.__new__(workflow._Search)
+    begun, compared, seen = ("light", "frame", ["start"]), [], []
+    search.began, search.was_pulled, search.pull = begun, False, 0.0
+    before = ("found", "another light", "another frame", None, [])
+    search._return_to(before)
+
+    def fit(search):
+        assert (search.light, search.frame, search.starts) == begun and search.explored and search.pull > 0
+        search.found = "anew"
+
+    monkeypatch.setattr(workflow._Search, "fit", fit)
+    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=settled))
+    monkeypatch.setattr(
+        workflow._Search, "_search_again", lambda search, seed: seen.append((search.pull, search.found))
+    )
+    monkeypatch.setattr(
+        workflow._Search, "_keep_one", lambda search, before, by: compared.append((before[0], by, search.pull))
+    )
+    search.again(1)
+    assert seen == searched and compared == [("found", 0.0, 200.0)] and search.pull == 0
+    # Once more it is not begun anew, but light costs as before.
+    search.again(2)
+    assert seen == [*searched, (200.0, "anew")] and len(compared) == 1
+    # Without a galaxy there is nothing that light could be instead.
+    search.light, search.was_pulled = None, False
+    search.again(3)
+    assert seen[-1] == (0.0, "anew") and not search.was_pulled and len(compared) == 1
+
+
+@pytest.mark.parametrize(("pull", "light", "taken"), [(0.0, 0.5, False), (10.0, 0.5, True), (10.0, 1.5, False)])
+def test_where_light_costs_a_lens_with_less_of_it_may_explain_less(monkeypatch, pull, light, taken):
+    """100 pixels with a chi^2 of 1 and of 1.05: 5 in all, and half the light is worth 10."""
+    search = object.__new__(workflow._Search)
+    search.pull, used = pull, np.ones((10, 10), bool)
+    image = {"found": np.ones((10, 10)), "other": light * np.ones((10, 10))}
+    chi2 = {"found": 1.0, "other": 1.05}
+
+    def compared(search, *states):
+        pairs = [(image[each[0]] + np.sqrt(chi2[each[0]]), image[each[0]]) for each in states]
+        return pairs, np.ones((10, 10)), used
+
+    monkeypatch.setattr(workflow._Search, "_compared", compared)
+    monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: types.SimpleNamespace(n_nonsense=0))
+    search._return_to(("other", None, None, None, []))
+    search._keep_sensible(("found", None, None, None, []), 0.0)
+    assert search.found == ("other" if taken else "found")
+
+
 @pytest.mark.parametrize(
     ("chi2", "flags", "taken"),
     [(0.98, 0, False), (0.96, 0, True), (0.96, 1, False), (0.93, 1, True), (1.02, -2, True), (1.04, -3, False)],
@@ -197,6 +248,7 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
 def test_a_lens_of_another_size_must_be_so_much_better(monkeypatch, chi2, flags, taken):
     """By more, where more flags say that no lens is like that."""
     search = object.__new__(workflow._Search)
+    search.pull = 0.0
     found, other = (types.SimpleNamespace(n_nonsense=n, source_width=1.5) for n in (3, 3 + flags))
     monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: (state or search._state())[0])
     misfit = {id(found): 1.0, id(other): chi2}
