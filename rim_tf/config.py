@@ -482,7 +482,8 @@ class ModelConfig:
     rounds: int = setting(4, "How often at most lens and light are fitted again beside the source.", least=0, most=20)
     attempts: int = setting(
         1,
-        "How often a fit that a flag speaks against begins anew, by the other search, then from lenses of other sizes.",
+        "How often a fit that a flag speaks against begins anew: beside a galaxy with a price on light in the source, "
+        "then by the other search and from lenses of other sizes. Twice as often where no lens explains the image.",
         least=0,
         most=20,
     )

@@ -250,8 +250,8 @@ def step_with_source(
       tangent: `rim_tf.inference.optimise.Tangent` of `seen` and the lens.
       lens: that lens.
       slopes: those of the tangent along which the lens may go, [n, rows, columns].
-      pull: how much less likely a source is by its light, as the natural logarithm of how much likelier none would be;
-        what a galaxy and a source could both be goes to the galaxy then.
+      pull: a source is likelier by so many per cent for each per cent less of its light in the arcs; what a galaxy and
+        a source could both be goes to the galaxy then. Light that the lens brings or takes is not counted.
 
     Returns:
       Amplitudes, [components + 1], of which but for the sky none is negative; and how many steps the lens should go
@@ -278,15 +278,16 @@ def step_with_source(
     width = tangent.source_pixel_scale * len(tangent.source)
     system = LinearSystem.from_observation(seen, lens, grid, width / _CHANGES)
     each = np.eye(_CHANGES**2).reshape(-1, *grid) * _coarse_brightness(tangent.source)
-    changes = system.forward(each) * (weight / weight.max())
+    unweighted = system.forward(each)
+    changes = unweighted * (weight / weight.max())
     curvature = _products(changes, changes)
     prior = Regularisation("curvature", "zero", grid).matrix
     posterior = linalg.cholesky(curvature + _CHANGES_PRIOR * curvature.trace() / prior.trace() * prior, lower=True)
     # Products of the columns, less the part of them that a change of the source could be.
     followed = _products(changes, inside)
-    if pull:
-        of_each = system.forward(each)[:, seen.mask].sum(1) / weight.max()
-        followed[:, -1] -= pull * of_each / max(float(tangent.image[seen.mask].sum()), 1e-30)
+    in_arcs = float(tangent.image[seen.mask].sum())
+    if pull and in_arcs > 0:
+        followed[:, -1] -= pull * unweighted[:, seen.mask].sum(1) / weight.max() / in_arcs
     followed = linalg.solve_triangular(posterior, followed, lower=True)
     products = _products(inside, inside) + matmul(outside, outside.T)
     moved = np.r_[_is_seen(light.left_over[:n_light], frame.mask), size[n_light:-1] > 0]

@@ -326,8 +326,9 @@ _HONEST = 1.2
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
 _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
-# What light in the source costs where a flag spoke against what was found: none would be so many e-folds likelier.
-_PULL = 200.0
+# What light in the source costs where a flag spoke against what was found: it is likelier by so many per cent for each
+# per cent less of it, but by no more than such a share of its signal to noise squared, what the data say of it.
+_PULL, _OF_SIGNAL = 200.0, 0.03
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.003
 
@@ -421,7 +422,7 @@ class _Search:
       n_rim_steps: as of `_Found`, of the next fit.
       free_of_galaxy: whether a lens galaxy was looked for and there is none.
       pull, was_pulled: as of `rim_tf.inference.lens_light.step_with_source`; and whether there was one.
-      began: `light`, `frame` and `starts` of the first fit.
+      began: `light`, `frame`, `starts` and `path` of the first fit.
     """
 
     def __init__(self, observation, seen, rim, estimator, joint, config, progress):
@@ -526,7 +527,7 @@ class _Search:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
         if self.began is None:
-            self.began = self.light, self.frame, self.starts
+            self.began = self.light, self.frame, self.starts, list(self.path)
         if self.noise is None:  # that of masked pixels is none
             self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
         self.found = self._fit(self.starts)
@@ -568,8 +569,7 @@ class _Search:
         image = self._model_image(arcs, lens)
         for _ in range(_STEPS_WITH_SOURCE):
             before = self.light
-            of_light = 2 * self.pull / used.sum() / max(float(image[used].sum()), 1e-30)
-            cost = _mean_square(arcs.image - image, noise, used) + of_light * image[used].sum()
+            chi2, light_before = _mean_square(arcs.image - image, noise, used), float(image[used].sum())
             factor = self._factor(arcs)
             seen = coarsened(arcs, factor)
             tangent = Tangent(seen, lens, self.rim, self._source_pixels(seen))
@@ -587,7 +587,8 @@ class _Search:
                 frame = self._without_neighbours(light, first, neighbours)
                 arcs = self._arcs(frame, self.found.field_of)
                 image = self._model_image(arcs, there)
-                if _mean_square(arcs.image - image, noise, used) + of_light * image[used].sum() < cost:
+                saved = self._saved(float(image[used].sum()), light_before) / used.sum()
+                if _mean_square(arcs.image - image, noise, used) - saved < chi2:
                     self.light, self.frame, lens = light, frame, there
                     break
             else:
@@ -614,7 +615,7 @@ class _Search:
         while attempt < most and not self.judged().settled:
             was, attempt = self.found.lens, attempt + 1
             self.again(self.config.seed + attempt)
-            # Beside a lens of another size, whose galaxy is another, the estimator sees something else.
+            # There is the other search, and beside a lens of another size the estimator sees something else.
             if not self.judged().explained and _is_of_other_size(self.found.lens, was):
                 most = min(most + 1, 2 * self.config.attempts)
 
@@ -623,18 +624,23 @@ class _Search:
         counts.
 
         Beside a galaxy light costs there: its halo, taken for source, leads to another lens that explains the image as
-        well. So all begins anew with that, before the source has what is the galaxy's.
+        well. So all begins anew from where the first fit began, each step of lens, galaxy and source at that price;
+        rounds are judged by chi^2 alone, as ever.
         """
         before, anew = self._state(), self.light is not None and not self.was_pulled
-        self.pull = 0.0 if self.light is None else _PULL
+        signal = np.nan_to_num(self.judged().figures["signal"])
+        self.pull = 0.0 if self.light is None else min(_PULL, _OF_SIGNAL * signal**2)
         if anew:
-            self.light, self.frame, self.starts = self.began
-            self.explored = self.was_pulled = True
+            self.light, self.frame, self.starts, path = self.began
+            self.path, self.explored, self.was_pulled = list(path), True, True
             self.fit()
-        if not (anew and self.judged().settled):
+            if self.judged().settled:
+                self._keep_one(before, 0.0)
+                anew = False
+        if not self.judged().settled:
             self._search_again(seed)
         if anew:
-            self._keep_one(before, 0.0)
+            self._keep_one(before, 0.0, all_ends=True)
         self.pull = 0.0
 
     def _search_again(self, seed):
@@ -660,11 +666,11 @@ class _Search:
             self.fit()
             self._keep_one(before, _OTHER_GAIN)
 
-    def _keep_one(self, before, by):
-        """As `_keep_sensible`; the other one is remembered."""
+    def _keep_one(self, before, by, all_ends=False):
+        """As `_keep_sensible`; the other one is remembered, and where asked for what that remembers."""
         other = self._state()
         self._keep_sensible(before, by)
-        self._remember(before if self.found is other[0] else other)
+        self._remember(before if self.found is other[0] else other, all_ends)
 
     def _keep_sensible(self, before, by):
         """As `_keep_better`, for a lens that may be of another size: the share is larger by a flag more that says that
@@ -676,20 +682,30 @@ class _Search:
         self._keep_better(before, by + _NONSENSE_WEIGHT * more)
 
     def _less_light(self, before):
-        """What the pull gives what stands now for having less light in its arcs than `before`, as a share of chi^2."""
+        """What the arcs of what stands now save by having less light than those of `before`, as a share of chi^2."""
         (is_, was), noise, used = self._compared(self._state(), before)
-        light = [float(image[used].sum()) for _, image in (is_, was)]
         chi2 = _mean_square(was[0] - was[1], noise, used) * used.sum()
-        return 2 * self.pull * float(np.clip(1 - light[0] / light[1], -1, 1)) / chi2 if light[1] > 0 else 0.0
+        return self._saved(*(float(image[used].sum()) for _, image in (is_, was))) / chi2
 
-    def _remember(self, other):
-        """Where another state ended is one of the ends, which the verdict asks whether they agree."""
+    def _saved(self, is_, was):
+        """What light is worth, in chi^2, that was and is no longer: its logarithm, up to a factor of e."""
+        return 2 * self.pull * float(np.clip(np.log(was / is_), -1, 1)) if min(is_, was) > 0 else 0.0
+
+    def _remember(self, other, all_ends=False):
+        """Where another state ended is one of the ends, which the verdict asks whether they agree; or all its ends."""
         is_, was, n_pixels = self._misfits(self._state(), other)
-        ends = self.found.ends
+        ends, others = self.found.ends, other[0].ends
         chi2 = ends["chi2_per_pixel"][0] + (was - is_) * n_pixels / ends["n_pixels"]
+        chi2, lenses = [chi2], [other[0].lens.as_tuple()]
+        if all_ends:
+            per_pixel = others["n_pixels"] / ends["n_pixels"]
+            chi2 += [
+                chi2[0] + (each - others["chi2_per_pixel"][0]) * per_pixel for each in others["chi2_per_pixel"][1:]
+            ]
+            lenses += others["lens"][1:]
         ends = ends | {
-            "chi2_per_pixel": [*ends["chi2_per_pixel"], chi2],
-            "lens": [*ends["lens"], other[0].lens.as_tuple()],
+            "chi2_per_pixel": [*ends["chi2_per_pixel"], *chi2],
+            "lens": [*ends["lens"], *lenses],
         }
         self.found = dataclasses.replace(self.found, ends=ends)
 

@@ -96,7 +96,7 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     # All three sizes are tried, each by a fit of its own.
     begun = []
     monkeypatch.setattr(workflow._Search, "fit", lambda search: begun.append([each.theta_E for each in search.starts]))
-    flagged = types.SimpleNamespace(settled=False, explained=True, n_nonsense=0)
+    flagged = types.SimpleNamespace(settled=False, explained=True, n_nonsense=0, figures={"signal": 100.0})
     monkeypatch.setattr(workflow._Search, "judged", lambda search, state=None: flagged)
     search.found = dataclasses.replace(small)
     search.again(1)
@@ -175,6 +175,11 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
     monkeypatch.setattr(workflow._Search, "fit", lambda search: searched.append((search.by_network, search.explored)))
     monkeypatch.setattr(workflow._Search, "_keep_one", lambda search, before, by: None)
     monkeypatch.setattr(workflow._Search, "_of_other_sizes", lambda search: [])
+    monkeypatch.setattr(
+        workflow._Search,
+        "judged",
+        lambda search: types.SimpleNamespace(settled=False, figures={"signal": float("nan")}),
+    )
     search.again(1)
     assert searched == [(second, False)] and search.estimate is seen
     theta_E = [each.theta_E for each in search.starts]
@@ -190,41 +195,75 @@ def test_what_a_flag_speaks_against_is_sought_by_the_other_search(monkeypatch, f
         assert theta_E == [LENS.theta_E] + [1.2] * QUICK.starts
 
 
-@pytest.mark.parametrize(("settled", "searched"), [(True, []), (False, [(200.0, "anew")])])
-def test_beside_a_galaxy_all_begins_anew_where_light_costs(monkeypatch, settled, searched):
-    """From where it was begun, once; and what comes of it is compared with what there was."""
+@pytest.mark.parametrize(
+    ("settled", "kept", "searched"), [(True, "anew", 0), (True, "found", 1), (False, "anew", 1), (False, "found", 1)]
+)
+def test_beside_a_galaxy_all_begins_anew_where_light_costs(monkeypatch, settled, kept, searched):
+    """From where it was begun, once; what comes of it is compared with what there was, after the search it asks for."""
     search = object.__new__(workflow._Search)
-    begun, compared, seen = ("light", "frame", ["start"]), [], []
-    search.began, search.was_pulled, search.pull = begun, False, 0.0
-    before = ("found", "another light", "another frame", None, [])
+    compared, seen = [], []
+    search.began, search.was_pulled, search.pull = ("light", "frame", ["start"], ["begun"]), False, 0.0
+    before = ("found", "another light", "another frame", None, ["begun", "fitted"])
     search._return_to(before)
+    figures = {"signal": 100.0}
 
     def fit(search):
-        assert (search.light, search.frame, search.starts) == begun and search.explored and search.pull > 0
+        assert (search.light, search.frame, search.starts, search.path) == search.began and search.explored
+        assert search.pull > 0 and search.path is not search.began[3]
         search.found = "anew"
 
+    def keep_one(search, before, by, all_ends=False):
+        compared.append((before[0], by, search.pull, all_ends))
+        search.found = kept
+
+    def judged(search):
+        return types.SimpleNamespace(settled=settled and search.found == "anew", figures=figures)
+
     monkeypatch.setattr(workflow._Search, "fit", fit)
-    monkeypatch.setattr(workflow._Search, "judged", lambda search: types.SimpleNamespace(settled=settled))
-    monkeypatch.setattr(
-        workflow._Search, "_search_again", lambda search, seed: seen.append((search.pull, search.found))
-    )
-    monkeypatch.setattr(
-        workflow._Search, "_keep_one", lambda search, before, by: compared.append((before[0], by, search.pull))
-    )
+    monkeypatch.setattr(workflow._Search, "judged", judged)
+    monkeypatch.setattr(workflow._Search, "_search_again", lambda search, seed: seen.append(search.pull))
+    monkeypatch.setattr(workflow._Search, "_keep_one", keep_one)
     search.again(1)
-    assert seen == searched and compared == [("found", 0.0, 200.0)] and search.pull == 0
-    # Once more it is not begun anew, but light costs as before.
+    assert seen == [200.0] * searched and search.pull == 0 and search.found == kept
+    # All that the search found is remembered, too, where it was one after what was begun anew.
+    assert compared == [("found", 0.0, 200.0, not settled)]
+    # Once more it is not begun anew; and light costs no more than the data say of it.
+    search.found, figures["signal"] = "found", 20.0
     search.again(2)
-    assert seen == [*searched, (200.0, "anew")] and len(compared) == 1
+    assert seen.pop() == 12.0 and len(compared) == 1
     # Without a galaxy there is nothing that light could be instead.
     search.light, search.was_pulled = None, False
     search.again(3)
-    assert seen[-1] == (0.0, "anew") and not search.was_pulled and len(compared) == 1
+    assert seen[-1] == 0.0 and not search.was_pulled and len(compared) == 1
 
 
-@pytest.mark.parametrize(("pull", "light", "taken"), [(0.0, 0.5, False), (10.0, 0.5, True), (10.0, 1.5, False)])
+@pytest.mark.parametrize("all_ends", [False, True])
+def test_what_was_tried_is_remembered(monkeypatch, all_ends):
+    """With chi^2 over as many pixels as that of what stands."""
+    search = object.__new__(workflow._Search)
+
+    def state(theta_E, chi2, n_pixels, *lenses):
+        ends = {"chi2_per_pixel": chi2, "lens": [of_size(each).as_tuple() for each in lenses], "n_pixels": n_pixels}
+        return (
+            workflow._Found(types.SimpleNamespace(lens=of_size(theta_E)), ends, None, None, None, 8, None, 1.5),
+            None,
+            None,
+            None,
+            [],
+        )
+
+    search._return_to(state(1.0, [1.0, 1.1], 100, 1.0, 1.01))
+    other = state(0.8, [1.2, 1.4], 200, 0.8, 0.7)
+    monkeypatch.setattr(workflow._Search, "_misfits", lambda search, *states: (1.0, 1.1, 150))
+    search._remember(other, all_ends)
+    chi2, theta_E = search.found.ends["chi2_per_pixel"], [each[0] for each in search.found.ends["lens"]]
+    assert chi2 == pytest.approx([1.0, 1.1, 1.15, 1.55][: 3 + all_ends])
+    assert theta_E == [1.0, 1.01, 0.8, 0.7][: 3 + all_ends]
+
+
+@pytest.mark.parametrize(("pull", "light", "taken"), [(0.0, 0.5, False), (5.0, 0.5, True), (5.0, 1.5, False)])
 def test_where_light_costs_a_lens_with_less_of_it_may_explain_less(monkeypatch, pull, light, taken):
-    """100 pixels with a chi^2 of 1 and of 1.05: 5 in all, and half the light is worth 10."""
+    """100 pixels with a chi^2 of 1 and of 1.05: 5 in all, and half the light is worth 7."""
     search = object.__new__(workflow._Search)
     search.pull, used = pull, np.ones((10, 10), bool)
     image = {"found": np.ones((10, 10)), "other": light * np.ones((10, 10))}
