@@ -250,8 +250,8 @@ def step_with_source(
       tangent: `rim_tf.inference.optimise.Tangent` of `seen` and the lens.
       lens: that lens.
       slopes: those of the tangent along which the lens may go, [n, rows, columns].
-      pull: a source is likelier by so many per cent for each per cent less of its light in the arcs; what a galaxy and
-        a source could both be goes to the galaxy then. Light that the lens brings or takes is not counted.
+      pull: how likely a source is falls as this power of its light in the arcs; what a galaxy and a source could both
+        be goes to the galaxy then. Light that the lens brings or takes is not counted.
 
     Returns:
       Amplitudes, [components + 1], of which but for the sky none is negative; and how many steps the lens should go

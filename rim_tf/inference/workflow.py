@@ -182,8 +182,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
 
     The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
-    starts are drawn, and searched from as `config.search` says, by the other search, too, where a flag speaks against
-    what comes of it; unless `config.fast` leaves it at that, the lens is fitted with the source reconstructed by the
+    starts are drawn, and searched from as `config.search` says, and otherwise, too, where a flag speaks against what
+    comes of it (`ModelConfig.attempts`); unless `config.fast` leaves it at that, the lens is fitted with the source reconstructed by the
     RIM at every step; then, where there is a lens galaxy, its light is fitted again beside the source and the lens once
     more, until chi^2 stands still.
 
@@ -326,8 +326,8 @@ _HONEST = 1.2
 _AS_SURE = 1.5
 # Steps of lens and galaxy with a source that follows, after each fit of the galaxy; and how much of one is tried.
 _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
-# What light in the source costs where a flag spoke against what was found: it is likelier by so many per cent for each
-# per cent less of it, but by no more than such a share of its signal to noise squared, what the data say of it.
+# How likely a source is falls as this power of its light, where a flag spoke against what was found; but not as more
+# than such a share of its signal to noise squared, which is what the data say of it.
 _PULL, _OF_SIGNAL = 200.0, 0.03
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.003
