@@ -181,11 +181,11 @@ class ModelResult:
 def model(observation, config=None, progress=None, rim=None, estimator=None, joint=None):
     """The lens, its galaxy's light and the source, from an image alone (Section 3, Algorithm 1).
 
-    The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from which
-    starts are drawn, and searched from as `config.search` says, and otherwise, too, where a flag speaks against what
-    comes of it (`ModelConfig.attempts`); unless `config.fast` leaves it at that, the lens is fitted with the source reconstructed by the
-    RIM at every step; then, where there is a lens galaxy, its light is fitted again beside the source and the lens once
-    more, until chi^2 stands still.
+    The lens galaxy is looked for and taken off around the arcs; the estimator gives a posterior of the lens, from
+    which starts are drawn, and searched from as `config.search` says, and otherwise, too, where a flag speaks
+    against what comes of it (`ModelConfig.attempts`); unless `config.fast` leaves it at that, the lens is fitted
+    with the source reconstructed by the RIM at every step; then, where there is a lens galaxy, its light is fitted
+    again beside the source and the lens once more, until chi^2 stands still.
 
     Args:
       observation: `Observation`, the lens near its middle, the lens galaxy in it or not.
