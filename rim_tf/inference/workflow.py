@@ -695,17 +695,14 @@ class _Search:
         """Where another state ended is one of the ends, which the verdict asks whether they agree; or all its ends."""
         is_, was, n_pixels = self._misfits(self._state(), other)
         ends, others = self.found.ends, other[0].ends
-        chi2 = ends["chi2_per_pixel"][0] + (was - is_) * n_pixels / ends["n_pixels"]
-        chi2, lenses = [chi2], [other[0].lens.as_tuple()]
-        if all_ends:
-            per_pixel = others["n_pixels"] / ends["n_pixels"]
-            chi2 += [
-                chi2[0] + (each - others["chi2_per_pixel"][0]) * per_pixel for each in others["chi2_per_pixel"][1:]
-            ]
-            lenses += others["lens"][1:]
+        first = ends["chi2_per_pixel"][0] + (was - is_) * n_pixels / ends["n_pixels"]
+        last = None if all_ends else 1
+        # Over as many pixels as what stands has.
+        above = [each - others["chi2_per_pixel"][0] for each in others["chi2_per_pixel"][:last]]
+        chi2 = [first + each * others["n_pixels"] / ends["n_pixels"] for each in above]
         ends = ends | {
             "chi2_per_pixel": [*ends["chi2_per_pixel"], *chi2],
-            "lens": [*ends["lens"], *lenses],
+            "lens": [*ends["lens"], other[0].lens.as_tuple(), *others["lens"][1:last]],
         }
         self.found = dataclasses.replace(self.found, ends=ends)
 
