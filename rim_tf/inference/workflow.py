@@ -677,15 +677,7 @@ class _Search:
         no lens is like that, and smaller by one less.
         """
         more = max(self.judged().n_nonsense - self.judged(before).n_nonsense, -2)
-        if self.pull:
-            by -= self._less_light(before)
-        self._keep_better(before, by + _NONSENSE_WEIGHT * more)
-
-    def _less_light(self, before):
-        """What the arcs of what stands now save by having less light than those of `before`, as a share of chi^2."""
-        (is_, was), noise, used = self._compared(self._state(), before)
-        chi2 = _mean_square(was[0] - was[1], noise, used) * used.sum()
-        return self._saved(*(float(image[used].sum()) for _, image in (is_, was))) / chi2
+        self._keep_better(before, _NONSENSE_WEIGHT * more + by, priced=True)
 
     def _saved(self, is_, was):
         """What light is worth, in chi^2, that was and is no longer: its logarithm, up to a factor of e."""
@@ -732,11 +724,15 @@ class _Search:
     def _return_to(self, state):
         self.found, self.light, self.frame, self.estimate, self.path = state
 
-    def _keep_better(self, state, by=0.0):
-        """What stands now, where it explains the image better than `state` did, by such a share; returns by what share
-        it is better, 0 where `state` came back.
+    def _keep_better(self, state, by=0.0, priced=False):
+        """What stands now, where it explains the image better than `state` did, by such a share, and less by what its
+        arcs save where light is `priced`; returns by what share it is better, 0 where `state` came back.
         """
-        are, were, _ = self._misfits(self._state(), state)
+        (is_, was), noise, used = self._compared(self._state(), state)
+        are, were = (_mean_square(data - image, noise, used) for data, image in (is_, was))
+        if priced and self.pull:
+            light = (float(image[used].sum()) for _, image in (is_, was))
+            by -= self._saved(*light) / (were * used.sum())
         if not are < (1 - by) * were:  # nor where it is no number
             self._return_to(state)
             return 0.0
