@@ -57,6 +57,9 @@ _OUTSHINES = 4.0
 # Pixels on a side of the changes of a source that follow the light, which is smooth; the strength of their prior, as a
 # share of what the data say of a pixel in the mean; and how far a dark pixel may change, over a bright one.
 _CHANGES, _CHANGES_PRIOR, _LEAST_CHANGE = 24, 0.1, 0.003
+# Share of pixels below what of the arcs may be the galaxy; steps until that stands; and below how much, in units of the
+# noise, distances from it count as equal.
+_BELOW, _FLOOR_STEPS, _NEAREST = 0.1, 20, 0.05
 # How far a lens may go at once, in careful steps.
 _LONGEST_STEP = 5.0
 # What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring, down to
@@ -209,6 +212,41 @@ def subtract_beside_source(
     start = np.concatenate([previous.shape[:2], np.clip(previous.shape[2:], -0.9 * _FLATTEST, 0.9 * _FLATTEST)])
     shape, amplitudes, _ = galaxy.fit(start, used, previous.model_image)
     return _subtracted(observation, galaxy, shape, amplitudes, previous.arc_mask, previous.standing_out)
+
+
+def galaxy_below(observation: Observation, light: LensLightFit, arcs: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """What of the arcs may as well be the galaxy: as much of its light as lies below nearly all of their model image.
+
+    What a smooth galaxy and a lensed source could both be is in the model image as a floor, all round the ring and
+    between the arcs. It is found by quantile regression (Koenker & Bassett 1978) in the galaxy's components, none of
+    them negative: a tenth of the pixels is below it.
+
+    Args:
+      observation: `Observation` with the lens galaxy in it.
+      light: its `LensLightFit`, whose centre and ellipticities are kept.
+      arcs: model image of the lensed source, [rows, columns].
+      used: pixels that it is known in, boolean [rows, columns].
+
+    Returns:
+      [rows, columns], between 0 and `arcs`, 0 where it is not known.
+    """
+    galaxy = _Galaxy(observation, *_coordinates(observation))
+    columns, seen = galaxy.columns(light.shape), arcs[used].astype(np.float64)
+    shown = (columns[:, used] ** 2).sum(1) > 0
+    in_pixels = columns[:, used][shown].T
+    scale = in_pixels.max(0)
+    in_pixels, amplitudes = in_pixels / scale, np.zeros(len(scale))
+    nearest = _NEAREST * float(np.median(observation.noise[used]))
+    for _ in range(_FLOOR_STEPS):
+        above = seen - in_pixels @ amplitudes
+        # Moduli as squares, each over the last modulus.
+        weight = np.where(above > 0, _BELOW, 1 - _BELOW) / np.maximum(np.abs(above), nearest)
+        products = _product(in_pixels * weight[:, None], np.concatenate([in_pixels, seen[:, None]], axis=1))
+        curvature = products[:, :-1]
+        root = linalg.cholesky(curvature + 1e-8 * curvature.diagonal().max() * np.eye(len(scale)))
+        amplitudes = optimize.nnls(root, linalg.solve_triangular(root, products[:, -1], trans="T"))[0]
+    below = np.tensordot(amplitudes / scale, columns[shown], 1)
+    return np.where(used, np.clip(below, 0, np.maximum(arcs, 0)), 0.0)
 
 
 def with_amplitudes(observation: Observation, previous: LensLightFit, amplitudes: np.ndarray) -> LensLightFit:
