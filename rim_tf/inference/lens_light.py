@@ -230,6 +230,8 @@ def galaxy_below(observation: Observation, light: LensLightFit, arcs: np.ndarray
     Returns:
       [rows, columns], between 0 and `arcs`, 0 where it is not known.
     """
+    if not used.any():
+        return np.zeros(observation.shape)
     galaxy = _Galaxy(observation, *_coordinates(observation))
     columns, seen = galaxy.columns(light.shape), arcs[used].astype(np.float64)
     shown = (columns[:, used] ** 2).sum(1) > 0

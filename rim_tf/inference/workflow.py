@@ -550,6 +550,8 @@ class _Search:
         for _ in range(self.config.rounds if self.light is not None else 0):
             before, shape = self._state(), self.observation.shape
             arcs, seen = placed(self.found.model_image, shape), placed(self.found.observation.mask, shape)
+            if not np.isfinite(arcs).all():  # which the verdict speaks of
+                return
             below = lens_light.galaxy_below(self.observation, self.light, arcs, seen)
             if not below.sum() > _HALO * arcs.sum():
                 return

@@ -14,6 +14,7 @@ from rim_tf.grids import PixelGrid
 from rim_tf.inference.lens_light import (
     SIGNIFICANT,
     core_over_ring,
+    galaxy_below,
     step_with_source,
     subtract_beside_source,
     subtract_lens_light,
@@ -182,6 +183,27 @@ def test_where_light_in_the_source_costs_the_galaxy_has_more_of_it(unit):
     assert lights[0] + 0.01 < lights[1] < lights[2] - 0.03
     # However bright the unit; and the arcs, which the data know, stay the source's.
     assert lights[2] - lights[0] == pytest.approx(0.08, abs=0.02)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-30])
+@pytest.mark.parametrize("halo", [0.0, 0.03])
+def test_what_of_the_arcs_may_be_the_galaxy(halo, unit):
+    """A faint galaxy below them is found, and where there is none nearly nothing is."""
+    observation, arcs, light = system(4.0)
+    observation = dataclasses.replace(
+        observation, image=unit * observation.image.astype(float), noise=unit * observation.noise
+    )
+    used, arcs = np.hypot(*(np.indices((N, N)) - (N - 1) / 2)) < 45, np.maximum(arcs, 0)
+    extra = halo * sersic(1.0, level=1.0)
+    below = galaxy_below(observation, fit_of(4.0), unit * (arcs + extra), used) / unit
+    assert not below[~used].any() and (below >= 0).all() and (below <= 1.0001 * (arcs + extra)).all()
+    if halo:
+        off = (below - extra)[used]
+        assert abs(off.sum()) < 0.1 * extra[used].sum()
+        assert np.abs(off).mean() < 0.2 * extra[used].mean()
+    else:
+        assert below.sum() < 0.02 * arcs.sum()
+    assert not galaxy_below(observation, fit_of(4.0), unit * arcs, np.zeros((N, N), bool)).any()
 
 
 def test_lens_and_galaxy_go_together_in_whatever_unit():

@@ -68,6 +68,65 @@ def test_beside_a_bright_galaxy_lens_light_and_source_are_found_together(monkeyp
     assert in_arcs[1] < 0.99 * in_arcs[0]
 
 
+def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
+    """A tenth of the galaxy's light left in the frame makes a source that explains it as well."""
+    kept = []
+    monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
+    lens, source, scale = draw_system(28, 40, 0.13, LENS)
+    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08, lens_galaxy=0.5)
+    bare, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        workflow.model(observation, dataclasses.replace(QUICK, rounds=2))
+    (search,) = kept
+    galaxy = observation.image - bare.image
+    before = search.light
+
+    def in_source():
+        return (galaxy - search.light.model_image).sum() / bare.image.sum()
+
+    # Where nothing is left, nothing is given.
+    search._give_back()
+    assert search.light is before and abs(in_source()) < 0.1
+    search.light = lens_light.with_amplitudes(observation, search.light, 0.9 * search.light.amplitudes)
+    search.frame = search._without_neighbours(search.light, search.found.lens)
+    search._refit([search.found.lens])
+    left, chi2 = in_source(), search._misfits(search._state())[0]
+    search._give_back()
+    assert left > 0.3 and abs(in_source()) < 0.3 * left
+    assert search._misfits(search._state())[0] < 1.1 * chi2
+
+
+@pytest.mark.parametrize(
+    ("share", "costs", "given", "n_returned"),
+    [
+        (0.04, (), [], 0),
+        (0.3, (0.01, 0.02), [1, 1], 0),
+        (0.3, (0.2, 0.01, 0.01), [1, 0.5, 1], 1),
+        (0.3, (0.2, 0.2), [1, 0.5], 2),
+    ],
+)
+def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, given, n_returned):
+    search = object.__new__(workflow._Search)
+    search.config, search.observation = ModelConfig(rounds=2), types.SimpleNamespace(shape=(4, 4))
+    seen = types.SimpleNamespace(mask=np.ones((4, 4), bool))
+    ones, beside, costs = np.ones((4, 4)), [], iter(costs)
+    began = types.SimpleNamespace(model_image=ones, observation=seen, lens=LENS), "light", None, None, []
+    search._return_to(began)
+    monkeypatch.setattr(lens_light, "galaxy_below", lambda *given: share * ones)
+    monkeypatch.setattr(workflow._Search, "_beside", lambda search, arcs, lens: beside.append(arcs.mean()))
+    monkeypatch.setattr(workflow._Search, "_refit", lambda search, starts, before: None)
+    monkeypatch.setattr(workflow._Search, "_misfits", lambda search, *states: (1 + next(costs), 1.0, 16))
+    returned = []
+    monkeypatch.setattr(workflow._Search, "_return_to", lambda search, state: returned.append(state))
+    search._give_back()
+    assert beside == pytest.approx([1 - each * share for each in given])
+    assert len(returned) == n_returned
+    search.light = None
+    search._give_back()
+    assert len(beside) == len(given)
+
+
 def test_where_the_first_fit_began_is_kept(monkeypatch):
     """For a search that begins anew, whatever was fitted since."""
     search = object.__new__(workflow._Search)
@@ -76,6 +135,7 @@ def test_where_the_first_fit_began_is_kept(monkeypatch):
     monkeypatch.setattr(workflow._Search, "_fit", lambda search, starts: search.path.append("fitted"))
     monkeypatch.setattr(workflow._Search, "_widen", lambda search: None)
     monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: None)
+    monkeypatch.setattr(workflow._Search, "_give_back", lambda search: None)
     for _ in range(2):
         search.fit()
         assert search.began == ("light", "frame", ["start"], ["explored"])
