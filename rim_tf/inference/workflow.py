@@ -536,10 +536,11 @@ class _Search:
         self.found = self._fit(self.starts)
         self._widen()
         rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
-        self._repeat(self._light_and_lens, rounds if self.light is not None else 0)
-        self._give_back()
+        if self.light is not None:
+            self._repeat(self._light_and_lens, rounds)
+            self._give_back(rounds)
 
-    def _give_back(self):
+    def _give_back(self, most):
         """What of the arcs may as well be the galaxy goes to the galaxy, while the image is explained about as well.
 
         Fits leave it to the source, which can be anything, and explains with it what no smooth galaxy does.
@@ -547,7 +548,7 @@ class _Search:
         from rim_tf.inference import lens_light
         from rim_tf.inference.optimise import placed
 
-        for _ in range(self.config.rounds if self.light is not None else 0):
+        for _ in range(most):
             before, shape = self._state(), self.observation.shape
             arcs, seen = placed(self.found.model_image, shape), placed(self.found.observation.mask, shape)
             if not np.isfinite(arcs).all():  # which the verdict speaks of

@@ -86,13 +86,13 @@ def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
         return (galaxy - search.light.model_image).sum() / bare.image.sum()
 
     # Where nothing is left, nothing is given.
-    search._give_back()
+    search._give_back(2)
     assert search.light is before and abs(in_source()) < 0.1
     search.light = lens_light.with_amplitudes(observation, search.light, 0.9 * search.light.amplitudes)
     search.frame = search._without_neighbours(search.light, search.found.lens)
     search._refit([search.found.lens])
     left, chi2 = in_source(), search._misfits(search._state())[0]
-    search._give_back()
+    search._give_back(2)
     assert left > 0.3 and abs(in_source()) < 0.3 * left
     assert search._misfits(search._state())[0] < 1.1 * chi2
 
@@ -108,7 +108,7 @@ def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
 )
 def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, given, n_returned):
     search = object.__new__(workflow._Search)
-    search.config, search.observation = ModelConfig(rounds=2), types.SimpleNamespace(shape=(4, 4))
+    search.observation = types.SimpleNamespace(shape=(4, 4))
     seen = types.SimpleNamespace(mask=np.ones((4, 4), bool))
     ones, beside, costs = np.ones((4, 4)), [], iter(costs)
     began = types.SimpleNamespace(model_image=ones, observation=seen, lens=LENS), "light", None, None, []
@@ -119,12 +119,9 @@ def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, 
     monkeypatch.setattr(workflow._Search, "_misfits", lambda search, *states: (1 + next(costs), 1.0, 16))
     returned = []
     monkeypatch.setattr(workflow._Search, "_return_to", lambda search, state: returned.append(state))
-    search._give_back()
+    search._give_back(2)
     assert beside == pytest.approx([1 - each * share for each in given])
     assert len(returned) == n_returned
-    search.light = None
-    search._give_back()
-    assert len(beside) == len(given)
 
 
 def test_where_the_first_fit_began_is_kept(monkeypatch):
@@ -135,7 +132,7 @@ def test_where_the_first_fit_began_is_kept(monkeypatch):
     monkeypatch.setattr(workflow._Search, "_fit", lambda search, starts: search.path.append("fitted"))
     monkeypatch.setattr(workflow._Search, "_widen", lambda search: None)
     monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: None)
-    monkeypatch.setattr(workflow._Search, "_give_back", lambda search: None)
+    monkeypatch.setattr(workflow._Search, "_give_back", lambda search, most: None)
     for _ in range(2):
         search.fit()
         assert search.began == ("light", "frame", ["start"], ["explored"])
