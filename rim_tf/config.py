@@ -479,7 +479,13 @@ class ModelConfig:
     starts: int = setting(
         16, "Lenses drawn from the estimator's posterior that the fit starts from.", least=1, most=999
     )
-    rounds: int = setting(4, "How often at most lens and light are fitted again beside the source.", least=0, most=20)
+    rounds: int = setting(
+        4,
+        "How often at most lens and light are fitted again beside the source, and then light that the source has and "
+        "the lens galaxy may as well have is given back to it.",
+        least=0,
+        most=20,
+    )
     attempts: int = setting(
         1,
         "How often a fit that a flag speaks against begins anew: beside a galaxy with a price on light in the source, "
