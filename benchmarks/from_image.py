@@ -419,7 +419,8 @@ def about_galaxy(data, name, index, stamps):
     theta_E = rng.uniform(16, min(30, half / 2.4)) * scale
     e, shear, centre = rng.normal(0, 0.1, 2), rng.normal(0, 0.04, 2), rng.normal(0, 0.02 * theta_E, 2)
     lens = LensParameters(theta_E, *e, *centre, *shear)
-    grid = PixelGrid(_SOURCE_PIXELS, _SOURCE_PIXELS, np.float32(3 * theta_E / _SOURCE_PIXELS))
+    source_scale = float(3 * theta_E / _SOURCE_PIXELS)
+    grid = PixelGrid(_SOURCE_PIXELS, _SOURCE_PIXELS, np.float32(source_scale))
     place = [
         *(centre + rng.normal(0, 0.12 * theta_E, 2)),
         theta_E * rng.uniform(0.08, 0.25),
@@ -429,11 +430,11 @@ def about_galaxy(data, name, index, stamps):
     ]
     of_one = (tf.constant([value], tf.float32) for value in place)
     source = mocks.place_sources(stamps, [int(rng.integers(len(stamps.images)))], grid, *of_one).numpy()
-    inputs = batch_of([seen], [lens], [float(grid.pixel_scale)])
+    inputs = batch_of([seen], [lens], [source_scale])
     arcs = np.asarray(imaging_operator(inputs, source.shape[1:]).forward(source))[0]
     brightness = _PEAK * sky / arcs.max()
     seen = dataclasses.replace(seen, image=seen.image + brightness * arcs)
-    return seen, lens, brightness * arcs, brightness * float(source.sum()) * float(grid.pixel_scale) ** 2
+    return seen, lens, brightness * arcs, brightness * float(source.sum()) * source_scale**2
 
 
 def judged_about(data, name, index, stamps, networks, config):
