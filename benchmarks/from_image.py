@@ -454,8 +454,11 @@ def judged_about(data, name, index, stamps, networks, config):
 
 def about_report(rows):
     alive = [row for row in rows if "error" not in row]
+    lines = [f"{len(rows)} systems, {len(rows) - len(alive)} refused"]
+    if not alive:
+        return lines
     theta_E = np.array([abs(row["lens"]["theta_E"] / row["truth"]["theta_E"] - 1) for row in alive])
-    lines = [f"{len(rows)} systems, {len(rows) - len(alive)} refused; theta_E {_percent(theta_E)}"]
+    lines.append(f"theta_E off by {_percent(theta_E)}")
     for each, what in (("arcs_off", "light of the arcs"), ("flux_off", "flux of the source")):
         off = np.array([row[each] for row in alive])
         quartiles = ", ".join(f"{value:+.0f}" for value in np.percentile(off, [25, 50, 75]))

@@ -60,6 +60,8 @@ _CHANGES, _CHANGES_PRIOR, _LEAST_CHANGE = 24, 0.1, 0.003
 # Share of pixels below what of the arcs may be the galaxy; steps until that stands; and below how much, in units of the
 # noise, distances from it count as equal.
 _BELOW, _FLOOR_STEPS, _NEAREST = 0.1, 20, 0.05
+# A component of which the pixels see a smaller share (of its square) is not seen.
+_ROUNDING = 1e-8
 # How far a lens may go at once, in careful steps.
 _LONGEST_STEP = 5.0
 # What stays outside so many theta_E above a level that its peak exceeds so many times is no part of the ring, down to
@@ -214,16 +216,15 @@ def subtract_beside_source(
     return _subtracted(observation, galaxy, shape, amplitudes, previous.arc_mask, previous.standing_out)
 
 
-def galaxy_below(observation: Observation, light: LensLightFit, arcs: np.ndarray, used: np.ndarray) -> np.ndarray:
+def galaxy_below(light: LensLightFit, arcs: np.ndarray, used: np.ndarray) -> np.ndarray:
     """What of the arcs may as well be the galaxy: as much of its light as lies below nearly all of their model image.
 
     What a smooth galaxy and a lensed source could both be is in the model image as a floor, all round the ring and
-    between the arcs. It is found by quantile regression (Koenker & Bassett 1978) in the galaxy's components, none of
-    them negative: a tenth of the pixels is below it.
+    between the arcs. It is found by quantile regression (Koenker & Bassett 1978) in the galaxy's components and a sky,
+    none of them negative: about a tenth of the pixels is below it.
 
     Args:
-      observation: `Observation` with the lens galaxy in it.
-      light: its `LensLightFit`, whose centre and ellipticities are kept.
+      light: `LensLightFit`, whose centre and ellipticities are kept.
       arcs: model image of the lensed source, [rows, columns].
       used: pixels that it is known in, boolean [rows, columns].
 
@@ -231,14 +232,14 @@ def galaxy_below(observation: Observation, light: LensLightFit, arcs: np.ndarray
       [rows, columns], between 0 and `arcs`, 0 where it is not known.
     """
     if not used.any():
-        return np.zeros(observation.shape)
-    galaxy = _Galaxy(observation, *_coordinates(observation))
-    columns, seen = galaxy.columns(light.shape), arcs[used].astype(np.float64)
-    shown = (columns[:, used] ** 2).sum(1) > 0
-    in_pixels = columns[:, used][shown].T
-    scale = in_pixels.max(0)
+        return np.zeros(arcs.shape)
+    columns, seen = light.left_over[: len(light.amplitudes)], arcs[used].astype(np.float64)
+    # What the used pixels see rounding of, as of the narrow components where the core is masked, tells nothing.
+    shown = (columns[:, used] ** 2).sum(1) > _ROUNDING * (columns**2).sum((1, 2))
+    in_pixels = columns[:, used][shown].T.astype(np.float64)
+    scale = np.abs(in_pixels).max(0)
     in_pixels, amplitudes = in_pixels / scale, np.zeros(len(scale))
-    nearest = _NEAREST * float(np.median(observation.noise[used]))
+    nearest = _NEAREST * float(np.median(light.observation.noise[used]))
     for _ in range(_FLOOR_STEPS):
         above = seen - in_pixels @ amplitudes
         # Moduli as squares, each over the last modulus.

@@ -330,7 +330,7 @@ _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
 # than such a share of its signal to noise squared, which is what the data say of it.
 _PULL, _OF_SIGNAL = 200.0, 0.03
 # More of the arcs' light than this share, where it may as well be the galaxy's, is given back to it, all or half of it,
-# where that costs no more than such a share of chi^2. Simulated galaxies of Sersic's law leave less to the source.
+# where that costs, each time, no more than such a share of chi^2. Simulated galaxies of Sersic's law leave less.
 _HALO, _SHARES_GIVEN_BACK, _GIVEN_BACK_FOR = 0.05, (1.0, 0.5), 0.05
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.003
@@ -525,7 +525,9 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds."""
+        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds, and light that
+        the source has and it may as well have is given back to it.
+        """
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
@@ -541,7 +543,8 @@ class _Search:
             self._give_back(rounds)
 
     def _give_back(self, most):
-        """What of the arcs may as well be the galaxy goes to the galaxy, while the image is explained about as well.
+        """What of the arcs may as well be the galaxy goes to the galaxy, while each time the image is explained about
+        as well.
 
         Fits leave it to the source, which can be anything, and explains with it what no smooth galaxy does.
         """
@@ -553,11 +556,13 @@ class _Search:
             arcs, seen = placed(self.found.model_image, shape), placed(self.found.observation.mask, shape)
             if not np.isfinite(arcs).all():  # which the verdict speaks of
                 return
-            below = lens_light.galaxy_below(self.observation, self.light, arcs, seen)
-            if not below.sum() > _HALO * arcs.sum():
+            below = lens_light.galaxy_below(self.light, arcs, seen)
+            if not below.sum() > _HALO * np.maximum(arcs, 0)[seen].sum():
                 return
             for share in _SHARES_GIVEN_BACK:
                 self._beside(arcs - share * below, self.found.lens)
+                if self.light is before[1]:  # too few pixels for a fit
+                    return
                 self._refit([self.found.lens], self.found)
                 is_, was, _ = self._misfits(self._state(), before)
                 if is_ < (1 + _GIVEN_BACK_FOR) * was:
@@ -753,7 +758,8 @@ class _Search:
         return self.found, self.light, self.frame, self.estimate, list(self.path)
 
     def _return_to(self, state):
-        self.found, self.light, self.frame, self.estimate, self.path = state
+        self.found, self.light, self.frame, self.estimate, path = state
+        self.path = list(path)  # to which is added in place
 
     def _keep_better(self, state, by=0.0, priced=False):
         """What stands now, where it explains the image better than `state` did, by such a share, and less by what its

@@ -189,13 +189,14 @@ def test_where_light_in_the_source_costs_the_galaxy_has_more_of_it(unit):
 @pytest.mark.parametrize("halo", [0.0, 0.03])
 def test_what_of_the_arcs_may_be_the_galaxy(halo, unit):
     """A faint galaxy below them is found, and where there is none nearly nothing is."""
-    observation, arcs, light = system(4.0)
-    observation = dataclasses.replace(
-        observation, image=unit * observation.image.astype(float), noise=unit * observation.noise
-    )
+    _, arcs, _ = system(4.0)
+    fit = fit_of(4.0)
+    seen = fit.observation
+    seen = dataclasses.replace(seen, image=unit * seen.image.astype(float), noise=unit * seen.noise)
+    fit = dataclasses.replace(fit, observation=seen)
     used, arcs = np.hypot(*(np.indices((N, N)) - (N - 1) / 2)) < 45, np.maximum(arcs, 0)
     extra = halo * sersic(1.0, level=1.0)
-    below = galaxy_below(observation, fit_of(4.0), unit * (arcs + extra), used) / unit
+    below = galaxy_below(fit, unit * (arcs + extra), used) / unit
     assert not below[~used].any() and (below >= 0).all() and (below <= 1.0001 * (arcs + extra)).all()
     if halo:
         off = (below - extra)[used]
@@ -203,7 +204,22 @@ def test_what_of_the_arcs_may_be_the_galaxy(halo, unit):
         assert np.abs(off).mean() < 0.2 * extra[used].mean()
     else:
         assert below.sum() < 0.02 * arcs.sum()
-    assert not galaxy_below(observation, fit_of(4.0), unit * arcs, np.zeros((N, N), bool)).any()
+    assert not galaxy_below(fit, unit * arcs, np.zeros((N, N), bool)).any()
+
+
+def test_what_may_be_the_galaxy_is_found_about_a_masked_core_too():
+    """Of a PSF with negative wings, which is all that pixels there see of the narrowest components."""
+    observation, arcs, _ = system(4.0)
+    psf, away = stamp(), np.hypot(*(np.indices((15, 15)) - 7.0))
+    psf = np.where(away > 5, -2e-4 * psf.max(), psf)
+    fit = fit_of(4.0)
+    observation = dataclasses.replace(observation, psf=psf / psf.sum())
+    columns = with_amplitudes(observation, fit, fit.amplitudes).left_over
+    fit = dataclasses.replace(fit, left_over=columns)
+    away = np.hypot(*(np.indices((N, N)) - (N - 1) / 2))
+    used, extra = (away < 45) & (away > 12), 0.03 * sersic(1.0, level=1.0)
+    below = galaxy_below(fit, np.maximum(arcs, 0) + extra, used)
+    assert below.sum() == pytest.approx(extra[used].sum(), rel=0.15)
 
 
 def test_lens_and_galaxy_go_together_in_whatever_unit():

@@ -98,30 +98,46 @@ def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("share", "costs", "given", "n_returned"),
+    ("share", "costs", "given", "kept"),
     [
-        (0.04, (), [], 0),
-        (0.3, (0.01, 0.02), [1, 1], 0),
-        (0.3, (0.2, 0.01, 0.01), [1, 0.5, 1], 1),
-        (0.3, (0.2, 0.2), [1, 0.5], 2),
+        (0.04, (), [], []),
+        (0.3, (0.01, 0.02), [1, 1], [1, 2]),
+        (0.3, (0.2, 0.01, 0.01), [1, 0.5, 1], [2, 3]),
+        (0.3, (0.2, 0.2), [1, 0.5], []),
+        (0.3, (0.01, 0.2, 0.2), [1, 1, 0.5], [1]),
     ],
 )
-def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, given, n_returned):
+def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, given, kept):
     search = object.__new__(workflow._Search)
     search.observation = types.SimpleNamespace(shape=(4, 4))
     seen = types.SimpleNamespace(mask=np.ones((4, 4), bool))
     ones, beside, costs = np.ones((4, 4)), [], iter(costs)
-    began = types.SimpleNamespace(model_image=ones, observation=seen, lens=LENS), "light", None, None, []
+    began = types.SimpleNamespace(model_image=ones, observation=seen, lens=LENS), "light", "frame", "estimate", ["path"]
     search._return_to(began)
-    monkeypatch.setattr(lens_light, "galaxy_below", lambda *given: share * ones)
-    monkeypatch.setattr(workflow._Search, "_beside", lambda search, arcs, lens: beside.append(arcs.mean()))
-    monkeypatch.setattr(workflow._Search, "_refit", lambda search, starts, before: None)
+
+    def beside_them(search, arcs, lens):
+        beside.append(arcs.mean())
+        search.light, search.frame = f"light {len(beside)}", f"frame {len(beside)}"
+
+    def refit(search, starts, before):
+        search.path += [f"fit {len(beside)}"]
+
+    monkeypatch.setattr(lens_light, "galaxy_below", lambda light, arcs, used: share * ones)
+    monkeypatch.setattr(workflow._Search, "_beside", beside_them)
+    monkeypatch.setattr(workflow._Search, "_refit", refit)
     monkeypatch.setattr(workflow._Search, "_misfits", lambda search, *states: (1 + next(costs), 1.0, 16))
-    returned = []
-    monkeypatch.setattr(workflow._Search, "_return_to", lambda search, state: returned.append(state))
     search._give_back(2)
     assert beside == pytest.approx([1 - each * share for each in given])
-    assert len(returned) == n_returned
+    # What cost too much is as if it had not been tried.
+    assert search.path == ["path", *(f"fit {each}" for each in kept)]
+    last = kept[-1] if kept else None
+    assert search.light == (f"light {last}" if kept else "light")
+    assert search.frame == (f"frame {last}" if kept else "frame")
+    # Nor is anything fitted where the galaxy cannot be.
+    monkeypatch.setattr(workflow._Search, "_beside", lambda search, arcs, lens: None)
+    fitted = list(search.path)
+    search._give_back(2)
+    assert search.path == fitted
 
 
 def test_where_the_first_fit_began_is_kept(monkeypatch):
