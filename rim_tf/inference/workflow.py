@@ -185,7 +185,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     which starts are drawn, and searched from as `config.search` says, and otherwise, too, where a flag speaks
     against what comes of it (`ModelConfig.attempts`); unless `config.fast` leaves it at that, the lens is fitted
     with the source reconstructed by the RIM at every step; then, where there is a lens galaxy, its light is fitted
-    again beside the source and the lens once more, until chi^2 stands still.
+    again beside the source and the lens once more, until chi^2 stands still, and what of the source's light may as well
+    be the galaxy's is given back to it.
 
     Args:
       observation: `Observation`, the lens near its middle, the lens galaxy in it or not.
@@ -525,8 +526,8 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds, and light that
-        the source has and it may as well have is given back to it.
+        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds, and what
+        light the source has and it may as well have is given back to it.
         """
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
