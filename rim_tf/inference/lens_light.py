@@ -235,7 +235,7 @@ def galaxy_below(light: LensLightFit, arcs: np.ndarray, used: np.ndarray) -> np.
         return np.zeros(arcs.shape)
     columns, seen = light.left_over[: len(light.amplitudes)], arcs[used].astype(np.float64)
     # What the used pixels see rounding of, as of the narrow components where the core is masked, tells nothing.
-    shown = (columns[:, used] ** 2).sum(1) > _ROUNDING * (columns**2).sum((1, 2))
+    shown = _is_seen(columns, used, _ROUNDING)
     in_pixels = columns[:, used][shown].T.astype(np.float64)
     scale = np.abs(in_pixels).max(0)
     in_pixels, amplitudes = in_pixels / scale, np.zeros(len(scale))
@@ -246,8 +246,8 @@ def galaxy_below(light: LensLightFit, arcs: np.ndarray, used: np.ndarray) -> np.
         weight = np.where(above > 0, _BELOW, 1 - _BELOW) / np.maximum(np.abs(above), nearest)
         products = _product(in_pixels * weight[:, None], np.concatenate([in_pixels, seen[:, None]], axis=1))
         curvature = products[:, :-1]
-        root = linalg.cholesky(curvature + 1e-8 * curvature.diagonal().max() * np.eye(len(scale)))
-        amplitudes = optimize.nnls(root, linalg.solve_triangular(root, products[:, -1], trans="T"))[0]
+        ridge = 1e-8 * curvature.diagonal().max() * np.eye(len(scale))
+        amplitudes = _not_negative(curvature + ridge, products[:, -1])
     below = np.tensordot(amplitudes / scale, columns[shown], 1)
     return np.where(used, np.clip(below, 0, np.maximum(arcs, 0)), 0.0)
 
@@ -346,9 +346,15 @@ def step_with_source(
     return np.append(np.maximum(amplitudes[:-1], 0), amplitudes[-1]), found[n_light:]
 
 
-def _is_seen(columns, used):
-    """Whether enough of each component's light falls on pixels that are used, [n]."""
-    return (columns[:, used] ** 2).sum(1) > _SEEN * (columns**2).sum((1, 2))
+def _is_seen(columns, used, share=_SEEN):
+    """Whether enough of each component's light (of its square) falls on pixels that are used, [n]."""
+    return (columns[:, used] ** 2).sum(1) > share * (columns**2).sum((1, 2))
+
+
+def _not_negative(curvature, gradient):
+    """The amplitudes x, none of them negative, of the least x curvature x / 2 - gradient x, [n]."""
+    root = linalg.cholesky(curvature)
+    return optimize.nnls(root, linalg.solve_triangular(root, gradient, trans="T"))[0]
 
 
 def _coarse_brightness(source):
@@ -513,9 +519,7 @@ class _Galaxy:
         seen = _is_seen(columns, used)
         scale = np.where(np.append(seen, seen[-1]), np.sqrt(np.diag(curvature)), np.inf)
         curvature = curvature / np.outer(scale, scale) + 1e-10 * np.eye(len(scale))
-        root = linalg.cholesky(curvature)
-        target = linalg.solve_triangular(root, gradient / scale, trans="T")
-        amplitudes = optimize.nnls(root, target)[0] / scale
+        amplitudes = _not_negative(curvature, gradient / scale) / scale
         amplitudes = np.append(amplitudes[:-2], amplitudes[-2] - amplitudes[-1])
         return amplitudes, np.tensordot(amplitudes, columns, 1), in_noise
 

@@ -565,10 +565,9 @@ class _Search:
                 if self.light is before[1]:  # too few pixels for a fit
                     return
                 self._refit([self.found.lens], self.found)
-                is_, was, _ = self._misfits(self._state(), before)
-                if is_ < (1 + _GIVEN_BACK_FOR) * was:
+                self._keep_better(before, -_GIVEN_BACK_FOR)
+                if self.light is not before[1]:
                     break
-                self._return_to(before)
             else:
                 return
 

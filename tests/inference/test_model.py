@@ -122,10 +122,13 @@ def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, 
     def refit(search, starts, before):
         search.path += [f"fit {len(beside)}"]
 
+    def compared(search, *states):
+        return [(ones + np.sqrt(chi2) * ones, ones) for chi2 in (1 + next(costs), 1.0)], ones, ones > 0
+
     monkeypatch.setattr(lens_light, "galaxy_below", lambda light, arcs, used: share * ones)
     monkeypatch.setattr(workflow._Search, "_beside", beside_them)
     monkeypatch.setattr(workflow._Search, "_refit", refit)
-    monkeypatch.setattr(workflow._Search, "_misfits", lambda search, *states: (1 + next(costs), 1.0, 16))
+    monkeypatch.setattr(workflow._Search, "_compared", compared)
     search._give_back(2)
     assert beside == pytest.approx([1 - each * share for each in given])
     # What cost too much is as if it had not been tried.
