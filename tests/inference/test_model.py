@@ -31,17 +31,25 @@ def found(lens_galaxy):
         return workflow.model(observation, QUICK)
 
 
-def test_beside_a_bright_galaxy_lens_light_and_source_are_found_together(monkeypatch):
-    """At low noise lens and light agree at a wrong place, and fits in turns stay there."""
+def searched(monkeypatch, seed, pixels, scale, noise, lens_galaxy=0.0, rounds=QUICK.rounds):
+    """The search of a simulated lens before it is finished, its `Observation`, and the same without lens galaxy."""
     kept = []
     monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
-    lens, source, scale = draw_system(31, 28, 0.18, LENS)
-    observation, _ = observe_system(31, lens, source, scale, 28, 0.18, 0.005, 0.08, lens_galaxy=0.5)
-    bare, _ = observe_system(31, lens, source, scale, 28, 0.18, 0.005, 0.08)
+    lens, source, source_scale = draw_system(seed, pixels, scale, LENS)
+    observation, bare = (
+        observe_system(seed, lens, source, source_scale, pixels, scale, noise, 0.08, lens_galaxy=each)[0]
+        for each in (lens_galaxy, 0.0)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)
-        workflow.model(observation, dataclasses.replace(QUICK, rounds=0))
+        workflow.model(observation, dataclasses.replace(QUICK, rounds=rounds))
     (search,) = kept
+    return search, observation, bare
+
+
+def test_beside_a_bright_galaxy_lens_light_and_source_are_found_together(monkeypatch):
+    """At low noise lens and light agree at a wrong place, and fits in turns stay there."""
+    search, observation, bare = searched(monkeypatch, 31, 28, 0.18, 0.005, lens_galaxy=0.5, rounds=0)
     began = search._state()
     light = observation.image - bare.image
 
@@ -70,15 +78,7 @@ def test_beside_a_bright_galaxy_lens_light_and_source_are_found_together(monkeyp
 
 def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
     """A tenth of the galaxy's light left in the frame makes a source that explains it as well."""
-    kept = []
-    monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
-    lens, source, scale = draw_system(28, 40, 0.13, LENS)
-    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08, lens_galaxy=0.5)
-    bare, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)
-        workflow.model(observation, dataclasses.replace(QUICK, rounds=2))
-    (search,) = kept
+    search, observation, bare = searched(monkeypatch, 28, 40, 0.13, 0.02, lens_galaxy=0.5, rounds=2)
     galaxy = observation.image - bare.image
     before = search.light
 
@@ -160,14 +160,7 @@ def test_where_the_first_fit_began_is_kept(monkeypatch):
 
 def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     """Within its own a small ring explains what it sees; and where a flag speaks against it, others are tried."""
-    kept = []
-    monkeypatch.setattr(workflow._Search, "finish", lambda search: kept.append(search))
-    lens, source, scale = draw_system(28, 40, 0.13, LENS)
-    observation, _ = observe_system(28, lens, source, scale, 40, 0.13, 0.02, 0.08)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)
-        workflow.model(observation, QUICK)
-    (search,) = kept
+    search, _, _ = searched(monkeypatch, 28, 40, 0.13, 0.02)
     right = search._state()
     others = list(search._of_other_sizes())
     assert others and all(abs(each.theta_E / search.found.lens.theta_E - 1) > 0.05 for each in others)
