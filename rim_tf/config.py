@@ -501,7 +501,8 @@ class ModelConfig:
     """As of `WorkflowConfig`."""
     source_width: float = setting(
         1.5,
-        "How many times its usual width the source grid has at the least, while the lens is fitted.",
+        "How many times its usual width the source grid has while the lens is looked for. It becomes wider where it "
+        "cuts the source off, and narrower beside a lens galaxy where that explains the ring as well.",
         least=0.5,
         most=4,
     )

@@ -34,7 +34,8 @@ _SMOOTHNESS = 0.02
 _ANNULUS = (0.6, 1.5)
 # Pixels, not arcsec: clumps are looked for at the scale of a PSF, and left out with their wings.
 _SMOOTHING, _WINGS = 1.5, 4
-_CLUMP = 2.5
+# From the brightest down, each level so many times as high as the next.
+_CLUMP, _LOWER = 2.5, 1.5
 _N_ROUNDS, _FEW = 4, 5
 # Pixels beyond the ring for each component, at the least.
 _PIXELS_FOR_EACH = 2
@@ -131,7 +132,7 @@ class LensLightFit:
         radius = radius_about(lens, self.observation) / (lens.theta_E if theta_E is None else theta_E)
         found, standing_out = np.zeros(radius.shape, bool), np.where(self.observation.mask, self.standing_out, 0.0)
         top = float(np.max(standing_out, where=radius > _NEIGHBOUR, initial=_CLUMP))
-        for level in np.geomspace(top, _CLUMP, math.ceil(math.log(top / _CLUMP) / math.log(_HIGHER)) + 1):
+        for level in _levels(top, _HIGHER):
             labels, n = ndimage.label(_above(level, standing_out))
             each = np.arange(n + 1)
             nearest = ndimage.minimum(radius, labels, each)
@@ -170,15 +171,21 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     nucleus = inside & (radius <= np.sort(radius[observation.mask])[: max(n_nucleus, 1)][-1])
     shape = np.concatenate([[lens.x_lens, lens.y_lens], *([0.05 * (i + 1), 0.0] for i in range(_GROUPS))])
     model = np.maximum(ndimage.gaussian_filter(observation.image.astype(np.float64), 1.0), 0)
-    for i in range(_N_ROUNDS):
+
+    def fitted(most):
+        """Shape, amplitudes and model of all but what is left out, and what then stands out."""
         used = observation.mask & ~left_out
         _check_enough(used & ~inside, galaxy.n_components, f"beyond {_ANNULUS[1]:g} theta_E")
         _check_core(used & inside)
+        found = galaxy.fit(shape, used, model, most)
+        return *found, _standing_out(observation, found[2])
+
+    shape, amplitudes, model, standing_out = fitted(_ROUGH)
+    top = float(np.max(standing_out, where=observation.mask & ~nucleus, initial=_CLUMP))
+    for level in _levels(top / _LOWER, _LOWER):
+        left_out = _clumps(standing_out, level) & ~nucleus
         # While it is not settled what is left out, a rough fit will do.
-        most = _ROUGH if i < _N_ROUNDS - 1 else _FULL
-        shape, amplitudes, model = galaxy.fit(shape, used, model, most)
-        standing_out = _standing_out(observation, model)
-        left_out = _clumps(standing_out) & ~nucleus
+        shape, amplitudes, model, standing_out = fitted(_ROUGH if level > _CLUMP else _FULL)
     # Arcs add light, so that a galaxy brighter than what is seen behind them is none.
     for _ in range(_N_ROUNDS):
         too_bright = left_out & observation.mask & (model > observation.image + 3 * observation.noise)
@@ -451,9 +458,15 @@ def _above(level, standing_out):
     return ndimage.binary_opening(standing_out > level, iterations=1)
 
 
-def _clumps(standing_out):
-    """Arcs and neighbours with their wings, boolean [rows, columns]."""
-    return ndimage.binary_dilation(_above(_CLUMP, standing_out), iterations=_WINGS)
+def _levels(top, step):
+    """From the top down to that of a clump, each `step` times as high as the next, or less."""
+    top = max(top, _CLUMP)
+    return np.geomspace(top, _CLUMP, math.ceil(math.log(top / _CLUMP) / math.log(step)) + 1)
+
+
+def _clumps(standing_out, level):
+    """Arcs and neighbours above a level, with their wings, boolean [rows, columns]."""
+    return ndimage.binary_dilation(_above(level, standing_out), iterations=_WINGS)
 
 
 class _Galaxy:

@@ -268,7 +268,7 @@ def _disagreement(lens_fit, sky_noise):
     return float(np.abs(theta_E[as_good] / theta_E[0] - 1).max())
 
 
-def edge_share(source):
-    """Share of a source [rows, columns] that is in the outermost two pixels of its grid; NaN where it is dark."""
+def edge_share(source, edge=2):
+    """Share of a source [rows, columns] that is in the outermost `edge` pixels of its grid; NaN where it is dark."""
     total = float(source.sum())
-    return 1 - float(source[2:-2, 2:-2].sum()) / total if total > 0 else math.nan
+    return 1 - float(source[edge:-edge, edge:-edge].sum()) / total if total > 0 else math.nan

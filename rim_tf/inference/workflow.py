@@ -100,7 +100,8 @@ class ModelResult:
       seconds: of the whole.
       path: the history of the fits that led there, one after another, as of `LensFit`.
       posterior: `rim_tf.inference.lens_samples.LensSamples`, or None where none was asked for or there is none.
-      source_width: of the source grid that it was fitted with, as of `ModelConfig`; more where that cut the source off.
+      source_width: of the source grid that it was fitted with, as of `ModelConfig`; more where that cut the source off,
+        less where a narrower one explained the ring as well beside a lens galaxy.
       fitted: whether the lens was fitted, and is not as a network found it.
       valley: `rim_tf.inference.valley.Valley` about the lens, where the noise is so low that the fit walked along it.
 
@@ -269,8 +270,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     Args:
       result: `ModelResult`.
       rim: the `RIM` that it was found with.
-      config: `rim_tf.config.PosteriorConfig`; None takes its defaults. Its source grid is at least as wide as that of
-        the fit.
+      config: `rim_tf.config.PosteriorConfig`; None takes its defaults. The source grid is that of the fit, though.
       folder: as of `rim_tf.inference.lens_samples.sample_lens`.
       progress: a `Progress`, or None.
 
@@ -287,7 +287,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     factor = result.verdict.noise_factor
     centre = result.observation.centre
     config = config or PosteriorConfig()
-    config = dataclasses.replace(config, source_width=max(config.source_width, result.source_width))
+    config = dataclasses.replace(config, source_width=result.source_width)
     try:
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, result.valley
         return [each.moved(centre) for each in sample_lens(*given)]
@@ -298,7 +298,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
 
 def _counted(result, rim, config, progress):
     """`LensSamples` of the calibrated distribution; None, with a warning, where the prior excludes the lens."""
-    settings = PosteriorConfig(seed=config.seed, fit_radius=config.fit_radius, source_width=config.source_width)
+    settings = PosteriorConfig(seed=config.seed, fit_radius=config.fit_radius)
     try:
         (found,) = sample(result, rim, settings, progress=progress)
     except InputError as error:
@@ -330,9 +330,13 @@ _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
 # How likely a source is falls as this power of its light, where a flag spoke against what was found; but not as more
 # than such a share of its signal to noise squared, which is what the data say of it.
 _PULL, _OF_SIGNAL = 200.0, 0.03
-# More of the arcs' light than this share, where it may as well be the galaxy's, is given back to it, all or half of it,
-# where that costs, each time, no more than such a share of chi^2. Simulated galaxies of Sersic's law leave less.
-_HALO, _SHARES_GIVEN_BACK, _GIVEN_BACK_FOR = 0.05, (1.0, 0.5), 0.05
+# More of the arcs' light than this share, where it may as well be the galaxy's, is given back to it, all or half of it;
+# and more of the source's, where a narrower grid has no place for it. Simulated galaxies of Sersic's law leave less.
+_HALO, _SHARES_GIVEN_BACK = 0.05, (1.0, 0.5)
+# A source with less light explains the ring as well where the verdict's chi^2, that of noise being 1, rises by less.
+_AS_GOOD = 0.05
+# Beside a lens galaxy the source grid is so much narrower, the first that explains the ring as well.
+_NARROWER = 0.55, 0.75
 # Another round of lens light and lens that lowers chi^2 by a smaller share is the last.
 _ROUND_GAIN = 0.003
 
@@ -526,9 +530,7 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds, and what
-        light the source has and it may as well have is given back to it.
-        """
+        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds."""
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
@@ -536,23 +538,29 @@ class _Search:
             self.began = self.light, self.frame, self.starts, list(self.path)
         if self.noise is None:  # that of masked pixels is none
             self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
-        self.found = self._fit(self.starts)
+        self.found = self._fit(self.starts, source_width=self._search_width)
         self._widen()
-        rounds = min(1, self.config.rounds) if self.config.fast else self.config.rounds
         if self.light is not None:
-            self._repeat(self._light_and_lens, rounds)
-            self._give_back(rounds)
+            self._narrow()
+            self._repeat(self._light_and_lens, self._rounds)
 
-    def _give_back(self, most):
-        """What of the arcs may as well be the galaxy goes to the galaxy, while each time the image is explained about
-        as well.
+    @property
+    def _rounds(self):
+        return min(1, self.config.rounds) if self.config.fast else self.config.rounds
+
+    def give_back(self):
+        """What of the arcs may as well be the galaxy's goes to the galaxy, where there is one, while each time the
+        image is explained about as well and no other flag is raised.
 
         Fits leave it to the source, which can be anything, and explains with it what no smooth galaxy does.
         """
         from rim_tf.inference import lens_light
         from rim_tf.inference.optimise import placed
 
-        for _ in range(most):
+        if self.light is None:
+            return
+        self._narrow()
+        for _ in range(self._rounds):
             before, shape = self._state(), self.observation.shape
             arcs, seen = placed(self.found.model_image, shape), placed(self.found.observation.mask, shape)
             if not np.isfinite(arcs).all():  # which the verdict speaks of
@@ -565,16 +573,45 @@ class _Search:
                 if self.light is before[1]:  # too few pixels for a fit
                     return
                 self._refit([self.found.lens], self.found)
-                self._keep_better(before, -_GIVEN_BACK_FOR)
-                if self.light is not before[1]:
+                if self._keep_as_good(before):
                     break
             else:
                 return
 
+    def _narrow(self):
+        """The lens on a narrower source grid, where that explains the image about as well.
+
+        What is left of a galaxy fills any grid, its outer parts most of all. Hardly anything is magnified there, so
+        that little light in the image is much of the source's.
+        """
+        from rim_tf.inference.verdict import edge_share
+
+        before, source = self._state(), self.found.reconstruction.source
+        for narrower in _NARROWER:
+            width = narrower * self.config.source_width
+            edge = round((1 - width / self.source_width) * len(source) / 2)
+            if edge <= 0 or not edge_share(source, edge) > _HALO:
+                return
+            self._refit([self.found.lens], source_width=width)
+            self._light_and_lens()
+            if self._keep_as_good(before):
+                return
+
+    def _keep_as_good(self, before):
+        """What stands now, where it explains the ring about as well as the state `before` and no flag speaks against
+        it that did not then; returns whether it was kept.
+        """
+        judged, was = self.judged(), self.judged(before)
+        as_good = judged.figures["chi2"] < was.figures["chi2"] + _AS_GOOD
+        if not (as_good and set(judged.flags) <= set(was.flags)):
+            self._return_to(before)
+            return False
+        return True
+
     def _widen(self):
         """The lens on a wider source grid, where this one cuts the source off: what it lacks leads the lens away.
 
-        Beside a lens galaxy it stays as it is: what is left of that would fill any grid.
+        Not beside a lens galaxy, what is left of which would fill any grid.
         """
         from rim_tf.inference.verdict import edge_share
 
@@ -646,14 +683,22 @@ class _Search:
     def doubt(self):
         """`again`, where a flag speaks against what was found: as often as the settings say, and as often once more
         where that found a lens of another size which does not explain the image yet.
+
+        What is compared are fits from which no light was given back yet: the one that counts gives it back in the end.
         """
         attempt, most = 0, 0 if self.config.fast else self.config.attempts
+        before = self._state()
+        self.give_back()
         while attempt < most and not self.judged().settled:
+            if attempt == 0:
+                self._return_to(before)
             was, attempt = self.found.lens, attempt + 1
             self.again(self.config.seed + attempt)
             # There is the other search, and beside a lens of another size the estimator sees something else.
             if not self.judged().explained and _is_of_other_size(self.found.lens, was):
                 most = min(most + 1, 2 * self.config.attempts)
+        if attempt > 0:
+            self.give_back()
 
     def again(self, seed):
         """Other fits, by the other search from what the estimator sees now, and from lenses of other sizes; the best
@@ -884,7 +929,8 @@ class _Search:
         seen = coarsened(arcs, factor)
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
-        given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
+        grid = self._source_pixels(seen, self._search_width)
+        given = _left_over(light, arcs, factor), expected, grid, _prior(light)
         if not self.by_network:
             return explore(seen, starts, self.rim, *given)
         samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, *self.looks)}.values()])
@@ -921,6 +967,11 @@ class _Search:
     def source_width(self):
         """Of the source grid, as of `ModelConfig`: that of what was found."""
         return self.config.source_width if self.found is None else self.found.source_width
+
+    @property
+    def _search_width(self):
+        """The same where nothing is known of the source yet."""
+        return max(self.source_width, self.config.source_width)
 
     def _source_pixels(self, arcs, source_width=None):
         from rim_tf.inference.optimise import source_pixels_of
@@ -963,9 +1014,9 @@ class _Search:
         grid = self._source_pixels(arcs, source_width), self.n_rim_steps, source_width
         return _Found(sought, sought.ends, arcs, field_of, self.rim, *grid)
 
-    def _refit(self, starts, before=None, whole=False, roughly=False):
+    def _refit(self, starts, before=None, whole=False, roughly=False, source_width=None):
         """Another `_fit` from near the best; whether starts agree is known of those from afar alone."""
-        found = self._fit(starts, self.found, before, whole, roughly)
+        found = self._fit(starts, self.found, before, whole, roughly, source_width)
         self.found = dataclasses.replace(found, ends=self.found.ends)
 
     def _neighbours(self, light, lens):
