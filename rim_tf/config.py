@@ -481,8 +481,8 @@ class ModelConfig:
     )
     rounds: int = setting(
         4,
-        "How often at most lens and light are fitted again beside the source, and then light that the source has and "
-        "the lens galaxy may as well have is given back to it.",
+        "How often at most lens and light are fitted again beside the source, and at last light that the source has "
+        "and the lens galaxy may as well have is given back to it.",
         least=0,
         most=20,
     )
@@ -625,7 +625,7 @@ class PosteriorConfig:
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""
     source_width: float = ModelConfig.source_width
-    """As of `ModelConfig`."""
+    """How many times its usual width the source grid has; behind a lens that `model` found it is as wide as there."""
 
     def __post_init__(self):
         check(self)

@@ -146,9 +146,10 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
     """Fit the lens galaxy and the sky with the arcs left out, and subtract them.
 
     The first fit leaves out a ring around theta_E. What then stands out above the model, wherever it is, are
-    the arcs (and neighbours): the next fits leave out just that, so that all other pixels, in the ring's
-    inside too, hold the model. A faint complete ring, of the lens galaxy's own shape, would not stand out:
-    look at the result.
+    the arcs (and neighbours): the next fits leave out just that, the brightest of it first and in the end all, so
+    that all other pixels, in the ring's inside too, hold the model. Were all left out at once, what the first model
+    lacks of a bright galaxy would be, too. A faint complete ring, of the lens galaxy's own shape, would not stand
+    out: look at the result.
 
     Args:
       observation: `Observation` with the lens galaxy in it.
@@ -181,7 +182,8 @@ def subtract_lens_light(observation: Observation, lens: Lens) -> LensLightFit:
         return *found, _standing_out(observation, found[2])
 
     shape, amplitudes, model, standing_out = fitted(_ROUGH)
-    top = float(np.max(standing_out, where=observation.mask & ~nucleus, initial=_CLUMP))
+    near = observation.mask & ~nucleus & (radius < _NEIGHBOUR * lens.theta_E)
+    top = float(np.max(standing_out, where=near, initial=_CLUMP))
     for level in _levels(top / _LOWER, _LOWER):
         left_out = _clumps(standing_out, level) & ~nucleus
         # While it is not settled what is left out, a rough fit will do.

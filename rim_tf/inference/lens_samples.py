@@ -154,9 +154,13 @@ def sample_lens(
     if noise_factor != 1:
         observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
     arcs = cropped(observation, config.fit_radius * lens.theta_E)
-    # No more than the frame has, unless the source asks for a wider grid than usual.
-    most = source_pixels_of(observation, max(1.0, config.source_width / ModelConfig.source_width))
-    pixels = min(most, source_pixels_of(arcs, config.source_width))
+
+    def grid(width):
+        """Pixels on a side; no more than the frame has, unless the source asks for a wider grid than usual."""
+        most = source_pixels_of(observation, max(1.0, width / ModelConfig.source_width))
+        return min(most, source_pixels_of(arcs, width))
+
+    pixels = grid(config.source_width)
     left_over = None if left_over is None else middle(left_over, arcs.shape)
     progress("lens", 0, None)
     plain, law, _ = settled(arcs, [lens], model, left_over, pixels, config.seed)
@@ -187,7 +191,9 @@ def sample_lens(
             if method == "rim":
                 target = LogPosterior(plain.likelihood, plain.prior, temperature)
             else:
-                target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, pixels))
+                # Nothing else takes what lies beyond its grid.
+                widest = grid(max(config.source_width, ModelConfig.source_width))
+                target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, widest))
             sampler = samplers[method]
             path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
             chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))

@@ -186,8 +186,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     which starts are drawn, and searched from as `config.search` says, and otherwise, too, where a flag speaks
     against what comes of it (`ModelConfig.attempts`); unless `config.fast` leaves it at that, the lens is fitted
     with the source reconstructed by the RIM at every step; then, where there is a lens galaxy, its light is fitted
-    again beside the source and the lens once more, until chi^2 stands still, and what of the source's light may as well
-    be the galaxy's is given back to it.
+    again beside the source and the lens once more, until chi^2 stands still; and in the end what of the source's light
+    may as well be the galaxy's is given back to it.
 
     Args:
       observation: `Observation`, the lens near its middle, the lens galaxy in it or not.
@@ -270,7 +270,8 @@ def sample(result, rim, config=None, folder=None, progress=None):
     Args:
       result: `ModelResult`.
       rim: the `RIM` that it was found with.
-      config: `rim_tf.config.PosteriorConfig`; None takes its defaults. The source grid is that of the fit, though.
+      config: `rim_tf.config.PosteriorConfig`; None takes its defaults. The source grid is as wide as that of the
+        fit, though.
       folder: as of `rim_tf.inference.lens_samples.sample_lens`.
       progress: a `Progress`, or None.
 
@@ -331,7 +332,7 @@ _STEPS_WITH_SOURCE, _SHARES = 2, (1.0, 0.3)
 # than such a share of its signal to noise squared, which is what the data say of it.
 _PULL, _OF_SIGNAL = 200.0, 0.03
 # More of the arcs' light than this share, where it may as well be the galaxy's, is given back to it, all or half of it;
-# and more of the source's, where a narrower grid has no place for it. Simulated galaxies of Sersic's law leave less.
+# and more of the source's, where a narrower grid has no place for it.
 _HALO, _SHARES_GIVEN_BACK = 0.05, (1.0, 0.5)
 # A source with less light explains the ring as well where the verdict's chi^2, that of noise being 1, rises by less.
 _AS_GOOD = 0.05
@@ -530,7 +531,9 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds."""
+        """The lens from `starts`; where there is a lens galaxy, on a narrower source grid if that does; and its light and
+        both again, in rounds.
+        """
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
@@ -587,7 +590,7 @@ class _Search:
         from rim_tf.inference.verdict import edge_share
 
         before, source = self._state(), self.found.reconstruction.source
-        for narrower in _NARROWER:
+        for narrower in _NARROWER if self._rounds else ():
             width = narrower * self.config.source_width
             edge = round((1 - width / self.source_width) * len(source) / 2)
             if edge <= 0 or not edge_share(source, edge) > _HALO:
@@ -602,8 +605,10 @@ class _Search:
         it that did not then; returns whether it was kept.
         """
         judged, was = self.judged(), self.judged(before)
-        as_good = judged.figures["chi2"] < was.figures["chi2"] + _AS_GOOD
-        if not (as_good and set(judged.flags) <= set(was.flags)):
+        # In units of one sky: a frame that is worse everywhere is not better in the ring.
+        chi2 = judged.figures["chi2"] * (judged.sky_noise / was.sky_noise) ** 2
+        is_as_good = chi2 < was.figures["chi2"] + _AS_GOOD and judged.n_nonsense <= was.n_nonsense
+        if not (is_as_good and set(judged.flags) <= set(was.flags)):
             self._return_to(before)
             return False
         return True
@@ -684,7 +689,7 @@ class _Search:
         """`again`, where a flag speaks against what was found: as often as the settings say, and as often once more
         where that found a lens of another size which does not explain the image yet.
 
-        What is compared are fits from which no light was given back yet: the one that counts gives it back in the end.
+        What is compared are fits from which no light in the ring was given back yet: that counts gives it back at last.
         """
         attempt, most = 0, 0 if self.config.fast else self.config.attempts
         before = self._state()
@@ -970,7 +975,7 @@ class _Search:
 
     @property
     def _search_width(self):
-        """The same where nothing is known of the source yet."""
+        """Of a search, which begins no narrower than the settings say."""
         return max(self.source_width, self.config.source_width)
 
     def _source_pixels(self, arcs, source_width=None):

@@ -11,6 +11,7 @@ from scipy import ndimage
 from rim_tf.config import SOURCE_SCALE_RATIO
 from rim_tf.errors import InputError
 from rim_tf.grids import PixelGrid
+from rim_tf.inference import lens_light
 from rim_tf.inference.lens_light import (
     SIGNIFICANT,
     core_over_ring,
@@ -284,6 +285,38 @@ def test_neighbours_are_told_from_arcs(linked):
     assert neighbours[spot > 0.3].all() and not neighbours[arcs > 3 * NOISE].any()
     # Not where the ring may be so large that the spot is part of it.
     assert not fit.neighbours(LENS, 1.6 * LENS.theta_E)[spot > 0.3].any()
+
+
+def test_what_no_ellipse_has_is_not_left_out_with_the_arcs(monkeypatch):
+    """Arcs are left out from the brightest down: what else there is, the model learns before it counts as one."""
+    observation, arcs, _ = system(4.0)
+    y, x = (np.indices((N, N)) - (N - 1) / 2) * SCALE
+    halo = 6 * NOISE * np.exp(-((x - 0.25) ** 2 + (y + 0.2) ** 2) / (2 * 0.7**2))
+    lopsided = dataclasses.replace(observation, image=observation.image + halo)
+    ring = (arcs > NOISE) & (arcs < 20 * NOISE)
+
+    def left():
+        return abs((subtract_lens_light(lopsided, LENS).observation.image - arcs)[ring].sum())
+
+    from_the_brightest = left()
+    monkeypatch.setattr(lens_light, "_LOWER", math.inf)  # all at once
+    assert from_the_brightest < 0.8 * left()
+
+
+def test_a_star_far_from_the_ring_costs_no_fit(monkeypatch):
+    observation, arcs, _ = system(4.0)
+    y, x = np.indices((N, N))
+    star = 1000 * NOISE * np.exp(-((x - 95) ** 2 + (y - 90) ** 2) / (2 * 1.5**2))
+    fits, fit = [], lens_light._Galaxy.fit
+    monkeypatch.setattr(lens_light._Galaxy, "fit", lambda *given: fits.append(1) or fit(*given))
+    counts, left = [], []
+    for light in (0.0, star):
+        found = subtract_lens_light(dataclasses.replace(observation, image=observation.image + light), LENS)
+        counts.append(len(fits))
+        left.append((found.observation.image - light)[arcs > 3 * NOISE].sum())
+        fits.clear()
+    assert counts[1] <= counts[0] + 1
+    assert left[1] == pytest.approx(left[0], rel=0.02)
 
 
 def test_a_galaxy_whose_ellipses_turn_is_taken_off():
