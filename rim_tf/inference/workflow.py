@@ -531,8 +531,8 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; where there is a lens galaxy, on a narrower source grid if that does; and its light and
-        both again, in rounds.
+        """The lens from `starts`; where there is a lens galaxy, on a narrower source grid if that does, its light too
+        and both again, in rounds.
         """
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
