@@ -531,9 +531,7 @@ class _Search:
         return None if chi2[0] < chi2[1] - _GALAXY_GAIN else (others, path)
 
     def fit(self):
-        """The lens from `starts`; where there is a lens galaxy, on a narrower source grid if that does, its light too
-        and both again, in rounds.
-        """
+        """The lens from `starts`; then, where there is a lens galaxy, its light and both again, in rounds."""
         if not self.explored:
             self.starts, path = self._explore(self.frame, self.starts, self.light)
             self.path += path
@@ -544,7 +542,6 @@ class _Search:
         self.found = self._fit(self.starts, source_width=self._search_width)
         self._widen()
         if self.light is not None:
-            self._narrow()
             self._repeat(self._light_and_lens, self._rounds)
 
     @property
@@ -585,7 +582,8 @@ class _Search:
         """The lens on a narrower source grid, where that explains the image about as well.
 
         What is left of a galaxy fills any grid, its outer parts most of all. Hardly anything is magnified there, so
-        that little light in the image is much of the source's.
+        that little light in the image is much of the source's. Not before the lens is known: of two real ones that
+        were fitted on a narrow grid from the beginning theta_E was 3.5 % off, and 0.5 % so.
         """
         from rim_tf.inference.verdict import edge_share
 
@@ -596,7 +594,7 @@ class _Search:
             if edge <= 0 or not edge_share(source, edge) > _HALO:
                 return
             self._refit([self.found.lens], source_width=width)
-            self._light_and_lens()
+            self._repeat(self._light_and_lens, self._rounds)
             if self._keep_as_good(before):
                 return
 
@@ -689,7 +687,7 @@ class _Search:
         """`again`, where a flag speaks against what was found: as often as the settings say, and as often once more
         where that found a lens of another size which does not explain the image yet.
 
-        What is compared are fits from which no light in the ring was given back yet: that counts gives it back at last.
+        What is compared are fits from which no light was given back yet: the one that counts gives it back at last.
         """
         attempt, most = 0, 0 if self.config.fast else self.config.attempts
         before = self._state()

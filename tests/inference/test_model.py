@@ -207,7 +207,7 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(monkeypatch
         return types.SimpleNamespace(flags=(), figures={"chi2": found.chi2})
 
     monkeypatch.setattr(workflow._Search, "_refit", refit)
-    monkeypatch.setattr(workflow._Search, "_light_and_lens", lambda search: beside.append(search.source_width))
+    monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: beside.append(search.source_width))
     monkeypatch.setattr(workflow._Search, "judged", judged)
     search._return_to((of_width(width, 1.0), "light", "frame", None, []))
     search._narrow()
@@ -224,7 +224,6 @@ def test_where_the_first_fit_began_is_kept(monkeypatch):
     search.light, search.frame, search.noise, search.began, search.found = "light", "frame", "noise", None, None
     monkeypatch.setattr(workflow._Search, "_fit", lambda search, starts, source_width: search.path.append("fitted"))
     monkeypatch.setattr(workflow._Search, "_widen", lambda search: None)
-    monkeypatch.setattr(workflow._Search, "_narrow", lambda search: None)
     monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: None)
     for _ in range(2):
         search.fit()
