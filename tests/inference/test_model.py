@@ -104,7 +104,7 @@ def test_a_halo_that_the_source_has_is_given_back(monkeypatch):
         (0.04, (), [], []),
         (0.3, (0.01, 0.02), [1, 1], [1, 2]),
         (0.3, (0.2, 0.01, 0.01), [1, 0.5, 1], [2, 3]),
-        (0.3, ("flag", 0.01, 0.01), [1, 0.5, 1], [2, 3]),
+        *((0.3, (other, 0.01, 0.01), [1, 0.5, 1], [2, 3]) for other in ("flag", "dark", "sky")),
         (0.3, (0.2, 0.2), [1, 0.5], []),
         (0.3, (0.01, 0.2, float("nan")), [1, 1, 0.5], [1]),
     ],
@@ -129,8 +129,16 @@ def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, 
 
     def judged(search, state=None):
         light = search.light if state is None else state[1]
-        flags, chi2 = (("core", "starts"), 0.0) if cost[light] == "flag" else (("core",), cost[light])
-        return types.SimpleNamespace(flags=flags, figures={"chi2": 1 + chi2})
+        flags, n_nonsense, sky_noise, chi2 = ("core",), 1, 1.0, cost[light]
+        if chi2 == "flag":
+            flags, chi2 = ("core", "starts"), 0.0
+        elif chi2 == "dark":  # of which figures cannot be made, which raises no flag
+            n_nonsense, chi2 = 2, 0.0
+        elif chi2 == "sky":  # lighter in the ring by the sky's own residual alone
+            sky_noise, chi2 = 1.1, -0.05
+        return types.SimpleNamespace(
+            flags=flags, figures={"chi2": 1 + chi2}, sky_noise=sky_noise, n_nonsense=n_nonsense
+        )
 
     monkeypatch.setattr(lens_light, "galaxy_below", lambda light, arcs, used: share * ones)
     monkeypatch.setattr(workflow._Search, "_beside", beside_them)
@@ -204,7 +212,7 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(monkeypatch
 
     def judged(search, state=None):
         found = search.found if state is None else state[0]
-        return types.SimpleNamespace(flags=(), figures={"chi2": found.chi2})
+        return types.SimpleNamespace(flags=(), figures={"chi2": found.chi2}, sky_noise=1.0, n_nonsense=0)
 
     monkeypatch.setattr(workflow._Search, "_refit", refit)
     monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: beside.append(search.source_width))
