@@ -539,7 +539,7 @@ class _Search:
             self.began = self.light, self.frame, self.starts, list(self.path)
         if self.noise is None:  # that of masked pixels is none
             self.noise = np.where(self.frame.mask, self.frame.noise, self.observation.noise)
-        self.found = self._fit(self.starts, source_width=self._search_width)
+        self.found = self._fit(self.starts)
         self._widen()
         if self.light is not None:
             self._repeat(self._light_and_lens, self._rounds)
@@ -932,8 +932,7 @@ class _Search:
         seen = coarsened(arcs, factor)
         estimate = estimate or self.estimate
         expected = estimate.lens.theta_E, estimate.uncertainty
-        grid = self._source_pixels(seen, self._search_width)
-        given = _left_over(light, arcs, factor), expected, grid, _prior(light)
+        given = _left_over(light, arcs, factor), expected, self._source_pixels(seen), _prior(light)
         if not self.by_network:
             return explore(seen, starts, self.rim, *given)
         samples = np.concatenate([each.samples for each in {id(e): e for e in (estimate, *self.looks)}.values()])
@@ -970,11 +969,6 @@ class _Search:
     def source_width(self):
         """Of the source grid, as of `ModelConfig`: that of what was found."""
         return self.config.source_width if self.found is None else self.found.source_width
-
-    @property
-    def _search_width(self):
-        """Of a search, which begins no narrower than the settings say."""
-        return max(self.source_width, self.config.source_width)
 
     def _source_pixels(self, arcs, source_width=None):
         from rim_tf.inference.optimise import source_pixels_of

@@ -167,13 +167,16 @@ def test_light_is_given_back_by_the_fit_that_counts(monkeypatch, settled, expect
     """What other fits are compared with has all its light still."""
     search, done = object.__new__(workflow._Search), []
     search.config, verdict_ = ModelConfig(attempts=1), types.SimpleNamespace(settled=settled, explained=True)
-    search._return_to((types.SimpleNamespace(lens=LENS), "light", "frame", None, []))
+    search._return_to((types.SimpleNamespace(lens=LENS, source_width=1.5), "light", "frame", None, []))
 
     def give_back(search):
         done.append("given")
         search.light = "light given back"
+        search.found = types.SimpleNamespace(lens=LENS, source_width=0.825)
 
     def again(search, seed):
+        # Other starts are looked at on a grid as wide as at first.
+        assert search.source_width == QUICK.source_width
         done.append("again without" if search.light == "light" else "again")
 
     monkeypatch.setattr(workflow._Search, "judged", lambda search: verdict_)
@@ -221,16 +224,14 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(monkeypatch
     search._narrow()
     np.testing.assert_allclose(beside, tried)
     assert search.source_width == pytest.approx(kept)
-    # Other starts are looked at on a grid as wide as at first.
-    assert search._search_width == QUICK.source_width
 
 
 def test_where_the_first_fit_began_is_kept(monkeypatch):
     """For a search that begins anew, whatever was fitted since."""
     search = object.__new__(workflow._Search)
     search.config, search.explored, search.path, search.starts = QUICK, True, ["explored"], ["start"]
-    search.light, search.frame, search.noise, search.began, search.found = "light", "frame", "noise", None, None
-    monkeypatch.setattr(workflow._Search, "_fit", lambda search, starts, source_width: search.path.append("fitted"))
+    search.light, search.frame, search.noise, search.began = "light", "frame", "noise", None
+    monkeypatch.setattr(workflow._Search, "_fit", lambda search, starts: search.path.append("fitted"))
     monkeypatch.setattr(workflow._Search, "_widen", lambda search: None)
     monkeypatch.setattr(workflow._Search, "_repeat", lambda search, step, most: None)
     for _ in range(2):
