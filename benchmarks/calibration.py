@@ -74,7 +74,7 @@ _STARTS = 3
 
 def fitted(index, stamps, rim, name):
     """One row of `fits`: numbers alone."""
-    seen, truth, _, noise, _ = mock(index, stamps, MockConfig(), STREAMS[name])
+    seen, truth, _, noise, *_ = mock(index, stamps, MockConfig(), STREAMS[name])
     started = time.perf_counter()
     arcs = cropped(seen, ModelConfig.fit_radius * truth.theta_E)
     draws, mass = generator(STREAMS[name], 0, index), truth.mass

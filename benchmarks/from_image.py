@@ -28,6 +28,7 @@ import warnings
 
 import click
 import numpy as np
+import source_counts
 from scipy import ndimage, optimize
 
 from rim_tf.config import MockConfig, ModelConfig
@@ -41,6 +42,7 @@ from rim_tf.inference.rim import reconstruct
 from rim_tf.io import open_fits, read_observation
 from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.observation import Observation
+from rim_tf.results import source_figures
 
 # As in the paper, but for the lens galaxy; and as two surveys see lenses: pixels of 0.1" and a PSF of 0.18" (full width
 # at half maximum), or of 0.2" and one of 0.7".
@@ -78,7 +80,9 @@ def unseen_galaxies(folder):
 
 
 def mock(index, stamps, config=MOCKS, stream="test"):
-    """System `index` of a stream: its `Observation`, true lens, true source, and noise over the peak."""
+    """System `index` of a stream: its `Observation`, true lens, true source, noise over the peak, whether there is a
+    lens galaxy, and what the source comes to, as of `rim_tf.results.source_figures`.
+    """
     import tensorflow as tf
 
     from rim_tf.data.seeds import seed_pair
@@ -86,7 +90,8 @@ def mock(index, stamps, config=MOCKS, stream="test"):
     from rim_tf.physics.imaging import imaging_operator
 
     inputs, source = simulate_batch(tf.constant(seed_pair(stream, 0)), tf.constant(index), 1, stamps, config)
-    noiseless = imaging_operator(inputs, source.shape[1:]).forward(source).numpy()
+    operator = imaging_operator(inputs, source.shape[1:])
+    noiseless, area = operator.forward(source).numpy(), operator.adjoint(tf.ones_like(inputs["image"])).numpy()[0]
     given = {name: value.numpy()[0] for name, value in inputs.items()}
     psf = float(given["psf"]) if given["psf"].ndim == 0 else given["psf"]
     seen = Observation(given["image"], given["noise_rms"], psf, given["mask"], float(given["pixel_scale"]))
@@ -94,12 +99,15 @@ def mock(index, stamps, config=MOCKS, stream="test"):
     # The smooth part of what is in the image besides the arcs: galaxies far below the noise count as none.
     besides = ndimage.gaussian_filter((given["image"] - noiseless[0]) / given["noise_rms"], 2.0)
     with_galaxy = besides.max() > 8 / (2 * np.sqrt(np.pi) * 2.0)
-    return seen, LensParameters(*map(float, given["lens"])), source.numpy()[0], float(noise), bool(with_galaxy)
+    lens, source = LensParameters(*map(float, given["lens"])), source.numpy()[0]
+    figures = source_figures(source[None], float(given["source_pixel_scale"]), area * seen.pixel_scale**2)
+    figures = {name: float(value[0]) for name, value in figures.items()}
+    return seen, lens, source, float(noise), bool(with_galaxy), figures
 
 
 def judged_mock(index, stamps, networks, config, telescope="hubble"):
     """One row of the study."""
-    seen, truth, source, noise, with_galaxy = mock(index, stamps, TELESCOPES[telescope])
+    seen, truth, source, noise, with_galaxy, figures = mock(index, stamps, TELESCOPES[telescope])
     rim, result = networks[0], workflow.model(seen, config, None, *networks)
     frame, lenses = result.frame, [truth, result.lens, result.estimate.lens]
     # With as many steps of the network for each lens as the fit took.
@@ -120,6 +128,7 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
     row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
         row["posterior_mean"] = dict(zip(truth.mass.names, result.posterior.mean.tolist(), strict=True))
+        row["sources"] = _judged_sources(result, source, figures, index)
     for name, fit in fits_.items():
         row |= {
             f"chi2_{name}": fit.chi2_per_pixel,
@@ -127,6 +136,17 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
             f"flux_{name}": 100 * float(flux_error(source, fit.source)),
         }
     return row | {"aligned_rms": 100 * aligned_rms(source, fits_["fitted"].source)}
+
+
+def _judged_sources(result, source, figures, index):
+    """As of `source_counts.judged`, over the lens's posterior: of the true source on the grid of the fit."""
+    fit = result.source_fit
+    if fit.errors is None:
+        return None
+    more = (len(fit.source) - len(source)) // 2
+    truth = np.pad(source, more) if more >= 0 else source[-more:more, -more:more]
+    noise_rms = float(1 / np.sqrt(np.mean(fit.observation.noise[fit.observation.mask] ** -2.0)))
+    return source_counts.judged(truth, figures, fit, (fit, fit.errors), noise_rms, np.random.default_rng(index))
 
 
 def mock_report(rows):

@@ -12,9 +12,6 @@ a run that is killed goes on there. `figures` fits the coefficients of `rim_tf.i
 "fit", whose draws are left as they are, and which has other systems and galaxies than "test". `report` counts the set
 "test", by decade of noise: of pixels, and of flux, magnification, peak and half-light radius, how often the truth lies
 within the central interval of each level, and where among the draws.
-
-Pixels are told apart by what the RIM found, never by the truth: those above the noise of a typical image pixel, those
-below it, and those below a twentieth of it, which are called dark and where no brightness below that is told from none.
 """
 
 import dataclasses
@@ -27,11 +24,12 @@ import numpy as np
 import tensorflow as tf
 from calibration import STREAMS, galaxies_of
 from results import write_results
+from source_counts import FIGURES, figure_of, judged, table
 
 from rim_tf.config import ERROR_SAMPLES, InversionSettings
 from rim_tf.data.seeds import generator, seed_pair
 from rim_tf.data.streaming import Simulator
-from rim_tf.evaluation import coverage, measures
+from rim_tf.evaluation import measures
 from rim_tf.files import finite
 from rim_tf.inference.figure_calibration import fit_figure
 from rim_tf.inference.linear.inversion import InversionSolver
@@ -44,12 +42,7 @@ from rim_tf.physics.imaging import imaging_operator
 from rim_tf.results import SourceErrors, source_figures
 from training.experiments import SMALL_MOCKS
 
-FIGURES = ("flux", "magnification", "source_peak", "half_light_radius")
-PIXELS = ("above the noise", "below the noise", "dark")
-_BINS = 200
 _BATCH = 8
-# What is fainter than this [noise] cannot be told from nothing.
-_DARK = 0.05
 
 # ------------------------------------------------------------------------------------------------------ the systems
 
@@ -118,11 +111,7 @@ def by_noise(systems, fits, networks, samples, index):
 
 
 def _figures_of(fits):
-    return {name: np.array([_figure_of(name, fit) for fit in fits]) for name in FIGURES}
-
-
-def _figure_of(name, fit):
-    return float(fit.source.max() if name == "source_peak" else getattr(fit, name))
+    return {name: np.array([figure_of(name, fit) for fit in fits]) for name in FIGURES}
 
 
 def by_inversion(systems, fits, networks, samples, index):
@@ -133,40 +122,6 @@ def by_inversion(systems, fits, networks, samples, index):
 
 
 METHODS = {"network": by_network, "draws": by_draws, "noise again": by_noise, "inversion": by_inversion}
-
-
-def judged(truth, figures, fit, found, noise_rms, rng):
-    """What is kept of one system and method: ranks of the figures, and counts of the pixels' ranks.
-
-    Args:
-      truth: the true source.
-      figures: its own.
-      fit: the RIM's `Reconstruction`, which tells pixels apart.
-      found: the method's `SourceFit` and `SourceErrors`.
-      noise_rms: of a typical image pixel.
-      rng: for ties.
-    """
-    point, errors = found
-    summary, row = errors.summary(), {"figures": {}, "pixels": {}}
-    for name in FIGURES:
-        rank = coverage.ranks(np.array([figures[name]]), errors.figures[name][:, None], rng)[0]
-        known = {"truth": figures[name], "centre": _figure_of(name, point), "rank": float(rank)}
-        row["figures"][name] = known | summary[name]
-    rank = coverage.ranks(truth.ravel(), errors.samples.reshape(len(errors.samples), -1), rng, _DARK * noise_rms)
-    bright = np.digitize(fit.source.ravel() / noise_rms, (_DARK, 1.0))
-    deviation = errors.samples.std(axis=0).ravel()
-    for i, name in enumerate(PIXELS):
-        chosen = bright == 2 - i
-        credible = coverage.credibility_of_ranks(rank[chosen])
-        row["pixels"][name] = {
-            "n": int(chosen.sum()),
-            "ranks": coverage.histogram(rank[chosen], 20).tolist(),
-            "credibility": coverage.histogram(credible, _BINS).tolist(),
-            "covered": [int(np.sum(credible <= level)) for level in coverage.LEVELS],
-            "deviation_over_noise": float(np.mean(deviation[chosen]) / noise_rms) if chosen.any() else None,
-        }
-    row["rms_percent_of_peak"] = 100 * float(np.sqrt(np.mean((point.source - truth) ** 2)) / truth.max())
-    return row
 
 
 # ------------------------------------------------------------------------------------------------------ the report
@@ -182,63 +137,10 @@ def report(rows):
             chosen = [row[method] for row in rows if method in row and low <= row["noise"] < high]
             if not chosen:
                 continue
-            part = numbers.setdefault(method, {})[decade] = {"systems": len(chosen)}
-            lines.append(f"\n{method}, noise {decade} of the peak, {len(chosen)} systems:")
-            lines.append("| what | n | 68 % | 95 % | 99.7 % | largest deviation | of the ranks | chance, 95 % |")
-            lines.append("|---|---|---|---|---|---|---|---|")
-            for name in PIXELS:
-                part[name] = _pixels([row["pixels"][name] for row in chosen])
-                lines.append(_line(name, part[name]))
-            for name in FIGURES:
-                part[name] = _figure([row["figures"][name] for row in chosen])
-                lines.append(_line(name, part[name]))
+            told, numbers.setdefault(method, {})[decade] = table(chosen)
+            lines += [f"\n{method}, noise {decade} of the peak, {len(chosen)} systems:", *told]
             lines.append(f"RMS {np.median([row['rms_percent_of_peak'] for row in chosen]):.2f} % of the peak (median)")
     return "\n".join(lines), numbers
-
-
-def _pixels(rows):
-    """Of all pixels of a kind together; what chance does is found by drawing systems anew."""
-    rows = [row for row in rows if row["n"]]
-    credible, ranks = (np.array([row[name] for row in rows]) for name in ("credibility", "ranks"))
-    n, covered = np.array([row["n"] for row in rows]), np.array([row["covered"] for row in rows])
-    cumulative = np.cumsum(credible, axis=1)
-    share = cumulative.sum(axis=0) / n.sum()
-    rng, spread = np.random.default_rng(0), []
-    for _ in range(200):
-        drawn = rng.integers(len(rows), size=len(rows))
-        spread.append(np.max(np.abs(cumulative[drawn].sum(axis=0) / n[drawn].sum() - share)))
-    return {
-        "n": int(n.sum()),
-        "coverage": (covered.sum(axis=0) / n.sum()).tolist(),
-        "largest_deviation": float(coverage.largest_deviation_of_histogram(credible.sum(axis=0))),
-        "largest_deviation_of_ranks": float(coverage.largest_deviation_of_histogram(ranks.sum(axis=0))),
-        "chance": float(np.quantile(spread, 0.95)),
-        "ranks": (ranks.sum(axis=0) / n.sum()).tolist(),
-        "deviation_over_noise": float(np.median([row["deviation_over_noise"] for row in rows])),
-    }
-
-
-def _figure(rows):
-    rank = np.array([row["rank"] for row in rows])
-    credible = coverage.credibility_of_ranks(rank)
-    value, truth, error = (np.array([row[name] for row in rows], float) for name in ("median", "truth", "error"))
-    return {
-        "n": len(rank),
-        "coverage": coverage.coverage(credible).tolist(),
-        "largest_deviation": float(coverage.largest_deviation(credible)),
-        "largest_deviation_of_ranks": float(coverage.largest_deviation(rank)),
-        "chance": 1.36 / np.sqrt(len(rank)),
-        "ranks": (coverage.histogram(rank, 10) / len(rank)).tolist(),
-        # Of draws with much negative light some have no half-light radius, and then no error of it.
-        "median_error_percent": 100 * float(np.nanmedian(error / truth)),
-        "bias_percent": 100 * float(np.nanmedian(value / truth - 1)),
-    }
-
-
-def _line(name, part):
-    shares = " | ".join(f"{100 * share:.1f}" for share in part["coverage"])
-    deviations = (part["largest_deviation"], part["largest_deviation_of_ranks"], part["chance"])
-    return f"| {name} | {part['n']} | {shares} | " + " | ".join(f"{100 * each:.1f} %" for each in deviations) + " |"
 
 
 # ---------------------------------------------------------------------------------------------------- the commands

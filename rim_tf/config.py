@@ -618,6 +618,12 @@ class PosteriorConfig:
         choices=("calibrated", "importance", "emcee", "hmc", "nuts"),
     )
     samples: int = setting(1000, "Draws that are written.", least=2, most=10**6)
+    sources: int = setting(
+        ERROR_SAMPLES,
+        "Draws of the source, a few with each of some lenses; 0 draws none.",
+        least=0,
+        most=10**5,
+    )
     steps: int | None = setting(None, "Steps or draws of the sampler; by default its own.", least=1)
     walkers: int | None = setting(None, "Walkers or chains of the sampler; likewise.", least=1)
     weights: str = setting("small", "Weights of the RIM: a shipped name, or a path NAME.json.")

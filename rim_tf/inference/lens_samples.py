@@ -2,19 +2,22 @@
 
 What is drawn by default is the calibrated distribution about the best lens (`rim_tf.inference.calibration`), whose
 errors have been counted on mocks and which costs nothing beyond the fit. Any registered sampler can be asked for
-instead; it takes the likelihood at the calibrated temperature.
+instead; it takes the likelihood at the calibrated temperature. Sources are drawn with the lenses, so that what is said
+of a source holds whichever of them is right.
 """
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 from keras import ops
 
-from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, ModelConfig, PosteriorConfig
-from rim_tf.errors import InputError
+from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, ModelConfig, PosteriorConfig, RIMSettings
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
+from rim_tf.inference.methods import find_method
 from rim_tf.inference.optimise import (
     cropped,
     middle,
@@ -25,12 +28,15 @@ from rim_tf.inference.optimise import (
     with_noise_floor,
 )
 from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
+from rim_tf.inference.rim import RIMSolver
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
+from rim_tf.inference.source_errors import draw_sources
 from rim_tf.inference.valley import Valley
 from rim_tf.lens import Lens, lens_of
 from rim_tf.models.rim import RIM
 from rim_tf.observation import Observation
+from rim_tf.results import SourceErrors, SourceFit
 
 # Floors of the noise, as shares of the peak. Below a few tenths of a per cent log L is rough, and a descent from a
 # start that is many errors off ends in any pit: so the lens is searched at the first, and the last is the posterior's.
@@ -40,6 +46,8 @@ _STEPS, _DRAWS = 8, (32, 64)
 # Linear inversion has so many times fewer source pixels on a side than the RIM, over the same field: its time grows as
 # their sixth power.
 _COARSER = 2
+# With each of some lenses so many sources are drawn: most of the time goes into the first.
+_SOURCES_OF_ONE = {"rim": 4, "inversion": 10}
 # Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
 # and rounds in which the distribution about the RIM's best lens is moved to where those of linear inversion are.
 INVERSION = {"draws": 256, "rounds": 2}
@@ -59,6 +67,9 @@ class LensSamples:
       noise: over the image's peak.
       chain: `Chain`, or None where there is none.
       noise_factor: by what the noise map was multiplied.
+      sources: `rim_tf.results.SourceErrors`, each of its draws with a lens of its own; None where none were asked for,
+        or where nothing knows the errors of the sources of this network.
+      source_pixel_scale: of these [arcsec].
     """
 
     lens: Lens
@@ -70,6 +81,8 @@ class LensSamples:
     noise: float
     chain: Chain | None = None
     noise_factor: float = 1.0
+    sources: SourceErrors | None = None
+    source_pixel_scale: float | None = None
 
     @property
     def mean(self):
@@ -82,7 +95,7 @@ class LensSamples:
         return self.samples.std(axis=0, ddof=1)
 
     def lenses(self, n=None):
-        """The first n samples, or all, as lenses: draw one source for each to have sources over the posterior."""
+        """The first n samples, or all, as lenses."""
         return [lens_of(self.lens.mass, each) for each in self.samples[:n]]
 
     def chain_lenses(self):
@@ -115,6 +128,7 @@ class LensSamples:
             "temperature": self.temperature,
             "noise_over_peak": self.noise,
             "noise_factor": self.noise_factor,
+            "source": None if self.sources is None else self.sources.summary(),
             "chain": None if self.chain is None else self.chain.figures(),
         }
 
@@ -129,6 +143,7 @@ def sample_lens(
     folder: pathlib.Path | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
     valley: Valley | None = None,
+    fit: SourceFit | None = None,
 ) -> list[LensSamples]:
     """The posterior of a lens near one that is known, by the RIM, by linear inversion, or by both.
 
@@ -142,17 +157,17 @@ def sample_lens(
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
       valley: `Valley` about the lens, all over which the calibrated distribution is drawn; None where there is none.
+      fit: of the lens, on whose frame and grid sources are drawn; None draws them on those of the posterior.
 
     Returns:
-      `LensSamples` of each method.
+      `LensSamples` of each method, with sources where `config` asks for them.
 
     Raises:
       InputError: settings that make no chain, a prior that excludes the lens, a chain of something else. NotConverged,
         which is one too: draws that must not be trusted. Each says what the estimate is without sampling.
     """
     config, progress = config or PosteriorConfig(), progress or (lambda step, done, total: None)
-    if noise_factor != 1:
-        observation = dataclasses.replace(observation, noise=noise_factor * observation.noise)
+    observation = _noisier(observation, noise_factor)
     arcs = cropped(observation, config.fit_radius * lens.theta_E)
 
     def grid(width):
@@ -205,7 +220,35 @@ def sample_lens(
             raise InputError(f"{error} {estimate}") from None
         stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
         found.append(LensSamples(best, lenses, method, sampler.name, *stated))
-    return found
+    if config.sources == 0:
+        return found
+    progress("sources", 0, None)
+    if fit is not None:
+        arcs, pixels = _noisier(fit.observation, noise_factor), len(fit.source)
+    return [_with_sources(each, arcs, pixels, model, config) for each in found]
+
+
+def _noisier(observation, factor):
+    return observation if factor == 1 else dataclasses.replace(observation, noise=factor * observation.noise)
+
+
+def _with_sources(found, arcs, pixels, model, config):
+    """`LensSamples` with sources, as many as `config` says, behind lenses from all over the draws."""
+    if found.method == "rim":
+        solver, scale = RIMSolver(RIMSettings(), model), SOURCE_SCALE_RATIO * arcs.pixel_scale
+    else:
+        solver, (pixels, scale) = find_method(found.method).build(InversionSettings()), coarse_grid(arcs, pixels)
+    lenses, of_one = found.lenses(), min(_SOURCES_OF_ONE[found.method], config.sources)
+    n_lenses = min(-(-config.sources // of_one), len(lenses))
+    lenses = [lenses[i] for i in np.linspace(0, len(lenses) - 1, n_lenses).round().astype(int)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # of the model, said before
+            sources = draw_sources(arcs, lenses, solver, of_one, config.seed, scale, pixels)
+    except InputError as error:
+        warnings.warn(f"The source has no errors: {error}", InputWarning, stacklevel=3)
+        return found
+    return dataclasses.replace(found, sources=sources, source_pixel_scale=scale)
 
 
 def coarse_grid(observation, pixels):

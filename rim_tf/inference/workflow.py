@@ -125,10 +125,14 @@ class ModelResult:
     def lens(self):
         return self.lens_fit.lens.moved(self.observation.centre)
 
-    @property
+    @functools.cached_property
     def source_fit(self):
-        """`rim_tf.results.Reconstruction` of the middle of `frame`."""
-        return self.lens_fit.reconstruction
+        """`rim_tf.results.Reconstruction` of the middle of `frame`, with errors where the posterior has sources."""
+        fit = self.lens_fit.reconstruction
+        sources = None if self.posterior is None else self.posterior.sources
+        if sources is None:
+            return fit
+        return dataclasses.replace(fit, errors=sources, standard_deviation=sources.samples.std(axis=0))
 
     @property
     def sky_level(self):
@@ -137,6 +141,17 @@ class ModelResult:
             return float(self.lens_light.parameters["sky"])
         used = self.frame.mask  # what is masked shows nothing
         return float(np.median(self.observation.image[used] - self.frame.image[used]))
+
+    @functools.cached_property
+    def galaxy_over_source(self):
+        """As of `rim_tf.inference.halo`; 0 where no lens galaxy was taken off."""
+        from rim_tf.inference.halo import galaxy_over_source
+        from rim_tf.inference.optimise import middle
+
+        if self.lens_light is None:
+            return 0.0
+        fit = self.lens_fit.reconstruction
+        return galaxy_over_source(fit, middle(self.lens_light.model_image, fit.observation.shape) - self.sky_level)
 
     @property
     def lens_error(self):
@@ -168,6 +183,7 @@ class ModelResult:
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
+            "galaxy_over_source": self.galaxy_over_source,
             "sky_level": self.sky_level,
             "believed": self.verdict.believed,
             "flags": list(self.verdict.flags),
@@ -290,7 +306,8 @@ def sample(result, rim, config=None, folder=None, progress=None):
     config = config or PosteriorConfig()
     config = dataclasses.replace(config, source_width=result.source_width)
     try:
-        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, result.valley
+        known = result.valley, result.source_fit
+        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, *known
         return [each.moved(centre) for each in sample_lens(*given)]
     except NotConverged as error:
         error.found = [each.moved(centre) for each in error.found]
