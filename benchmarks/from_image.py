@@ -185,7 +185,7 @@ def mock_report(rows):
             f"off by {np.median(np.abs(table['flux_fitted'][part])):.1f} % in the median, "
             f"{np.percentile(np.abs(table['flux_fitted'][part]), 84):.1f} % or less in 84 %"
         )
-    return lines + coverage_report(rows) + stretch_report(rows)
+    return lines + coverage_report(rows) + stretch_report(rows) + source_report(rows)
 
 
 def coverage_report(rows):
@@ -235,6 +235,18 @@ def stretch_report(rows):
     a, b, c = optimize.minimize(loss, [0.5, 0.0, 0.5], method="Nelder-Mead").x
     told = f"errors by the curvature, {len(rows)} without a flag: to be multiplied by exp"
     return [f"{told}({a:.2f} {b:+.2f} x {c:+.2f} x^2)"]
+
+
+def source_report(rows):
+    """How often true sources without a flag lie where draws over the lens's posterior say, as lines of text."""
+    lines, told = [], [row for row in rows if row["believed"] and row.get("sources")]
+    for galaxy in (False, True):
+        for decade, (least, most) in {"below 1 %": (0.0, 0.01), "above 1 %": (0.01, 1.0)}.items():
+            chosen = [row for row in told if row["with_galaxy"] == galaxy and least <= row["noise"] < most]
+            if chosen:
+                head = f"sources, lens galaxy {'in' if galaxy else 'out'}, noise {decade}, {len(chosen)} systems:"
+                lines += [head, *source_counts.table([row["sources"] for row in chosen])[0]]
+    return lines
 
 
 def _percent(values):
@@ -420,7 +432,10 @@ _ABOUT_PIXELS, _SOURCE_PIXELS = 201, 200
 
 
 def about_galaxy(data, name, index, stamps):
-    """Arcs number `index` about a galaxy: its `Observation`, true lens, image of the arcs, and the source's flux."""
+    """Arcs number `index` about a galaxy: its `Observation`, true lens, image of the arcs, and the source's figures.
+
+    These are named as by `rim_tf.results.source_figures`.
+    """
     import tensorflow as tf
 
     from rim_tf.data import mocks, seeds
@@ -461,22 +476,29 @@ def about_galaxy(data, name, index, stamps):
     _, arcs = observe_system(0, lens, source, source_scale, len(noise), scale, _NOISE, psf)
     brightness = _PEAK * sky / arcs.max()
     seen = dataclasses.replace(seen, image=seen.image + brightness * arcs)
-    return seen, lens, brightness * arcs, brightness * float(source.sum()) * source_scale**2
+    # The image's light does not depend on how the rays are traced back, but for what leaves the frame.
+    figures = source_figures(source[None], source_scale, np.zeros(source.shape))
+    figures = {name: float(value[0]) for name, value in figures.items()}
+    figures["magnification"] = float(arcs.sum()) * scale**2 / figures["flux"]
+    figures |= {name: float(brightness) * figures[name] for name in ("flux", "source_peak")}
+    return seen, lens, brightness * arcs, figures
 
 
 def judged_about(data, name, index, stamps, networks, config):
     """One row of that study."""
     from rim_tf.inference.optimise import placed
 
-    seen, truth, arcs, flux = about_galaxy(data, name, index, stamps)
+    seen, truth, arcs, figures = about_galaxy(data, name, index, stamps)
     row = {"name": name, "index": index, "truth": truth.to_dict()}
     try:
         result = workflow.model(seen, config, None, *networks)
     except InputError as error:
         return row | {"error": str(error)}
     found = placed(result.source_fit.model_image, seen.shape)
-    off = {"arcs": found[seen.mask].sum() / arcs[seen.mask].sum() - 1, "flux": result.source_fit.flux / flux - 1}
-    return row | result.summary() | {f"{each}_off": 100 * float(value) for each, value in off.items()}
+    row |= {"true_figures": figures, **result.summary()}
+    off = {"arcs": found[seen.mask].sum() / arcs[seen.mask].sum() - 1}
+    off |= {each: row[each] / figures[each] - 1 for each in source_counts.FIGURES}
+    return row | {f"{each}_off": 100 * float(value) for each, value in off.items()}
 
 
 def about_report(rows):
@@ -495,6 +517,15 @@ def about_report(rows):
             off = np.array([row[each] for row in alive])[which]
             quartiles = ", ".join(f"{value:+.0f}" for value in np.percentile(off, [25, 50, 75]))
             lines.append(f"  {light} off by {quartiles} % (quartiles), by {np.median(np.abs(off)):.1f} % (modulus)")
+        told = [row for row, take in zip(alive, which, strict=True) if take and "source_errors" in row]
+        for each in source_counts.FIGURES if told else ():
+            found = [(row["source_errors"][each], row["true_figures"][each]) for row in told]
+            off = np.array([abs(truth - error["median"]) / error["error"] for error, truth in found])
+            error = np.median([error["error"] / truth for error, truth in found])
+            lines.append(
+                f"  {each}: error {100 * error:.0f} % of the truth in the median; truths within one, two, three "
+                f"{', '.join(_share(off < n) for n in (1, 2, 3))}"
+            )
     return lines
 
 
@@ -713,14 +744,16 @@ def residues(galaxies, n, out):
 @main.command()
 @click.option("--data", type=click.Path(exists=True, path_type=pathlib.Path), required=True)
 @click.option("--n", default=2, show_default=True, help="Arcs about each galaxy.")
+@click.option("--first", default=0, show_default=True, help="Number of the first of these.")
+@click.option("--posterior", is_flag=True, help="As of `mocks`.")
 @_given
-def about(data, n, out, **settings):
+def about(data, n, first, out, **settings):
     """Simulated arcs about real galaxies."""
     config, networks = _settled(settings, out)
     stamps = unseen_galaxies(data)
     rows = _done(out / "rows.jsonl")
     known = {(row["name"], row["index"]) for row in rows}
-    for index, name in ((index, name) for index in range(n) for name in ABOUT):
+    for index, name in ((index, name) for index in range(first, first + n) for name in ABOUT):
         if (name, index) in known:
             continue
         rows.append(judged_about(data, name, index, stamps, networks, config))

@@ -495,7 +495,9 @@ class ModelConfig:
     )
     seed: int = setting(0, "Of these draws.", least=0, most=2**30)
     posterior: bool = setting(
-        False, "Draw from the lens's posterior, whose errors were counted on mocks; takes some ten seconds more."
+        False,
+        "Draw lenses and sources from their posterior, whose errors were counted on mocks; takes some twenty seconds "
+        "more.",
     )
     fit_radius: float = WorkflowConfig.fit_radius
     """As of `WorkflowConfig`."""

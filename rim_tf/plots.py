@@ -166,7 +166,7 @@ def plot_model(reconstruction, given, lens_light=None):
     if lens_light is not None:
         before.append(("lens light", lens_light))
     norm = brightness_norm(before[0][1], float(np.median(given.noise[given.mask])))
-    n_columns = len(before) + 4
+    n_columns = len(before) + 4 + (reconstruction.errors is not None)
     figure = Figure(figsize=(_LEFT + n_columns * _PANEL + (n_columns - 1) * _BETWEEN + _RIGHT, _ROW), dpi=160)
     figure.suptitle(_title(reconstruction), fontsize=8.5)
     panels = _panels(figure, n_columns)
@@ -326,8 +326,11 @@ def _draw_small(panels, shown):
 def _title(reconstruction):
     """One line of what characterises a reconstruction."""
     observation, lens = reconstruction.observation, reconstruction.lens
+    magnification = f"{reconstruction.magnification:.1f}"
+    if reconstruction.errors is not None:
+        magnification += rf" $\pm$ {reconstruction.errors.summary()['magnification']['error']:.2g}"
     text = (
-        rf"$\chi^2$/pixel {reconstruction.chi2_per_pixel:.2f}     magnification {reconstruction.magnification:.1f}     "
+        rf"$\chi^2$/pixel {reconstruction.chi2_per_pixel:.2f}     magnification {magnification}     "
         rf"$\theta_E$ {lens.theta_E:.3f}$''$     "
     )
     if isinstance(observation.psf, float):

@@ -91,7 +91,8 @@ class SourceErrors:
     Attributes:
       samples: the draws, [k, n, m], in the units of the image.
       figures: what a source like each of them comes to, by the names of `source_figures`; of the RIM, spread as mocks
-        show that they must be (`rim_tf.inference.figure_calibration`), and so not quite what `samples` have.
+        show that they must be (`rim_tf.inference.figure_calibration`), beside a lens galaxy by what may be its light
+        (`rim_tf.inference.halo`), and so not quite what `samples` have.
     """
 
     samples: np.ndarray

@@ -737,6 +737,7 @@ def _numbers(row, summary=None, error=""):
         for name, value in each.named().items():
             found |= {f"{prefix}{name}": value, f"{prefix}{name}_error": errors[name]}
     found["q"], found["phi"] = lens.shape
+    found |= {f"{name}_error": each["error"] for name, each in summary.get("source_errors", {}).items()}
     found["n_warnings"] = len(summary.get("warnings", ()))
     found |= {f"test_{name}": value for name, value in summary["tests"].items()}
     # None is what JSON has for a number that is none.
@@ -776,9 +777,21 @@ def _column(values):
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
+_LENGTHS = (
+    "theta_E",
+    "x_lens",
+    "y_lens",
+    "pixel_scale",
+    "source_pixel_scale",
+    "half_light_radius",
+    "centre_x",
+    "centre_y",
+)
+
+
 def _unit(name):
     name = name.removeprefix("estimate_").removesuffix("_error")
-    if name in ("theta_E", "x_lens", "y_lens", "pixel_scale", "source_pixel_scale", "centre_x", "centre_y"):
+    if name in _LENGTHS:
         return "arcsec"
     return {"phi": "rad", "seconds": "s"}.get(name)
 

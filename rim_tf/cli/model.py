@@ -7,7 +7,7 @@ import re
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.reconstruct import teller, written
+from rim_tf.cli.reconstruct import teller, with_error, written
 from rim_tf.cli.results import refuse_address, results
 from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
@@ -19,6 +19,7 @@ STEPS = {
     "lens light": "Fitting the light of the lens galaxy ...",
     "lens": "Fitting the lens ...",
     "rim": "Drawing lenses ...",
+    "sources": "Drawing sources ...",
 }
 _WORKERS = max(1, (os.cpu_count() or 1) // 2)
 
@@ -151,7 +152,9 @@ def print_table(summary, lens, truth):
         ("shear, angle", f"{shear:.3f}, {angle:.1f} degrees from +x"),
         ("lens galaxy", "found and taken off" if summary["lens_light"] else "none taken off"),
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
-        ("magnification", f"{summary['magnification']:.2f}"),
+        ("magnification", with_error(summary, "magnification", ".2f")),
+        ("flux of the source", f"{with_error(summary, 'flux', '.4g')} (unit of the image x arcsec^2)"),
+        ("half-light radius", f"{with_error(summary, 'half_light_radius', '.4g')} arcsec"),
         *([] if compared is None else [("source's RMS error", _rms(compared))]),
         ("it took", f"{summary['seconds']:.1f} s"),
         ("verdict", believed if summary["believed"] else f"not to be believed, see the warnings: {flags}"),

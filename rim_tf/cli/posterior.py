@@ -13,14 +13,22 @@ from rim_tf.errors import InputError
 from rim_tf.heavy import import_quietly
 
 # Beside `rim_tf.survey.POSTERIOR`.
-_MORE = ("posterior.json", "posterior-rim.nc", "posterior-inversion.nc")
+_OF_METHOD = ("posterior-{}.nc", "sources-{}.fits")
+_MORE = ("posterior.json", *(name.format(method) for method in ("rim", "inversion") for name in _OF_METHOD))
+# What the source comes to.
+_OF_SOURCE = {
+    "flux": "flux of the source",
+    "magnification": "magnification",
+    "source_peak": "peak of the source",
+    "half_light_radius": "half-light radius",
+}
 _SLOW = STEPS | {
     "rim": "Drawing lenses, their sources by the RIM ...",
     "inversion": "Drawing lenses, their sources by linear inversion, which takes minutes ...",
 }
 
 
-@click.command(short_help="Find a lens with its errors.")
+@click.command(short_help="Find a lens and its source with their errors.")
 @click.argument("image")
 @options.observed()
 @click.option("--lens", metavar="JSON", help="A lens near the best one; without it, it is looked for in the image.")
@@ -31,13 +39,14 @@ _SLOW = STEPS | {
 @options.out(default="posterior")
 @options.overwrite
 def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens, out, overwrite, **arguments):
-    """Draw lenses from their posterior, given IMAGE, a FITS file.
+    """Draw lenses and sources from their posterior, given IMAGE, a FITS file.
 
     Without --lens the lens and its galaxy's light are looked for as by `rim-tf model`; with it, the image must be free
     of lens light. Writes into the folder --out posterior.png (all pairs of parameters), posterior.fits and
-    posterior.ecsv (the draws), posterior.json (means, errors, correlations, the prior) and, where there is a chain,
-    posterior-METHOD.nc for ArviZ. Chains are kept there as well, and a run that was stopped goes on when it is given
-    again.
+    posterior.ecsv (the lenses), sources-METHOD.fits (mean, standard deviation and draws of the source, its flux,
+    magnification and the like in each), posterior.json (means, errors, correlations, the prior) and, where there is a
+    chain, posterior-METHOD.nc for ArviZ. Chains are kept there as well, and a run that was stopped goes on when it is
+    given again.
     """
     config = options.settings_from(PosteriorConfig, arguments)
     given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
@@ -108,8 +117,11 @@ def _write(folder, found, truth, config, given, verdict, failed):
         )
     summary = {"methods": {each.method: each.summary() for each in found}}
     for each in found:
+        chain, sources = (folder / name.format(each.method) for name in _OF_METHOD)
         if each.chain is not None:
-            each.chain.write(folder / f"posterior-{each.method}.nc", names, each.chain_lenses())
+            each.chain.write(chain, names, each.chain_lenses())
+        if each.sources is not None:
+            io.write_sources(sources, each.sources, each.source_pixel_scale, provenance={"METHOD": each.method})
     summary |= {
         "believed": None if verdict is None else verdict.believed,
         "flags": [] if verdict is None else list(verdict.flags),
@@ -130,6 +142,9 @@ def _print(summary, truth):
         for name, each in figures["parameters"].items():
             true = "" if truth is None else f" (true {truth.named()[name]:.4f})"
             click.echo(f"  {name:<20} {each['mean']:.4f} +- {each['std']:.4f}{true}")
+        for name, label in _OF_SOURCE.items() if figures["source"] else ():
+            each = figures["source"][name]
+            click.echo(f"  {label:<20} {each['median']:.4g} +- {each['error']:.2g}")
         for line in figures["prior"]:
             click.echo(f"  prior of {line}")
         if figures["noise_factor"] > 1:

@@ -157,8 +157,8 @@ def print_table(summary):
         ]
     rows += [
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
-        ("magnification", _with_error(summary, "magnification", ".2f")),
-        ("flux of the source", f"{_with_error(summary, 'flux', '.4g')} (unit of the image x arcsec^2)"),
+        ("magnification", with_error(summary, "magnification", ".2f")),
+        ("flux of the source", f"{with_error(summary, 'flux', '.4g')} (unit of the image x arcsec^2)"),
         *_more_errors(summary),
         ("reconstruction took", f"{summary['seconds']:.2f} s"),
     ]
@@ -172,12 +172,12 @@ def _more_errors(summary):
     if "source_errors" not in summary:
         return []
     return [
-        ("peak of the source", f"{_with_error(summary, 'source_peak', '.4g')} (unit of the image)"),
-        ("half-light radius", f"{_with_error(summary, 'half_light_radius', '.4g')} arcsec"),
+        ("peak of the source", f"{with_error(summary, 'source_peak', '.4g')} (unit of the image)"),
+        ("half-light radius", f"{with_error(summary, 'half_light_radius', '.4g')} arcsec"),
     ]
 
 
-def _with_error(summary, name, form):
+def with_error(summary, name, form):
     """A figure, and its error where there is one."""
     errors = summary.get("source_errors")
     return f"{summary[name]:{form}}" + ("" if errors is None else f" +- {errors[name]['error']:.2g}")

@@ -306,7 +306,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     config = config or PosteriorConfig()
     config = dataclasses.replace(config, source_width=result.source_width)
     try:
-        known = result.valley, result.source_fit
+        known = result.valley, result.source_fit, result.galaxy_over_source
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, *known
         return [each.moved(centre) for each in sample_lens(*given)]
     except NotConverged as error:

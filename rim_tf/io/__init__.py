@@ -12,7 +12,7 @@ from rim_tf.io.fits_in import (
     read_source,
     split_hdu,
 )
-from rim_tf.io.fits_out import versions, write_reconstruction, write_simulation
+from rim_tf.io.fits_out import versions, write_reconstruction, write_simulation, write_sources
 from rim_tf.io.lens_json import read_lens, write_lens
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "write_lens",
     "write_reconstruction",
     "write_simulation",
+    "write_sources",
 ]

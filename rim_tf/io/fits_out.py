@@ -88,6 +88,37 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     _write_fits(path, header, images)
 
 
+def write_sources(path, errors, source_pixel_scale, centre=(0.0, 0.0), provenance=None):
+    """One FITS file with draws of a source and what they come to.
+
+    HDUs: an empty primary one, whose header has the errors as `write_reconstruction` writes them; MEAN and STDDEV of
+    the draws; SAMPLES, the draws, [k, n, m]; FIGURES, a table of the flux, magnification, source_peak and
+    half_light_radius that each draw counts as.
+
+    Args:
+      path: an existing file is replaced.
+      errors: `rim_tf.results.SourceErrors`.
+      source_pixel_scale: [arcsec].
+      centre: of the source's grid, x, y [arcsec].
+      provenance: dictionary of further header cards.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    drawn = errors.samples
+    images = [("MEAN", drawn.mean(axis=0)), ("STDDEV", drawn.std(axis=0)), ("SAMPLES", drawn)]
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(name, "D", array=values) for name, values in errors.figures.items()], name="FIGURES"
+    )
+    header = _header(
+        {"SRCSCALE": (source_pixel_scale, "[arcsec] pixel of MEAN"), "DATE": (_now(), "when this was written")}
+        | {f"V_{name.upper()[:6]}": (version, f"version of {name}") for name, version in versions().items()}
+        | _error_cards(errors)
+        | (provenance or {})
+    )
+    _write_fits(path, header, [(*each, source_pixel_scale, None, centre) for each in images], [table])
+
+
 def write_simulation(folder, observation, lens, source, source_pixel_scale, noiseless, provenance=None):
     """The files of a simulated lens, which `read_observation` and `read_lens` read.
 
@@ -179,8 +210,8 @@ def _header(cards):
     return header
 
 
-def _write_fits(path, header, images):
-    """An empty primary HDU with `header`, and one for each (name, image, pixel scale, sky or None, centre)."""
+def _write_fits(path, header, images, tables=()):
+    """An empty primary HDU with `header`, one for each (name, image, pixel scale, sky or None, centre), and tables."""
     hdus = [fits.PrimaryHDU(header=header)]
     for name, image, pixel_scale, sky, centre in images:
         hdu = fits.ImageHDU(_stored(image), name=name)
@@ -192,7 +223,7 @@ def _write_fits(path, header, images):
     with written_whole(path) as unfinished, warnings.catch_warnings():
         # A file name may leave no room for its card's comment.
         warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-        fits.HDUList(hdus).writeto(unfinished, overwrite=True)
+        fits.HDUList([*hdus, *tables]).writeto(unfinished, overwrite=True)
 
 
 def _stored(image):
@@ -212,7 +243,7 @@ def _add_sky(header, sky, shape):
 
 def _add_linear(header, pixel_scale, shape, centre, alternate):
     """Coordinates [arcsec], in which the middle of the field is `centre`."""
-    for axis, letter, n, middle in ((1, "X", shape[1], centre[0]), (2, "Y", shape[0], centre[1])):
+    for axis, letter, n, middle in ((1, "X", shape[-1], centre[0]), (2, "Y", shape[-2], centre[1])):
         header[f"CTYPE{axis}{alternate}"] = letter
         header[f"CUNIT{axis}{alternate}"] = "arcsec"
         header[f"CRPIX{axis}{alternate}"] = (n + 1) / 2  # FITS counts pixels from 1
