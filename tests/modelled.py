@@ -97,6 +97,20 @@ def modelled():
     return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path, 1.5)
 
 
+def with_sources():
+    """The same with a posterior, sources in it."""
+    from rim_tf.inference.lens_samples import LensSamples
+    from rim_tf.results import SourceErrors
+
+    result, rng = modelled(), np.random.default_rng(0)
+    lens, shape = result.lens, result.source_fit.source.shape
+    figures = ("flux", "magnification", "source_peak", "half_light_radius")
+    sources = SourceErrors(samples=rng.random((20, *shape)), figures={name: rng.uniform(1, 2, 20) for name in figures})
+    lenses = np.array(lens.as_tuple()) + 0.01 * rng.normal(size=(20, 7))
+    posterior = LensSamples(lens, lenses, "rim", "calibrated", ["theta_E: uniform"], 1.0, 0.05, sources=sources)
+    return dataclasses.replace(result, posterior=dataclasses.replace(posterior, source_pixel_scale=0.05))
+
+
 def believed(result):
     """The same `ModelResult`, against which no test speaks."""
     return dataclasses.replace(result, verdict=dataclasses.replace(result.verdict, figures=BELIEVED))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rim_tf import plots
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
-from rim_tf.results import Reconstruction
+from rim_tf.results import Reconstruction, SourceErrors
 
 # Round and without shear: the critical curve is a circle of radius 0.8 about the lens.
 LENS = LensParameters(0.8, x_lens=0.4, y_lens=-0.2)
@@ -130,6 +130,21 @@ def test_what_was_given_and_what_was_taken_off_come_first(reconstruction):
         assert [axes.get_title() for axes in columns] == before + others
         assert len({id(axes.images[0].norm) for axes in columns[: len(before)]}) == 1
         np.testing.assert_array_equal(columns[0].images[0].get_array()[5], given.image[5])
+
+
+def test_the_errors_of_a_source_come_last_and_are_told(reconstruction):
+    shape, rng = reconstruction.source.shape, np.random.default_rng(0)
+    figures = {name: np.ones(50) for name in ("flux", "source_peak", "half_light_radius")}
+    errors = SourceErrors(samples=rng.random((50, *shape)), figures=figures | {"magnification": np.arange(50.0)})
+    fit = dataclasses.replace(reconstruction, errors=errors, standard_deviation=errors.samples.std(axis=0))
+    for figure in (plots.plot_model(fit, fit.observation), plots.plot_reconstruction(fit)):
+        last = panels_of(figure)[-1]
+        assert last.get_title() == "standard deviation"
+        np.testing.assert_allclose(last.images[0].get_array(), fit.standard_deviation)
+    assert (
+        rf"$\pm$ {errors.summary()['magnification']['error']:.2g}"
+        in plots.plot_model(fit, fit.observation).get_suptitle()
+    )
 
 
 def panels_of(figure):

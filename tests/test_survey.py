@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import types
 import warnings
 
 import modelled
@@ -386,6 +387,21 @@ def test_the_files_of_a_lens_fit_together(tmp_path):
     assert stored["lens"] == result.lens.to_dict() == summary["lens"]
     assert stored["lens_fit"]["history"][1]["chi2_per_pixel"] == 2.0
     assert stored["lens_light_model"] == {"sky": 0.25, "centre": [0.0, 0.0], "components": []}
+
+
+def test_errors_of_the_source_go_to_file_table_and_picture(tmp_path):
+    result = modelled.with_sources()
+    summary = survey.write_model(tmp_path, result, ModelConfig(), {"image": "a.fits"})
+    errors = result.posterior.sources.summary()
+    assert json.loads((tmp_path / "summary.json").read_text())["source_errors"] == errors
+    numbers = survey._numbers(types.SimpleNamespace(number=0, name="a"), summary)
+    for name, each in errors.items():
+        assert numbers[f"{name}_error"] == each["error"] > 0
+    assert numbers["flux"] == result.source_fit.flux and survey._unit("half_light_radius_error") == "arcsec"
+    with fits.open(tmp_path / "model.fits") as hdus:
+        assert hdus[0].header["FLUXERR"] == errors["flux"]["error"]
+        np.testing.assert_allclose(hdus["STDDEV"].data, result.posterior.sources.samples.std(axis=0), rtol=1e-5)
+        assert hdus["STDDEV"].header["CRPIX1"] == hdus["SOURCE"].header["CRPIX1"]
 
 
 def test_what_was_found_in_a_part_of_a_frame_has_the_coordinates_of_the_whole(catalogue, tmp_path, config, asked):

@@ -145,7 +145,7 @@ def sample_lens(
     progress: Callable[[str, int, int | None], None] | None = None,
     valley: Valley | None = None,
     fit: SourceFit | None = None,
-    galaxy_over_source: float = 0.0,
+    galaxy_over_arcs: float = 0.0,
 ) -> list[LensSamples]:
     """The posterior of a lens near one that is known, by the RIM, by linear inversion, or by both.
 
@@ -160,7 +160,7 @@ def sample_lens(
       progress: a `Progress` of `rim_tf.inference.workflow`.
       valley: `Valley` about the lens, all over which the calibrated distribution is drawn; None where there is none.
       fit: of the lens, on whose frame and grid sources are drawn; None draws them on those of the posterior.
-      galaxy_over_source: by which what sources come to is spread (`rim_tf.inference.halo`); 0 where there is no galaxy.
+      galaxy_over_arcs: by which what sources come to is spread (`rim_tf.inference.halo`); 0 where there is no galaxy.
 
     Returns:
       `LensSamples` of each method, with sources where `config` asks for them.
@@ -228,14 +228,14 @@ def sample_lens(
     progress("sources", 0, None)
     if fit is not None:
         arcs, pixels = _noisier(fit.observation, noise_factor), len(fit.source)
-    return [_with_sources(each, arcs, pixels, model, config, galaxy_over_source) for each in found]
+    return [_with_sources(each, arcs, pixels, model, config, galaxy_over_arcs) for each in found]
 
 
 def _noisier(observation, factor):
     return observation if factor == 1 else dataclasses.replace(observation, noise=factor * observation.noise)
 
 
-def _with_sources(found, arcs, pixels, model, config, galaxy_over_source):
+def _with_sources(found, arcs, pixels, model, config, galaxy_over_arcs):
     """`LensSamples` with sources, as many as `config` says, behind lenses from all over the draws."""
     if found.method == "rim":
         solver, scale = RIMSolver(RIMSettings(), model), SOURCE_SCALE_RATIO * arcs.pixel_scale
@@ -251,7 +251,7 @@ def _with_sources(found, arcs, pixels, model, config, galaxy_over_source):
     except InputError as error:
         warnings.warn(f"The source has no errors: {error}", InputWarning, stacklevel=3)
         return found
-    sources = spread(sources, galaxy_over_source, config.seed)
+    sources = spread(sources, galaxy_over_arcs, config.seed)
     return dataclasses.replace(found, sources=sources, source_pixel_scale=scale)
 
 

@@ -142,16 +142,16 @@ class ModelResult:
         used = self.frame.mask  # what is masked shows nothing
         return float(np.median(self.observation.image[used] - self.frame.image[used]))
 
-    @functools.cached_property
-    def galaxy_over_source(self):
+    @property
+    def galaxy_over_arcs(self):
         """As of `rim_tf.inference.halo`; 0 where no lens galaxy was taken off."""
-        from rim_tf.inference.halo import galaxy_over_source
+        from rim_tf.inference.halo import galaxy_over_arcs
         from rim_tf.inference.optimise import middle
 
         if self.lens_light is None:
             return 0.0
-        fit = self.lens_fit.reconstruction
-        return galaxy_over_source(fit, middle(self.lens_light.model_image, fit.observation.shape) - self.sky_level)
+        image, used = self.lens_fit.reconstruction.model_image, self.lens_fit.reconstruction.observation.mask
+        return galaxy_over_arcs(image, middle(self.lens_light.model_image, image.shape) - self.sky_level, used)
 
     @property
     def lens_error(self):
@@ -183,7 +183,7 @@ class ModelResult:
             "estimate": self.estimate.lens.moved(self.observation.centre).to_dict(),
             "estimate_error": dict(zip(names, estimated.tolist(), strict=True)),
             "lens_light": self.lens_light is not None,
-            "galaxy_over_source": self.galaxy_over_source,
+            "galaxy_over_arcs": self.galaxy_over_arcs,
             "sky_level": self.sky_level,
             "believed": self.verdict.believed,
             "flags": list(self.verdict.flags),
@@ -306,7 +306,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
     config = config or PosteriorConfig()
     config = dataclasses.replace(config, source_width=result.source_width)
     try:
-        known = result.valley, result.source_fit, result.galaxy_over_source
+        known = result.valley, result.source_fit, result.galaxy_over_arcs
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, *known
         return [each.moved(centre) for each in sample_lens(*given)]
     except NotConverged as error:

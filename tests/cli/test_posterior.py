@@ -11,6 +11,7 @@ from commands import names_in, reconstruct
 from matplotlib.figure import Figure
 
 from rim_tf.inference import lens_samples, workflow
+from rim_tf.results import SourceErrors
 
 LENS = {"theta_E": 0.9, "e1": 0.1, "e2": 0.0, "x_lens": 0.0, "y_lens": 0.0, "gamma1": 0.0, "gamma2": 0.0}
 WRITTEN = ["posterior.ecsv", "posterior.fits", "posterior.json", "posterior.png"]
@@ -75,6 +76,29 @@ def test_draws_errors_and_prior_are_written_and_told(options, settled_once, monk
     assert len(draws) == 50 and set(draws["method"]) == {"rim"}
     assert np.std(draws["theta_E"], ddof=1) == pytest.approx(theta_E["std"])
     assert np.allclose(Table.read(options["--out"] / "posterior.fits")["gamma2"], draws["gamma2"])
+
+
+def test_sources_are_written_and_told(options, settled_once, undrawn, monkeypatch):
+    """By a stand-in, as nothing knows the errors of an untrained network; of which a warning speaks."""
+    monkeypatch.setattr(lens_samples, "settled", settled_once)
+    plain = posterior(options)
+    assert plain.exit_code == 0 and "The source has no errors" in plain.stderr
+    figures = {name: np.linspace(1, 3, 40) for name in ("flux", "magnification", "source_peak", "half_light_radius")}
+    drawn = SourceErrors(samples=np.random.default_rng(0).random((40, 32, 32)), figures=figures)
+    asked = []
+    monkeypatch.setattr(lens_samples, "draw_sources", lambda *given: asked.append(given) or drawn)
+    result = posterior(options, "--sources", 40, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert names_in(options["--out"]) == [*WRITTEN, "sources-rim.fits"]
+    ((_, lenses, _, of_one, *_),) = asked
+    assert len(lenses) * of_one == 40
+    error = drawn.summary()["magnification"]["error"]
+    assert f"magnification        2 +- {error:.2g}" in result.stdout
+    summary = json.loads((options["--out"] / "posterior.json").read_text(), parse_constant=pytest.fail)
+    assert summary["methods"]["rim"]["source"]["magnification"]["error"] == pytest.approx(error)
+    with fits.open(options["--out"] / "sources-rim.fits") as hdus:
+        assert hdus["SAMPLES"].data.shape == (40, 32, 32) and len(hdus["FIGURES"].data) == 40
+    assert "sources is -1" in refused(posterior(options, "--sources", -1))
 
 
 def test_a_short_chain_is_called_so_and_kept_and_goes_on(options):

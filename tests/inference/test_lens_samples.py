@@ -3,20 +3,26 @@
 import dataclasses
 import functools
 import math
+import warnings
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from spirals import lensed_spiral
 
-from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig, PosteriorConfig
-from rim_tf.errors import InputError
+from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig, PosteriorConfig, RIMSettings
+from rim_tf.data.sources.procedural import clumpy_spiral
+from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import lens_samples
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
+from rim_tf.inference.rim import RIMSolver, reconstruct
+from rim_tf.inference.source_errors import draw_sources
 from rim_tf.inference.valley import Valley
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
 
+# The network that knows errors of sources sees no fewer than 32 pixels.
+pytestmark = pytest.mark.filterwarnings("ignore:The source has no errors")
 TRUTH = LensParameters(0.75, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
 NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
 
@@ -38,6 +44,47 @@ def test_the_truth_lies_within_the_errors():
     assert squared < 24  # what seven parameters exceed once in a thousand cases
     assert found.standard_deviation[0] < 0.02
     assert found.sampler == "calibrated" and found.chain is None and len(found.lenses(3)) == 3
+
+
+def test_sources_are_drawn_with_the_lenses():
+    """What is not known of the lens is not known of the source."""
+    observation, small = lensed_spiral(TRUTH, 32, 0.1, 0.02), load_pretrained("small")
+    (found,) = sample_lens(observation, NEAR, small, PosteriorConfig(sources=40))
+    sources, scale = found.sources, SOURCE_SCALE_RATIO * 0.1
+    assert len(sources.samples) == 40 and found.source_pixel_scale == scale
+    given_lens = draw_sources(observation, [found.lens], RIMSolver(RIMSettings(), small), 40, 1, scale, 32)
+    errors = [each.summary() for each in (sources, given_lens)]
+    for name in ("flux", "magnification"):
+        assert errors[0][name]["error"] > 1.2 * errors[1][name]["error"]
+    true = clumpy_spiral(np.random.default_rng(4), 32).sum() * scale**2
+    assert abs(errors[0]["flux"]["median"] - true) < 3 * errors[0]["flux"]["error"]
+    assert found.summary()["source"] == errors[0]
+    # Beside a galaxy what they come to is less sure, and on another frame their grid is another one.
+    arcs = dataclasses.replace(observation, image=observation.image[1:-1, 1:-1], noise=0.02, mask=None)
+    fit = reconstruct(arcs, found.lens, small, source_pixels=36)
+    given = observation, NEAR, small, PosteriorConfig(sources=40)
+    (beside,) = sample_lens(*given, fit=fit, galaxy_over_arcs=3.0)
+    assert beside.sources.samples.shape[1:] == fit.source.shape == (36, 36)
+    assert beside.sources.summary()["flux"]["error"] > 2 * errors[0]["flux"]["error"]
+
+
+def test_linear_inversion_draws_sources_too_on_its_own_grid():
+    config = PosteriorConfig(method="both", sources=20, steps=128)
+    rim, inversion = sample_lens(observed(), NEAR, load_pretrained("small"), config)
+    assert rim.sources is None  # too few pixels for what knows its errors, which a warning says
+    field = len(inversion.sources.samples[0]) * inversion.source_pixel_scale
+    assert field >= 24 * SOURCE_SCALE_RATIO * 0.1 and len(inversion.sources.samples) == 20
+    assert inversion.sources.summary()["flux"]["error"] > 0
+
+
+def test_sources_whose_errors_nobody_knows_are_not_drawn():
+    config = PosteriorConfig(samples=20)
+    with pytest.warns(InputWarning, match="The source has no errors: .* 24 pixels on a side"):
+        (found,) = sample_lens(observed(), NEAR, load_pretrained("small"), config)
+    assert found.sources is None and found.summary()["source"] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        sample_lens(observed(), NEAR, load_pretrained("small"), dataclasses.replace(config, sources=0))
 
 
 def test_the_same_seed_gives_the_same_draws():

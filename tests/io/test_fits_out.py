@@ -10,7 +10,7 @@ from rim_tf import io
 from rim_tf.errors import InputError
 from rim_tf.lens import LENS_PARAMETERS, Component, CompositeLens, LensParameters, lens_from_dict
 from rim_tf.observation import Observation
-from rim_tf.results import Reconstruction
+from rim_tf.results import Reconstruction, SourceErrors
 
 LENS = LensParameters(1.2, 0.1, -0.05, 0.02, -0.03, 0.04, 0.01)
 
@@ -54,6 +54,27 @@ def test_what_is_written_is_enough_to_start_again(tmp_path, rng, psf):
     )
     for name in ("image", "noise", "mask", "psf", "pixel_scale"):
         np.testing.assert_allclose(getattr(again, name), getattr(result.observation, name), rtol=1e-6)
+
+
+def test_draws_of_a_source_are_stored_with_what_they_come_to(tmp_path, rng):
+    samples = rng.random((30, 6, 8))
+    names = ("flux", "magnification", "source_peak", "half_light_radius")
+    errors = SourceErrors(samples=samples, figures={name: rng.random(30) for name in names})
+    path = tmp_path / "sources.fits"
+    io.write_sources(path, errors, 0.02, (0.3, -0.1), {"METHOD": "rim"})
+    with fits.open(path) as hdus:
+        hdus.verify("exception")
+        header = hdus[0].header
+        assert (header["METHOD"], header["NDRAWS"], header["SRCSCALE"]) == ("rim", 30, 0.02)
+        assert header["MAGNERR"] == pytest.approx(errors.summary()["magnification"]["error"])
+        np.testing.assert_allclose(hdus["SAMPLES"].data, samples, rtol=1e-6)
+        np.testing.assert_allclose(hdus["MEAN"].data, samples.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(hdus["STDDEV"].data, samples.std(axis=0), rtol=1e-6)
+        for name in names:
+            np.testing.assert_array_equal(hdus["FIGURES"].data[name], errors.figures[name])
+        for name in ("MEAN", "SAMPLES"):
+            world = WCS(hdus[name].header, naxis=2).all_pix2world([[3.5, 2.5], [4.5, 3.5]], 0)
+            np.testing.assert_allclose(world, [[0.3, -0.1], [0.32, -0.08]], atol=1e-12)
 
 
 def test_the_sky_of_the_input_is_that_of_the_output(tmp_path, rng):
