@@ -69,12 +69,12 @@ def test_sources_are_drawn_with_the_lenses():
 
 
 def test_linear_inversion_draws_sources_too_on_its_own_grid():
-    config = PosteriorConfig(method="both", sources=20, steps=128)
-    rim, inversion = sample_lens(observed(), NEAR, load_pretrained("small"), config)
-    assert rim.sources is None  # too few pixels for what knows its errors, which a warning says
-    field = len(inversion.sources.samples[0]) * inversion.source_pixel_scale
-    assert field >= 24 * SOURCE_SCALE_RATIO * 0.1 and len(inversion.sources.samples) == 20
-    assert inversion.sources.summary()["flux"]["error"] > 0
+    lenses = dataclasses.replace(sampled()[0], method="inversion")
+    given = observed(), 24, load_pretrained("small"), PosteriorConfig(sources=20), 0.0
+    found = lens_samples._with_sources(lenses, *given)
+    pixels, scale = coarse_grid(observed(), 24)
+    assert found.sources.samples.shape == (20, pixels, pixels) and found.source_pixel_scale == scale
+    assert found.sources.summary()["flux"]["error"] > 0
 
 
 def test_sources_whose_errors_nobody_knows_are_not_drawn():
