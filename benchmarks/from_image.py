@@ -128,7 +128,8 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
     row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
         row["posterior_mean"] = dict(zip(truth.mass.names, result.posterior.mean.tolist(), strict=True))
-        row["sources"] = _judged_sources(result, source, figures, index)
+        if result.posterior.sources is not None:
+            row["sources"] = _judged_sources(result, source, figures, index)
     for name, fit in fits_.items():
         row |= {
             f"chi2_{name}": fit.chi2_per_pixel,
@@ -141,8 +142,6 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
 def _judged_sources(result, source, figures, index):
     """As of `source_counts.judged`, over the lens's posterior: of the true source on the grid of the fit."""
     fit = result.source_fit
-    if fit.errors is None:
-        return None
     more = (len(fit.source) - len(source)) // 2
     truth = np.pad(source, more) if more >= 0 else source[-more:more, -more:more]
     noise_rms = float(1 / np.sqrt(np.mean(fit.observation.noise[fit.observation.mask] ** -2.0)))
@@ -239,7 +238,7 @@ def stretch_report(rows):
 
 def source_report(rows):
     """How often true sources without a flag lie where draws over the lens's posterior say, as lines of text."""
-    lines, told = [], [row for row in rows if row["believed"] and row.get("sources")]
+    lines, told = [], [row for row in rows if row["believed"] and "sources" in row]
     for galaxy in (False, True):
         for decade, (least, most) in {"below 1 %": (0.0, 0.01), "above 1 %": (0.01, 1.0)}.items():
             chosen = [row for row in told if row["with_galaxy"] == galaxy and least <= row["noise"] < most]
