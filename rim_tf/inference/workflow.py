@@ -709,6 +709,7 @@ class _Search:
         attempt, most = 0, 0 if self.config.fast else self.config.attempts
         before = self._state()
         self.give_back()
+        given = self._state()
         while attempt < most and not self.judged().settled:
             if attempt == 0:
                 self._return_to(before)
@@ -717,7 +718,11 @@ class _Search:
             # There is the other search, and beside a lens of another size the estimator sees something else.
             if not self.judged().explained and _is_of_other_size(self.found.lens, was):
                 most = min(most + 1, 2 * self.config.attempts)
-        if attempt > 0:
+        if attempt > 0 and self.found.sought is before[0].sought:  # nothing better was found
+            ends = self.found.ends
+            self._return_to(given)
+            self.found = dataclasses.replace(self.found, ends=ends)
+        elif attempt > 0:
             self.give_back()
 
     def again(self, seed):

@@ -160,30 +160,45 @@ def test_light_is_given_back_while_that_costs_little(monkeypatch, share, costs, 
 
 
 @pytest.mark.parametrize(
-    ("settled", "expected"),
-    [(True, ["given"]), (False, ["given", "again without", "given"])],
+    ("settled", "finds", "expected"),
+    [
+        (True, None, ["given"]),
+        (False, "another", ["given", "again without", "given"]),
+        (False, "first", ["given", "again without"]),  # nothing better: it was given back already
+    ],
 )
-def test_light_is_given_back_by_the_fit_that_counts(monkeypatch, settled, expected):
+def test_light_is_given_back_by_the_fit_that_counts(monkeypatch, settled, finds, expected):
     """What other fits are compared with has all its light still."""
     search, done = object.__new__(workflow._Search), []
     search.config, verdict_ = ModelConfig(attempts=1), types.SimpleNamespace(settled=settled, explained=True)
-    search._return_to((types.SimpleNamespace(lens=LENS, source_width=1.5), "light", "frame", None, []))
+
+    def found(which, width, ends):
+        sought = types.SimpleNamespace(lens=LENS, which=which)
+        return workflow._Found(sought, ends, None, LENS, None, 64, None, width)
+
+    first = found("first", 1.5, "its own")
+    search._return_to((first, "light", "frame", None, []))
 
     def give_back(search):
         done.append("given")
         search.light = "light given back"
-        search.found = types.SimpleNamespace(lens=LENS, source_width=0.825)
+        search.found = found(f"{search.found.sought.which}, given back", 0.825, search.found.ends)
 
     def again(search, seed):
         # Other starts are looked at on a grid as wide as at first.
         assert search.source_width == QUICK.source_width
         done.append("again without" if search.light == "light" else "again")
+        # What else was found is remembered.
+        of = first if finds == "first" else found(finds, 1.5, "its own")
+        search.found = dataclasses.replace(of, ends="more")
 
     monkeypatch.setattr(workflow._Search, "judged", lambda search: verdict_)
     monkeypatch.setattr(workflow._Search, "give_back", give_back)
     monkeypatch.setattr(workflow._Search, "again", again)
     search.doubt()
     assert done == expected and search.light == "light given back"
+    assert search.found.sought.which == f"{finds or 'first'}, given back" and search.source_width == 0.825
+    assert search.found.ends == ("its own" if settled else "more")
 
 
 @pytest.mark.parametrize(
@@ -309,12 +324,12 @@ def test_a_lens_of_another_size_that_does_not_explain_the_image_is_doubted_again
 ):
     search = object.__new__(workflow._Search)
     search.config, seeds = ModelConfig(seed=5, **settings), []
-    search._return_to((types.SimpleNamespace(lens=of_size(1.0)), None, None, None, []))
+    search._return_to((types.SimpleNamespace(lens=of_size(1.0), sought="first"), None, None, None, []))
     verdict_ = types.SimpleNamespace(settled=False, explained=explained)
     monkeypatch.setattr(workflow._Search, "judged", lambda search: verdict_)
 
     def again(search, seed):
-        search.found = types.SimpleNamespace(lens=of_size(found[len(seeds)]))
+        search.found = types.SimpleNamespace(lens=of_size(found[len(seeds)]), sought=None)
         seeds.append(seed)
 
     monkeypatch.setattr(workflow._Search, "again", again)
