@@ -10,11 +10,12 @@ import dataclasses
 
 import numpy as np
 
-# Of 31 arcs about real galaxies without a flag, two thirds of fluxes were off by less than this in their logarithm, and
-# 29 by less than twice as much. Light that is faint and far out: what else a source comes to was off with the flux, in
-# such a share of it, or, as its peak, by itself.
+# Of 35 sources of arcs about real galaxies, without a flag, 66, 94 and 97 % had a flux that was off by less than once,
+# twice, three times this in its logarithm: as Student's t of so many degrees has it. Light that is faint and far out:
+# what else a source comes to was off with the flux, by so many times as much; its peak by itself.
 _SPREAD, _TAIL = 0.27, 5.0
-# Beside a galaxy this many times as bright as the arcs half as much; none of the 31 was fainter than 0.18 times.
+_OF_FLUX = {"flux": 1.0, "magnification": -0.6, "source_peak": 0.4, "half_light_radius": 1.0}
+# Beside a galaxy this many times as bright as the arcs half as much; none of the 35 was fainter than 0.18 times.
 _FAINT = 0.1
 _OF_FLUX = {"flux": 1.0, "magnification": -0.6, "source_peak": 0.5, "half_light_radius": 0.9}
 
