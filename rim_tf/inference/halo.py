@@ -17,7 +17,6 @@ _SPREAD, _TAIL = 0.27, 5.0
 _OF_FLUX = {"flux": 1.0, "magnification": -0.6, "source_peak": 0.4, "half_light_radius": 1.0}
 # Beside a galaxy this many times as bright as the arcs half as much; none of the 35 was fainter than 0.18 times.
 _FAINT = 0.1
-_OF_FLUX = {"flux": 1.0, "magnification": -0.6, "source_peak": 0.5, "half_light_radius": 0.9}
 
 
 def galaxy_over_arcs(arcs, light, used):
