@@ -519,6 +519,7 @@ def about_report(rows):
         told = [row for row, take in zip(alive, which, strict=True) if take and "source_errors" in row]
         for each in source_counts.FIGURES if told else ():
             found = [(row["source_errors"][each], row["true_figures"][each]) for row in told]
+            found = [(error, truth) for error, truth in found if np.isfinite(error["error"] or np.nan)]
             off = np.array([abs(truth - error["median"]) / error["error"] for error, truth in found])
             error = np.median([error["error"] / truth for error, truth in found])
             lines.append(

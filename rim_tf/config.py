@@ -624,7 +624,7 @@ class PosteriorConfig:
         ERROR_SAMPLES,
         "Draws of the source, a few with each of some lenses; 0 draws none.",
         least=0,
-        most=10**5,
+        most=10**4,
     )
     steps: int | None = setting(None, "Steps or draws of the sampler; by default its own.", least=1)
     walkers: int | None = setting(None, "Walkers or chains of the sampler; likewise.", least=1)
@@ -637,3 +637,5 @@ class PosteriorConfig:
 
     def __post_init__(self):
         check(self)
+        if self.sources == 1:
+            raise InputError("sources is 1; errors are made of 2 draws at least, or of none (0).")

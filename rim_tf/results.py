@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+import warnings
 
 import numpy as np
 
@@ -105,10 +106,15 @@ class SourceErrors:
         return cls(samples=np.concatenate([each.samples for each in several]), figures=figures)
 
     def summary(self):
-        """Of each figure the median, the 16th and 84th percentile and half the distance of these, the error."""
+        """Of each figure the median, the 16th and 84th percentile and half the distance of these, the error.
+
+        Draws that have no such figure, as those without light have no magnification, do not count; NaN where none has.
+        """
         found = {}
         for name, values in self.figures.items():
-            low, median, high = np.quantile(values, (0.16, 0.5, 0.84)).tolist()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but NaN
+                low, median, high = np.nanquantile(values, (0.16, 0.5, 0.84)).tolist()
             found[name] = {"error": (high - low) / 2, "p16": low, "median": median, "p84": high}
         return found
 

@@ -23,15 +23,19 @@ _OF_SOURCE = {
     "half_light_radius": "half-light radius",
 }
 _SLOW = STEPS | {
-    "rim": "Drawing lenses, their sources by the RIM ...",
-    "inversion": "Drawing lenses, their sources by linear inversion, which takes minutes ...",
+    "inversion": "Drawing lenses by linear inversion, which takes minutes ...",
 }
 
 
 @click.command(short_help="Find a lens and its source with their errors.")
 @click.argument("image")
 @options.observed()
-@click.option("--lens", metavar="JSON", help="A lens near the best one; without it, it is looked for in the image.")
+@click.option(
+    "--lens",
+    metavar="JSON",
+    help="A lens near the best one, in an image without lens galaxy; without it, both are looked for. Of a galaxy that "
+    "was taken off elsewhere the errors of the source's flux know nothing.",
+)
 @options.options_of(PosteriorConfig)
 @click.option("--estimator", default=ModelConfig.estimator, show_default=True, help="Weights that look for the lens.")
 @click.option("--no-lens-light", is_flag=True, help="There is no lens galaxy in the image; do not look for one.")
@@ -144,7 +148,9 @@ def _print(summary, truth):
             click.echo(f"  {name:<20} {each['mean']:.4f} +- {each['std']:.4f}{true}")
         for name, label in _OF_SOURCE.items() if figures["source"] else ():
             each = figures["source"][name]
-            click.echo(f"  {label:<20} {each['median']:.4g} +- {each['error']:.2g}")
+            # None is what JSON has for a number that is none.
+            told = "unknown" if each["median"] is None else f"{each['median']:.4g} +- {each['error']:.2g}"
+            click.echo(f"  {label:<20} {told}{'' if method == 'rim' else ' (does not hold: docs/ERRORS.md)'}")
         for line in figures["prior"]:
             click.echo(f"  prior of {line}")
         if figures["noise_factor"] > 1:

@@ -43,16 +43,18 @@ def spread(errors, ratio, seed=0):
 
     Args:
       errors: `rim_tf.results.SourceErrors`.
-      ratio: as of `galaxy_over_arcs`; 0 where there is no galaxy.
+      ratio: as of `galaxy_over_arcs`; 0 where there is no galaxy. NaN, where nothing is known, counts as infinite.
       seed: of what is random.
 
     Returns:
       `SourceErrors`.
     """
-    if not ratio > 0:
+    if ratio == 0:
         return errors
-    off = np.random.default_rng(seed).standard_t(_TAIL, size=len(errors.samples))
-    off *= _SPREAD * ratio / (_FAINT + ratio)
-    return dataclasses.replace(
-        errors, figures={name: values * np.exp(_OF_FLUX[name] * off) for name, values in errors.figures.items()}
-    )
+    size = _SPREAD * (ratio / (_FAINT + ratio) if np.isfinite(ratio) else 1.0)
+    light, peak = np.random.default_rng(seed).standard_t(_TAIL, size=(2, len(errors.samples))) * size
+    figures = {
+        name: values * np.exp(_OF_FLUX[name] * (peak if name == "source_peak" else light))
+        for name, values in errors.figures.items()
+    }
+    return dataclasses.replace(errors, figures=figures)

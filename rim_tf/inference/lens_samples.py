@@ -18,7 +18,6 @@ from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, ModelConfig, Po
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.halo import spread
-from rim_tf.inference.methods import find_method
 from rim_tf.inference.optimise import (
     cropped,
     middle,
@@ -49,6 +48,10 @@ _STEPS, _DRAWS = 8, (32, 64)
 _COARSER = 2
 # With each of some lenses so many sources are drawn: most of the time goes into the first.
 _SOURCES_OF_ONE = {"rim": 4, "inversion": 10}
+# Pixels on a side of the smallest source that the network of its errors sees; smaller ones are drawn on such a grid.
+_SMALLEST = 32
+# Whose sources, each with every step on its way, are in memory together.
+_LENSES_AT_ONCE = 16
 # Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
 # and rounds in which the distribution about the RIM's best lens is moved to where those of linear inversion are.
 INVERSION = {"draws": 256, "rounds": 2}
@@ -68,9 +71,10 @@ class LensSamples:
       noise: over the image's peak.
       chain: `Chain`, or None where there is none.
       noise_factor: by what the noise map was multiplied.
-      sources: `rim_tf.results.SourceErrors`, each of its draws with a lens of its own; None where none were asked for,
-        or where nothing knows the errors of the sources of this network.
+      sources: `rim_tf.results.SourceErrors`, a few draws with each of some of these lenses; None where none were asked
+        for, or where nothing knows the errors of the sources of this network.
       source_pixel_scale: of these [arcsec].
+      galaxy_over_arcs: by which their figures are spread, as of `rim_tf.inference.halo`.
     """
 
     lens: Lens
@@ -84,6 +88,7 @@ class LensSamples:
     noise_factor: float = 1.0
     sources: SourceErrors | None = None
     source_pixel_scale: float | None = None
+    galaxy_over_arcs: float = 0.0
 
     @property
     def mean(self):
@@ -130,6 +135,7 @@ class LensSamples:
             "noise_over_peak": self.noise,
             "noise_factor": self.noise_factor,
             "source": None if self.sources is None else self.sources.summary(),
+            "galaxy_over_arcs": self.galaxy_over_arcs,
             "chain": None if self.chain is None else self.chain.figures(),
         }
 
@@ -159,7 +165,7 @@ def sample_lens(
       folder: where chains are kept, from which a run goes on; None keeps none.
       progress: a `Progress` of `rim_tf.inference.workflow`.
       valley: `Valley` about the lens, all over which the calibrated distribution is drawn; None where there is none.
-      fit: of the lens, on whose frame and grid sources are drawn; None draws them on those of the posterior.
+      fit: of the lens, on whose frame and grid the RIM draws sources; None draws them on those of the posterior.
       galaxy_over_arcs: by which what sources come to is spread (`rim_tf.inference.halo`); 0 where there is no galaxy.
 
     Returns:
@@ -201,58 +207,65 @@ def sample_lens(
         raise InputError(f"{error} {estimate}") from None
     for method in methods:
         progress(method, 0, None)
+        if method == "rim":
+            target = LogPosterior(plain.likelihood, plain.prior, temperature)
+            seen, n = (arcs, pixels) if fit is None else (_noisier(fit.observation, noise_factor), len(fit.source))
+            source = RIMSolver(RIMSettings(), model), seen, n, SOURCE_SCALE_RATIO * arcs.pixel_scale
         if method not in samplers:
-            stated = plain.describe_prior(), temperature, noise, None, noise_factor
-            found.append(LensSamples(best, draws, method, "calibrated", *stated))
-            continue
-        try:
-            if method == "rim":
-                target = LogPosterior(plain.likelihood, plain.prior, temperature)
-            else:
-                # Nothing else takes what lies beyond its grid.
-                widest = grid(max(config.source_width, ModelConfig.source_width))
-                target = inversion_posterior(arcs, best, InversionSettings(), None, *coarse_grid(arcs, widest))
-            sampler = samplers[method]
-            path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler.name}.npz"
-            chain = run(sampler, target, law, path, lambda done, most, m=method: progress(m, done, most))
-            lenses = target.lenses(chain.draws(config.samples, config.seed))
-        except NotConverged as error:
-            kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""
-            raise NotConverged(f"{error}{kept} {estimate}", error.chain, found) from None
-        except InputError as error:
-            raise InputError(f"{error} {estimate}") from None
+            lenses, sampler, chain = draws, "calibrated", None
+        else:
+            sampler = samplers[method].name
+            path = None if folder is None else pathlib.Path(folder) / f"chain-{method}-{sampler}.npz"
+            try:
+                if method == "inversion":
+                    # Nothing else takes what lies beyond its grid.
+                    n, scale = coarse_grid(arcs, grid(max(config.source_width, ModelConfig.source_width)))
+                    target = inversion_posterior(arcs, best, InversionSettings(), None, n, scale)
+                    source = target.likelihood.solver, arcs, n, scale
+                chain = run(samplers[method], target, law, path, lambda done, most, m=method: progress(m, done, most))
+                lenses = target.lenses(chain.draws(config.samples, config.seed))
+            except NotConverged as error:
+                kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""
+                raise NotConverged(f"{error}{kept} {estimate}", error.chain, found) from None
+            except InputError as error:
+                raise InputError(f"{error} {estimate}") from None
         stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
-        found.append(LensSamples(best, lenses, method, sampler.name, *stated))
-    if config.sources == 0:
-        return found
-    progress("sources", 0, None)
-    if fit is not None:
-        arcs, pixels = _noisier(fit.observation, noise_factor), len(fit.source)
-    return [_with_sources(each, arcs, pixels, model, config, galaxy_over_arcs) for each in found]
+        drawn = LensSamples(best, lenses, method, sampler, *stated)
+        if config.sources > 0:
+            progress("sources", 0, None)
+            drawn = _with_sources(drawn, *source, config, galaxy_over_arcs)
+        found.append(drawn)
+    return found
 
 
 def _noisier(observation, factor):
     return observation if factor == 1 else dataclasses.replace(observation, noise=factor * observation.noise)
 
 
-def _with_sources(found, arcs, pixels, model, config, galaxy_over_arcs):
-    """`LensSamples` with sources, as many as `config` says, behind lenses from all over the draws."""
-    if found.method == "rim":
-        solver, scale = RIMSolver(RIMSettings(), model), SOURCE_SCALE_RATIO * arcs.pixel_scale
-    else:
-        solver, (pixels, scale) = find_method(found.method).build(InversionSettings()), coarse_grid(arcs, pixels)
-    lenses, of_one = found.lenses(), min(_SOURCES_OF_ONE[found.method], config.sources)
-    n_lenses = min(-(-config.sources // of_one), len(lenses))
-    lenses = [lenses[i] for i in np.linspace(0, len(lenses) - 1, n_lenses).round().astype(int)]
+def _with_sources(found, solver, observation, pixels, scale, config, galaxy_over_arcs):
+    """`LensSamples` with as many sources as `config` asks for, behind lenses from all over the draws."""
+    n_lenses = min(-(-config.sources // _SOURCES_OF_ONE[found.method]), len(found.samples))
+    of_one = -(-config.sources // n_lenses)
+    numbers = np.linspace(0, len(found.samples) - 1, n_lenses).round().astype(int)
+    lenses = [lens_of(found.lens.mass, found.samples[i]) for i in numbers]
+    several, n = [], max(pixels, _SMALLEST if found.method == "rim" else 0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # of the model, said before
-            sources = draw_sources(arcs, lenses, solver, of_one, config.seed, scale, pixels)
+            for first in range(0, n_lenses, _LENSES_AT_ONCE):
+                some = lenses[first : first + _LENSES_AT_ONCE]
+                several.append(draw_sources(observation, some, solver, of_one, config.seed + first, scale, n))
     except InputError as error:
         warnings.warn(f"The source has no errors: {error}", InputWarning, stacklevel=3)
         return found
+    sources = SourceErrors.together(several)
+    # As many as were asked for, of all lenses.
+    kept = np.linspace(0, len(sources.samples) - 1, config.sources).round().astype(int)
+    figures = {name: values[kept] for name, values in sources.figures.items()}
+    sources = SourceErrors(samples=middle(sources.samples[kept], (pixels, pixels)), figures=figures)
     sources = spread(sources, galaxy_over_arcs, config.seed)
-    return dataclasses.replace(found, sources=sources, source_pixel_scale=scale)
+    told = {"source_pixel_scale": scale, "galaxy_over_arcs": galaxy_over_arcs}
+    return dataclasses.replace(found, sources=sources, **told)
 
 
 def coarse_grid(observation, pixels):

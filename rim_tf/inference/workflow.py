@@ -306,9 +306,9 @@ def sample(result, rim, config=None, folder=None, progress=None):
     config = config or PosteriorConfig()
     config = dataclasses.replace(config, source_width=result.source_width)
     try:
-        known = result.valley, result.source_fit, result.galaxy_over_arcs
-        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress, *known
-        return [each.moved(centre) for each in sample_lens(*given)]
+        given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress
+        known = {"valley": result.valley, "fit": result.source_fit, "galaxy_over_arcs": result.galaxy_over_arcs}
+        return [each.moved(centre) for each in sample_lens(*given, **known)]
     except NotConverged as error:
         error.found = [each.moved(centre) for each in error.found]
         raise

@@ -28,7 +28,8 @@ def write_reconstruction(reconstruction, path, weights=None, lens_light=None, pr
     versions; SOURCE; MODEL; RESIDUAL (in sigma); DATA, NOISE (NaN where masked) and MASK (1 = used) as the network
     saw them; PSF where it is a stamp; LENSLIGHT where some was subtracted; STDDEV, the source's standard deviation,
     where the method gives it. Where errors were asked for, the header has FLUXERR, MAGNERR, PEAKERR and RHALFERR too,
-    half the distance of the 16th and the 84th percentile of draws. Each image has PIXSCALE and a linear WCS [arcsec]
+    half the distance of the 16th and the 84th percentile of draws, which beside a lens galaxy know that its light is
+    hard to tell from the source's; STDDEV does not. Each image has PIXSCALE and a linear WCS [arcsec]
     with (0, 0) at the centre of the field, or of the frame that the field was cut from by `recentred`: lens and source
     are in the coordinates of that frame, in which CENTRE_X, CENTRE_Y is the middle of the field. Where the observation
     has sky coordinates, they are the WCS of the images in its pixels, and the linear one is its alternate A.

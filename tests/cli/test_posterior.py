@@ -1,5 +1,6 @@
 """`rim-tf posterior` as a user types it."""
 
+import dataclasses
 import json
 
 import modelled
@@ -98,7 +99,12 @@ def test_sources_are_written_and_told(options, settled_once, undrawn, monkeypatc
     assert summary["methods"]["rim"]["source"]["magnification"]["error"] == pytest.approx(error)
     with fits.open(options["--out"] / "sources-rim.fits") as hdus:
         assert hdus["SAMPLES"].data.shape == (40, 32, 32) and len(hdus["FIGURES"].data) == 40
-    assert "0<=x<=100000" in refused(posterior(options, "--sources", -1))
+    # A figure that no draw has is unknown.
+    without = dataclasses.replace(drawn, figures=figures | {"magnification": np.full(40, np.nan)})
+    monkeypatch.setattr(lens_samples, "draw_sources", lambda *given: without)
+    assert "magnification        unknown" in posterior(options, "--sources", 40, "--overwrite").stdout
+    assert "sources is 1; errors are made of 2 draws" in refused(posterior(options, "--sources", 1))
+    assert "0<=x<=10000" in refused(posterior(options, "--sources", -1))
 
 
 def test_a_short_chain_is_called_so_and_kept_and_goes_on(options):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-import warnings
+import types
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import lens_samples
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
 from rim_tf.inference.rim import RIMSolver, reconstruct
+from rim_tf.inference.samplers.chain import NotConverged
 from rim_tf.inference.source_errors import draw_sources
 from rim_tf.inference.valley import Valley
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import load_pretrained
+from rim_tf.results import SourceErrors
 
-# The network that knows errors of sources sees no fewer than 32 pixels.
-pytestmark = pytest.mark.filterwarnings("ignore:The source has no errors")
 TRUTH = LensParameters(0.75, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
 NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
 
@@ -34,7 +34,7 @@ def observed(pixels=24, pixel_scale=0.1, noise=0.02):
 
 @functools.cache
 def sampled(**config):
-    return sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(**config))
+    return sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(**{"sources": 0} | config))
 
 
 def test_the_truth_lies_within_the_errors():
@@ -66,25 +66,78 @@ def test_sources_are_drawn_with_the_lenses():
     (beside,) = sample_lens(*given, fit=fit, galaxy_over_arcs=3.0)
     assert beside.sources.samples.shape[1:] == fit.source.shape == (36, 36)
     assert beside.sources.summary()["flux"]["error"] > 2 * errors[0]["flux"]["error"]
+    assert beside.summary()["galaxy_over_arcs"] == 3.0
 
 
-def test_linear_inversion_draws_sources_too_on_its_own_grid():
-    lenses = dataclasses.replace(sampled()[0], method="inversion")
-    given = observed(), 24, load_pretrained("small"), PosteriorConfig(sources=20), 0.0
-    found = lens_samples._with_sources(lenses, *given)
-    pixels, scale = coarse_grid(observed(), 24)
-    assert found.sources.samples.shape == (20, pixels, pixels) and found.source_pixel_scale == scale
-    assert found.sources.summary()["flux"]["error"] > 0
+def test_a_small_source_has_errors_on_its_own_grid():
+    """Though the network that knows them sees no fewer than 32 pixels."""
+    (found,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(sources=8))
+    assert found.sources.samples.shape == (8, 24, 24)
 
 
-def test_sources_whose_errors_nobody_knows_are_not_drawn():
-    config = PosteriorConfig(samples=20)
-    with pytest.warns(InputWarning, match="The source has no errors: .* 24 pixels on a side"):
-        (found,) = sample_lens(observed(), NEAR, load_pretrained("small"), config)
+def test_what_is_said_of_the_noise_reaches_the_sources(monkeypatch):
+    asked = []
+
+    def draw(*given):
+        asked.append(given)
+        raise InputError("Nobody knows them.")
+
+    monkeypatch.setattr(lens_samples, "draw_sources", draw)
+    fit = reconstruct(observed(), NEAR, load_pretrained("small"))
+    given = observed(), NEAR, load_pretrained("small"), PosteriorConfig(samples=20)
+    with pytest.warns(InputWarning, match="The source has no errors: Nobody knows them."):
+        (found,) = sample_lens(*given, noise_factor=2.0, fit=fit)
     assert found.sources is None and found.summary()["source"] is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", InputWarning)
-        sample_lens(observed(), NEAR, load_pretrained("small"), dataclasses.replace(config, sources=0))
+    assert_array_equal(asked[0][0].noise, 2 * fit.observation.noise)
+    # None are drawn where none are asked for.
+    sample_lens(*given[:3], dataclasses.replace(given[3], sources=0))
+    assert len(asked) == 1
+
+
+def test_linear_inversion_draws_sources_as_its_chain_does(monkeypatch):
+    """On the grid of the chain and at its strength; what the first method found has its own by then."""
+    asked, drawn = [], sampled()[0]
+    errors = SourceErrors(samples=np.ones((20, 32, 32)), figures={"flux": np.ones(20), "source_peak": np.ones(20)})
+
+    def draw(observation, lenses, solver, n, *grid):
+        asked.append((observation, solver, len(lenses) * n, grid[1:]))
+        return errors
+
+    chain = types.SimpleNamespace(draws=lambda n, seed: np.tile(u, (n, 1)))
+    u = np.asarray(drawn.lens.mass.to_real(np.array([drawn.lens.as_tuple()], np.float32)))[0]
+    targets = []
+    monkeypatch.setattr(lens_samples, "run", lambda sampler, target, *_: targets.append(target) or chain)
+    monkeypatch.setattr(lens_samples, "draw_sources", draw)
+    config = PosteriorConfig(method="both", sources=20, source_width=0.8)
+    rim, inversion = sample_lens(observed(), NEAR, load_pretrained("small"), config)
+    likelihood = targets[0].likelihood
+    assert asked[1][:3] == (likelihood.observation, likelihood.solver, 20) and asked[1][1].settings.strength > 0
+    assert asked[1][3] == likelihood.grid and inversion.source_pixel_scale == likelihood.grid[0]
+    assert rim.sources is not None and rim.source_pixel_scale == SOURCE_SCALE_RATIO * 0.1
+
+    def refused(*_):
+        raise NotConverged("The chain has not converged.", chain)
+
+    monkeypatch.setattr(lens_samples, "run", refused)
+    with pytest.raises(NotConverged) as caught:
+        sample_lens(observed(), NEAR, load_pretrained("small"), config)
+    assert [each.method for each in caught.value.found] == ["rim"] and caught.value.found[0].sources is not None
+
+
+@pytest.mark.parametrize(("samples", "sources", "lenses"), [(1000, 200, 50), (3, 200, 3), (1000, 2, 1), (1000, 70, 18)])
+def test_as_many_sources_are_drawn_as_were_asked_for(monkeypatch, samples, sources, lenses):
+    asked = []
+
+    def draw(observation, some, solver, n, *_):
+        asked.append((len(some), n))
+        return SourceErrors(samples=np.ones((len(some) * n, 32, 32)), figures={"flux": np.ones(len(some) * n)})
+
+    monkeypatch.setattr(lens_samples, "draw_sources", draw)
+    found = dataclasses.replace(sampled()[0], samples=sampled()[0].samples[:samples])
+    given = RIMSolver(RIMSettings()), observed(), 24, 0.04, PosteriorConfig(sources=sources), 0.0
+    drawn = lens_samples._with_sources(found, *given).sources
+    assert sum(n for n, _ in asked) == lenses
+    assert len(drawn.samples) == len(drawn.figures["flux"]) == sources
 
 
 def test_the_same_seed_gives_the_same_draws():

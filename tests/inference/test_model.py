@@ -663,10 +663,23 @@ def test_a_galaxy_that_was_not_looked_for_may_have_left_light(monkeypatch):
 
 def test_the_posterior_is_drawn_all_over_the_valley(monkeypatch):
     given = []
-    monkeypatch.setattr(lens_samples, "sample_lens", lambda *all_given: given.append(all_given) or [])
+    monkeypatch.setattr(lens_samples, "sample_lens", lambda *_, **named: given.append(named) or [])
     result = dataclasses.replace(modelled.modelled(), valley=object())
     workflow.sample(result, modelled.networks()[0])
-    assert given[0][-1] is result.valley
+    assert given[0]["valley"] is result.valley and given[0]["fit"] is result.source_fit
+    assert given[0]["galaxy_over_arcs"] == result.galaxy_over_arcs
+
+
+def test_the_galaxy_beside_the_arcs_is_without_sky_and_in_the_frame_of_the_fit():
+    result = modelled.modelled()  # whose lens light is the sky alone
+    assert result.galaxy_over_arcs == 0
+    fit, sky = result.source_fit, result.sky_level
+    image = np.zeros(result.observation.shape)
+    image[6:26, 6:26] = 2 * fit.model_image
+    image[:6] = 1000.0  # beyond the frame of the fit
+    light = dataclasses.replace(result.lens_light, model_image=image + sky)
+    assert dataclasses.replace(result, lens_light=light).galaxy_over_arcs == pytest.approx(2)
+    assert dataclasses.replace(result, lens_light=None).galaxy_over_arcs == 0
 
 
 def test_what_may_belong_to_the_largest_ring_that_is_seen_is_no_neighbour():

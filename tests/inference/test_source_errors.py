@@ -61,6 +61,14 @@ def test_a_reconstruction_gets_errors(fit, rim, network):
     assert "source_errors" not in fit.summary()
 
 
+def test_draws_without_a_figure_do_not_count():
+    values = np.r_[np.nan, np.linspace(1, 3, 101)]
+    errors = SourceErrors(samples=np.ones((102, 2, 2)), figures={"magnification": values, "flux": np.full(102, np.nan)})
+    found = errors.summary()
+    assert found["magnification"]["median"] == 2 and found["magnification"]["error"] == pytest.approx(0.68)
+    assert np.isnan(found["flux"]["error"])
+
+
 def test_brighter_data_have_errors_in_proportion(fit, rim, network):
     observation = fit.observation
     brighter = dataclasses.replace(observation, image=10 * observation.image, noise=10 * observation.noise)
