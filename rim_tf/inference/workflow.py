@@ -234,12 +234,15 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
     rim, estimator, joint = (new if own is None else own for new, own in zip(loaded, given, strict=True))
     progress("estimate", 0, None)
     seen = estimate_lens(observation, estimator, config.seed)
-    if config.by_network and joint.mass != estimator.mass:
-        raise InputError(
-            f"The estimator {config.estimator!r} knows the mass model {estimator.mass.types}, and the network "
-            f"{config.joint!r} another, {joint.mass.types}; take weights of one mass model (--estimator, --joint)."
-        )
     search = _Search(observation, seen, rim, estimator, joint, config, progress)
+    if config.by_network and not search.by_network:
+        apart = (
+            f"The estimator {config.estimator!r} knows the mass model {estimator.mass.types}, and the network "
+            f"{config.joint!r} another, {joint.mass.types}; "
+        )
+        if config.fast:
+            raise InputError(f"{apart}take weights of one mass model (--estimator, --joint).")
+        search.doubts.append(f"{apart}descent searches in its place.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # of frames that are cut and masked on the way
         search.begin()
@@ -458,7 +461,12 @@ class _Search:
         self.starts, self.explored, self.found, self.path = seen.starts(config.starts), False, None, []
         self.noise, self.doubts, self.n_rim_steps, self.valley = None, [], None, None
         self.free_of_galaxy, self.pull, self.was_pulled, self.began = False, 0.0, False, None
-        self.by_network, self.looks = config.by_network, (seen,)
+        self.by_network, self.looks = config.by_network and self._joint_fits, (seen,)
+
+    @property
+    def _joint_fits(self):
+        """Whether there is a network that finds lens and source together, of the estimator's mass model."""
+        return self.joint is not None and self.joint.mass == self.estimator.mass
 
     @functools.cached_property
     def sky_level(self):
@@ -751,7 +759,7 @@ class _Search:
 
     def _search_again(self, seed):
         before = self._state()
-        self.by_network = not self.by_network and self.joint is not None and self.joint.mass == self.estimator.mass
+        self.by_network = not self.by_network and self._joint_fits
         self.looks = self._estimate(self.frame, seed), self.estimate
         self.estimate = self.looks[0]
         if self.by_network:

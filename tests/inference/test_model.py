@@ -569,7 +569,7 @@ def test_lens_and_galaxy_are_found(lens_galaxy):
     assert np.abs(offset[1:]).max() < 0.06
     assert (result.lens_light is not None) == (lens_galaxy > 0)
     assert result.source_fit.chi2_per_pixel < 1.15
-    assert result.seconds > 0 and {step["stage"] for step in result.path} <= {"coarse", "middle", "fine"}
+    assert result.seconds > 0 and {step["stage"] for step in result.path} <= {"network", "coarse", "middle", "fine"}
 
 
 def without_galaxy():
@@ -751,7 +751,7 @@ def test_a_source_grid_that_cuts_the_source_off_is_made_wider(monkeypatch):
     # A grid that holds the source stays as it is; and the posterior is drawn with the one of the fit.
     assert holds_its_source.source_width == QUICK.source_width
     given = []
-    monkeypatch.setattr(lens_samples, "sample_lens", lambda *all_given: given.append(all_given[3]) or [])
+    monkeypatch.setattr(lens_samples, "sample_lens", lambda *each, **_: given.append(each[3]) or [])
     for width in (0.5, 2.0):
         workflow.sample(dataclasses.replace(wider, source_width=width), modelled.networks()[0])
         assert given.pop().source_width == width
@@ -850,3 +850,8 @@ def test_what_does_not_go_together_is_refused():
     observation = Observation(modelled.ring(), 0.05, 0.05, None, modelled.SCALE)
     with pytest.raises(InputError, match=r"knows the mass model \('sie', 'shear'\), and the network .* another"):
         workflow.model(observation, ModelConfig(fast=True), None, rim, estimator, other)
+    # A fit has another way to its starts.
+    config = dataclasses.replace(QUICK, starts=2, rounds=0, no_lens_light=True, search="network")
+    with pytest.warns(InputWarning, match="another, .* descent searches in its place"):
+        result = workflow.model(observation, config, None, rim, estimator, other)
+    assert "network" not in {step["stage"] for step in result.path}
