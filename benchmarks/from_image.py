@@ -144,8 +144,7 @@ def _judged_sources(result, source, figures, index):
     fit = result.source_fit
     more = (len(fit.source) - len(source)) // 2
     truth = np.pad(source, more) if more >= 0 else source[-more:more, -more:more]
-    noise_rms = float(1 / np.sqrt(np.mean(fit.observation.noise[fit.observation.mask] ** -2.0)))
-    return source_counts.judged(truth, figures, fit, (fit, fit.errors), noise_rms, np.random.default_rng(index))
+    return source_counts.judged(truth, figures, fit, (fit, fit.errors), np.random.default_rng(index))
 
 
 def mock_report(rows):

@@ -190,10 +190,9 @@ def measure(galaxies, n, name, methods, samples, weights, errors, out):
         for method in wanted:
             found = METHODS[method](batch, fits, networks, samples, index)
             for i, system, fit, each in zip(numbers, batch, fits, found, strict=True):
-                observation, _, truth, figures, noise = system
-                noise_rms = float(1 / np.sqrt(np.mean(observation.noise[observation.mask] ** -2.0)))
+                *_, truth, figures, noise = system
                 row = rows.setdefault(i, {"index": i, "noise": noise})
-                row[method] = judged(truth, figures, fit, each, noise_rms, np.random.default_rng(i))
+                row[method] = judged(truth, figures, fit, each, np.random.default_rng(i))
         with open(path, "a") as file:  # a later line of a system stands for an earlier one
             file.writelines(json.dumps(finite(rows[i])) + "\n" for i in numbers)
         click.echo(f"{numbers[-1] + 1} systems of {systems.n_galaxies} galaxies")

@@ -19,7 +19,7 @@ def figure_of(name, fit):
     return float(fit.source.max() if name == "source_peak" else getattr(fit, name))
 
 
-def judged(truth, figures, fit, found, noise_rms, rng):
+def judged(truth, figures, fit, found, rng):
     """What is kept of one system and method: ranks of the figures, and counts of the pixels' ranks.
 
     Args:
@@ -27,11 +27,11 @@ def judged(truth, figures, fit, found, noise_rms, rng):
       figures: its own.
       fit: the RIM's `Reconstruction`, which tells pixels apart.
       found: the method's `SourceFit` and `SourceErrors`.
-      noise_rms: of a typical image pixel.
       rng: for ties.
     """
     point, errors = found
     summary, row = errors.summary(), {"figures": {}, "pixels": {}}
+    noise_rms = float(1 / np.sqrt(np.mean(fit.observation.noise[fit.observation.mask] ** -2.0)))
     for name in FIGURES:
         rank = coverage.ranks(np.array([figures[name]]), errors.figures[name][:, None], rng)[0]
         known = {"truth": figures[name], "centre": figure_of(name, point), "rank": float(rank)}

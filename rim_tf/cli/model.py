@@ -7,7 +7,7 @@ import re
 import click
 
 from rim_tf.cli import options
-from rim_tf.cli.reconstruct import teller, with_error, written
+from rim_tf.cli.reconstruct import figure_row, teller, written
 from rim_tf.cli.results import refuse_address, results
 from rim_tf.config import ModelConfig
 from rim_tf.errors import InputError
@@ -152,9 +152,7 @@ def print_table(summary, lens, truth):
         ("shear, angle", f"{shear:.3f}, {angle:.1f} degrees from +x"),
         ("lens galaxy", "found and taken off" if summary["lens_light"] else "none taken off"),
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
-        ("magnification", with_error(summary, "magnification", ".2f")),
-        ("flux of the source", f"{with_error(summary, 'flux', '.4g')} (unit of the image x arcsec^2)"),
-        ("half-light radius", f"{with_error(summary, 'half_light_radius', '.4g')} arcsec"),
+        *(figure_row(summary, name) for name in ("magnification", "flux", "half_light_radius")),
         *([] if compared is None else [("source's RMS error", _rms(compared))]),
         ("it took", f"{summary['seconds']:.1f} s"),
         ("verdict", believed if summary["believed"] else f"not to be believed, see the warnings: {flags}"),

@@ -6,7 +6,7 @@ import click
 
 from rim_tf.cli import options
 from rim_tf.cli.model import STEPS
-from rim_tf.cli.reconstruct import teller, written
+from rim_tf.cli.reconstruct import FIGURES, teller, written
 from rim_tf.cli.results import results
 from rim_tf.config import ModelConfig, PosteriorConfig
 from rim_tf.errors import InputError
@@ -15,13 +15,6 @@ from rim_tf.heavy import import_quietly
 # Beside `rim_tf.survey.POSTERIOR`.
 _OF_METHOD = ("posterior-{}.nc", "sources-{}.fits")
 _MORE = ("posterior.json", *(name.format(method) for method in ("rim", "inversion") for name in _OF_METHOD))
-# What the source comes to.
-_OF_SOURCE = {
-    "flux": "flux of the source",
-    "magnification": "magnification",
-    "source_peak": "peak of the source",
-    "half_light_radius": "half-light radius",
-}
 _SLOW = STEPS | {
     "inversion": "Drawing lenses by linear inversion, which takes minutes ...",
 }
@@ -146,11 +139,12 @@ def _print(summary, truth):
         for name, each in figures["parameters"].items():
             true = "" if truth is None else f" (true {truth.named()[name]:.4f})"
             click.echo(f"  {name:<20} {each['mean']:.4f} +- {each['std']:.4f}{true}")
-        for name, label in _OF_SOURCE.items() if figures["source"] else ():
-            each = figures["source"][name]
+        for name, each in (figures["source"] or {}).items():
             # None is what JSON has for a number that is none.
             told = "unknown" if each["median"] is None else f"{each['median']:.4g} +- {each['error']:.2g}"
-            click.echo(f"  {label:<20} {told}{'' if method == 'rim' else ' (does not hold: docs/ERRORS.md)'}")
+            click.echo(
+                f"  {FIGURES[name][0]:<20} {told}{'' if method == 'rim' else ' (does not hold: docs/ERRORS.md)'}"
+            )
         for line in figures["prior"]:
             click.echo(f"  prior of {line}")
         if figures["noise_factor"] > 1:

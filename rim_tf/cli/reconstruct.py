@@ -157,9 +157,9 @@ def print_table(summary):
         ]
     rows += [
         ("chi^2 per pixel", f"{summary['chi2_per_pixel']:.3f}"),
-        ("magnification", with_error(summary, "magnification", ".2f")),
-        ("flux of the source", f"{with_error(summary, 'flux', '.4g')} (unit of the image x arcsec^2)"),
-        *_more_errors(summary),
+        figure_row(summary, "magnification"),
+        figure_row(summary, "flux"),
+        *(figure_row(summary, name) for name in ("source_peak", "half_light_radius") if "source_errors" in summary),
         ("reconstruction took", f"{summary['seconds']:.2f} s"),
     ]
     if "lens_fit" in summary:
@@ -168,19 +168,20 @@ def print_table(summary):
         click.echo(f"  {name:<20} {value}")
 
 
-def _more_errors(summary):
-    if "source_errors" not in summary:
-        return []
-    return [
-        ("peak of the source", f"{with_error(summary, 'source_peak', '.4g')} (unit of the image)"),
-        ("half-light radius", f"{with_error(summary, 'half_light_radius', '.4g')} arcsec"),
-    ]
+# What a source comes to: its label, form and unit.
+FIGURES = {
+    "magnification": ("magnification", ".2f", ""),
+    "flux": ("flux of the source", ".4g", " (unit of the image x arcsec^2)"),
+    "source_peak": ("peak of the source", ".4g", " (unit of the image)"),
+    "half_light_radius": ("half-light radius", ".4g", " arcsec"),
+}
 
 
-def with_error(summary, name, form):
-    """A figure, and its error where there is one."""
-    errors = summary.get("source_errors")
-    return f"{summary[name]:{form}}" + ("" if errors is None else f" +- {errors[name]['error']:.2g}")
+def figure_row(summary, name):
+    """Label and text of one of FIGURES, with its error where there is one."""
+    (label, form, unit), errors = FIGURES[name], summary.get("source_errors")
+    error = "" if errors is None else f" +- {errors[name]['error']:.2g}"
+    return label, f"{summary[name]:{form}}{error}{unit}"
 
 
 def _in_words(lens):

@@ -14,7 +14,14 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from rim_tf.config import SOURCE_SCALE_RATIO, InversionSettings, ModelConfig, PosteriorConfig, RIMSettings
+from rim_tf.config import (
+    SOURCE_SCALE_RATIO,
+    InversionSettings,
+    ModelConfig,
+    PosteriorConfig,
+    RIMSettings,
+    SourceErrorsConfig,
+)
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
 from rim_tf.inference.halo import spread
@@ -49,7 +56,7 @@ _COARSER = 2
 # With each of some lenses so many sources are drawn: most of the time goes into the first.
 _SOURCES_OF_ONE = {"rim": 4, "inversion": 10}
 # Pixels on a side of the smallest source that the network of its errors sees; smaller ones are drawn on such a grid.
-_SMALLEST = 32
+_SMALLEST = 2**SourceErrorsConfig.levels
 # Whose sources, each with every step on its way, are in memory together.
 _LENSES_AT_ONCE = 16
 # Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
@@ -199,10 +206,10 @@ def sample_lens(
     draws = plain.lenses(draws)
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
-    drawn = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
+    sampled = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
     try:
         plain.check_estimate(best)
-        samplers = {method: _sampler(config, method) for method in drawn}
+        samplers = {method: _sampler(config, method) for method in sampled}
     except InputError as error:
         raise InputError(f"{error} {estimate}") from None
     for method in methods:
