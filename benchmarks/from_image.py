@@ -44,12 +44,15 @@ from rim_tf.lens import Component, CompositeLens, LensParameters
 from rim_tf.observation import Observation
 from rim_tf.results import source_figures
 
-# As in the paper, but for the lens galaxy; and as two surveys see lenses: pixels of 0.1" and a PSF of 0.18" (full width
-# at half maximum), or of 0.2" and one of 0.7".
+# As in the paper, but for the lens galaxy; the same with noise that is correlated as drizzling leaves it; and as two
+# surveys see lenses: pixels of 0.1" and a PSF of 0.18" (full width at half maximum), or of 0.2" and one of 0.7".
 MOCKS = MockConfig(lens_galaxy_fraction=0.5)
 _SURVEY = dataclasses.replace(MOCKS, log_half_light_radius=(0.02, 0.06), log_noise=(1e-2, 1e-1))
 TELESCOPES = {
     "hubble": MOCKS,
+    "drizzled": dataclasses.replace(
+        MOCKS, correlated_noise_fraction=1.0, noise_correlation=(0.5, 0.7), log_noise_overestimate=(1.0, 1.4)
+    ),
     "euclid": dataclasses.replace(
         _SURVEY,
         image_pixels=100,
@@ -123,7 +126,7 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
         "truth": truth.to_dict(),
     }
     row["covariance"] = result.lens_fit.covariance.tolist()
-    row["noise_factor"] = result.verdict.noise_factor
+    row["error_factor"] = result.error_factor
     uncounted = dataclasses.replace(result, posterior=None).lens_error
     row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
@@ -221,7 +224,7 @@ def stretch_report(rows):
         return []
     off = np.array([[row["truth"][name] - row["lens"][name] for name in row["truth"]] for row in rows])
     sigma = np.sqrt([np.maximum(np.diag(row["covariance"]), 1e-30) for row in rows])
-    factor, noise = (np.array([row[name] for row in rows]) for name in ("noise_factor", "noise"))
+    factor, noise = (np.array([row[name] for row in rows]) for name in ("error_factor", "noise"))
     valleys = [(row.get("valley") or {"error": dict.fromkeys(row["truth"], 0.0)})["error"] for row in rows]
     along = np.array([list(valley.values()) for valley in valleys])
     z = np.log(np.sqrt(np.maximum(off**2 - along**2, 1e-12 * sigma**2)) / sigma / factor[:, None])

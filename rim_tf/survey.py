@@ -328,6 +328,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
         "FLAGS": (" ".join(result.verdict.flags), "tests that do"),
         "SKY": (result.sky_level, "what was taken off the whole image, in its unit"),
         "SKYNOISE": (result.verdict.sky_noise, "rms of empty sky in units of NOISE"),
+        "NOISECOR": (result.verdict.correlation_ratio, "noise of many pixels over that of independent ones"),
     }
     light = None if light is None else light.model_image
     middle = None if light is None else optimise.middle(light, fit.observation.shape)

@@ -149,5 +149,7 @@ def _print(summary, truth):
             click.echo(f"  prior of {line}")
         if figures["noise_factor"] > 1:
             click.echo(f"  noise map            multiplied by {figures['noise_factor']:.2f}, as sky and residuals ask")
+        if figures["galaxy_factor"] > 1:
+            click.echo(f"  errors of the lens   multiplied by {figures['galaxy_factor']:.2f}, as beside a galaxy")
     if summary["believed"] is False:
         click.echo(f"  verdict              not to be believed, nor its errors: {', '.join(summary['flags'])}")

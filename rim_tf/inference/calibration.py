@@ -17,7 +17,7 @@ import math
 import numpy as np
 from scipy.optimize import minimize
 
-from rim_tf.inference.posterior import Gaussian, log_density
+from rim_tf.inference.posterior import log_density
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Calibration:
           gaussian: `Gaussian` of the curvature, at a temperature of 1.
           noise: over the image's peak.
         """
-        return Gaussian(gaussian.u, self.stretch(noise) ** 2 * gaussian.covariance, self.dof)
+        return dataclasses.replace(gaussian.widened(self.stretch(noise)), dof=self.dof)
 
 
 def fit_calibration(laws, truth, noise, order=0, with_tails=True):

@@ -24,7 +24,7 @@ from rim_tf.config import (
 )
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference.calibration import CALIBRATION, noise_over_peak
-from rim_tf.inference.halo import spread
+from rim_tf.inference.halo import spread, widening
 from rim_tf.inference.optimise import (
     cropped,
     middle,
@@ -81,7 +81,7 @@ class LensSamples:
       sources: `rim_tf.results.SourceErrors`, a few draws with each of some of these lenses; None where none were asked
         for, or where nothing knows the errors of the sources of this network.
       source_pixel_scale: of these [arcsec].
-      galaxy_over_arcs: by which their figures are spread, as of `rim_tf.inference.halo`.
+      galaxy_over_arcs: by which lenses lie farther apart, and figures of sources, as of `rim_tf.inference.halo`.
     """
 
     lens: Lens
@@ -143,6 +143,7 @@ class LensSamples:
             "noise_factor": self.noise_factor,
             "source": None if self.sources is None else self.sources.summary(),
             "galaxy_over_arcs": self.galaxy_over_arcs,
+            "galaxy_factor": widening(self.galaxy_over_arcs) if self.method == "rim" else 1.0,
             "chain": None if self.chain is None else self.chain.figures(),
         }
 
@@ -173,7 +174,8 @@ def sample_lens(
       progress: a `Progress` of `rim_tf.inference.workflow`.
       valley: `Valley` about the lens, all over which the calibrated distribution is drawn; None where there is none.
       fit: of the lens, on whose frame and grid the RIM draws sources; None draws them on those of the posterior.
-      galaxy_over_arcs: by which what sources come to is spread (`rim_tf.inference.halo`); 0 where there is no galaxy.
+      galaxy_over_arcs: by which the posterior by the RIM is widened, and what sources come to is spread
+        (`rim_tf.inference.halo`); 0 where there is no galaxy.
 
     Returns:
       `LensSamples` of each method, with sources where `config` asks for them.
@@ -198,11 +200,12 @@ def sample_lens(
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
-    law, temperature = CALIBRATION.distribution(law, noise), CALIBRATION.temperature(noise)
+    law, wider = CALIBRATION.distribution(law, noise), widening(galaxy_over_arcs)
+    law, temperature = law.widened(wider), wider**2 * CALIBRATION.temperature(noise)
     generator = np.random.default_rng(config.seed)
     draws = law.draw(config.samples, generator)
     if valley is not None:
-        draws = draws + valley.shifts(law.u, config.samples, generator, noise_factor)
+        draws = draws + valley.shifts(law.u, config.samples, generator, wider * noise_factor)
     draws = plain.lenses(draws)
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
@@ -237,10 +240,10 @@ def sample_lens(
             except InputError as error:
                 raise InputError(f"{error} {estimate}") from None
         stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
-        drawn = LensSamples(best, lenses, method, sampler, *stated)
+        drawn = LensSamples(best, lenses, method, sampler, *stated, galaxy_over_arcs=galaxy_over_arcs)
         if config.sources > 0:
             progress("sources", 0, None)
-            drawn = _with_sources(drawn, *source, config, galaxy_over_arcs)
+            drawn = _with_sources(drawn, *source, config)
         found.append(drawn)
     return found
 
@@ -249,7 +252,7 @@ def _noisier(observation, factor):
     return observation if factor == 1 else dataclasses.replace(observation, noise=factor * observation.noise)
 
 
-def _with_sources(found, solver, observation, pixels, scale, config, galaxy_over_arcs):
+def _with_sources(found, solver, observation, pixels, scale, config):
     """`LensSamples` with as many sources as `config` asks for, behind lenses from all over the draws."""
     n_lenses = min(-(-config.sources // _SOURCES_OF_ONE[found.method]), len(found.samples))
     of_one = -(-config.sources // n_lenses)
@@ -270,9 +273,8 @@ def _with_sources(found, solver, observation, pixels, scale, config, galaxy_over
     kept = np.linspace(0, len(sources.samples) - 1, config.sources).round().astype(int)
     figures = {name: values[kept] for name, values in sources.figures.items()}
     sources = SourceErrors(samples=middle(sources.samples[kept], (pixels, pixels)), figures=figures)
-    sources = spread(sources, galaxy_over_arcs, config.seed)
-    told = {"source_pixel_scale": scale, "galaxy_over_arcs": galaxy_over_arcs}
-    return dataclasses.replace(found, sources=sources, **told)
+    sources = spread(sources, found.galaxy_over_arcs, config.seed)
+    return dataclasses.replace(found, sources=sources, source_pixel_scale=scale)
 
 
 def coarse_grid(observation, pixels):

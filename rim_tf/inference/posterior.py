@@ -289,6 +289,10 @@ class Gaussian:
         z = generator.normal(size=(n, len(self.u)))
         return self.u + self._stretch(n, generator) * (z @ np.linalg.cholesky(self.covariance).T)
 
+    def widened(self, factor):
+        """About the same mean, its deviations multiplied by a factor."""
+        return dataclasses.replace(self, covariance=factor**2 * self.covariance)
+
     def _stretch(self, n, generator):
         return 1.0 if np.isinf(self.dof) else np.sqrt(self.dof / generator.chisquare(self.dof, (n, 1)))
 

@@ -1,4 +1,4 @@
-"""The sky of a frame: which pixels show nothing else, how bright it is there, and how noisy."""
+"""The sky of a frame: which pixels show nothing else, how bright it is there, how noisy, and how correlated that is."""
 
 import math
 
@@ -15,6 +15,11 @@ _ENOUGH = 300
 _STANDS_OUT, _SMOOTHING, _WINGS = 3.0, 1.5, 3
 # A level is what is so many times its own error, were so many pixels alike, and such a share of the scatter.
 _LIKE, _CERTAIN, _LEAST = 4, 3.0, 0.02
+# Variance of the logarithm of `scatter`, times the number of values that it is of.
+_MEDIAN = 1.36
+# Noise is seen through a Gaussian of so many pixels: wider ones see what is left of galaxies, and hardly more of what
+# drizzling does. Where so much of it is over sky; and neighbours are alike from so many times the figure's own error.
+_BLUR, _OVER_SKY, _TOLD = 1.0, 0.95, 2.0
 
 
 def empty(frame, lens):
@@ -65,6 +70,33 @@ def level(frame, lens):
     # The error of a median, of pixels that are alike where noise is correlated.
     error = math.sqrt(math.pi / 2 * _LIKE / len(values))
     return middle if abs(middle) > max(_CERTAIN * error, _LEAST) * scatter(values) else 0.0
+
+
+def correlation_ratio(residual, where):
+    """How much larger the noise of many pixels together is than that of as many independent ones: 1 or more.
+
+    The noise correlation ratio R of drizzled images (Casertano et al. 2000; Fruchter & Hook 2002): what a lens, or the
+    flux of a source, is told by is seen by many pixels, and is as much less certain.
+
+    Args:
+      residual: over the noise map, [rows, columns].
+      where: the pixels of empty sky, likewise.
+
+    Returns:
+      The ratio; 1 where it may be so by chance.
+    """
+
+    def blurred(image):
+        return ndimage.gaussian_filter(np.asarray(image, float), _BLUR, mode="constant")
+
+    inside = where & (blurred(where) > _OVER_SKY)
+    alone = scatter(residual[where])
+    if alone == 0 or not inside.any():
+        return 1.0
+    # Independent pixels would leave so much; and of what is seen so many are independent, by the square of how alike.
+    left, n = 1 / math.sqrt(4 * math.pi * _BLUR**2), inside.sum() / (2 * math.pi * _BLUR**2)
+    ratio = scatter(blurred(np.where(where, residual, 0.0))[inside]) / (left * alone)
+    return float(ratio) if ratio > 1 + _TOLD * math.sqrt(_MEDIAN / n) else 1.0
 
 
 def scatter(values):

@@ -101,12 +101,14 @@ class Verdict:
       place: x, y of the lens [arcsec], or of the middle of the light where no lens explains it, in the frame as it was
         read, whatever part of it was looked at.
       free_of_galaxy: whether a lens galaxy was looked for and there is none.
+      correlation_ratio: of the noise, as of `rim_tf.inference.sky.correlation_ratio`; 1 where there is too little sky.
     """
 
     figures: dict
     sky_noise: float
     place: tuple[float, float]
     free_of_galaxy: bool = False
+    correlation_ratio: float = 1.0
 
     @property
     def flags(self):
@@ -142,10 +144,11 @@ class Verdict:
     def noise_factor(self):
         """By what the noise map is multiplied before errors are made of it.
 
-        By what empty sky says of it, where it is too small, and by as much as residuals in the ring are above noise: a
-        model that does not explain the image knows its lens no better than that.
+        By what empty sky says of it, of many pixels together, where it is too small; and by as much as residuals in the
+        ring are above noise: a model that does not explain the image knows its lens no better than that.
         """
-        return max(1.0, self.sky_noise) * math.sqrt(max(1.0, np.nan_to_num(self.figures["chi2"])))
+        of_many = max(1.0, self.sky_noise * self.correlation_ratio)
+        return of_many * math.sqrt(max(1.0, np.nan_to_num(self.figures["chi2"])))
 
     def sentences(self):
         """A sentence for each flag."""
@@ -176,7 +179,7 @@ def judge(frame, lens_fit, estimate, free_of_galaxy=False):
     seen = fit.observation
     radius = radius_about(lens, seen)
     ring = seen.mask & (radius > _RING[0] * lens.theta_E) & (radius < _RING[1] * lens.theta_E)
-    sky_noise, sky_correlation = _sky(frame, lens)
+    sky_noise, sky_correlation, ratio = _sky(frame, lens)
     residual = np.where(seen.mask, (seen.image - fit.model_image) / seen.noise, 0.0)
     peak = float(fit.model_image[ring].max()) if ring.any() else 0.0
     core = radius < _CORE * lens.theta_E
@@ -200,13 +203,13 @@ def judge(frame, lens_fit, estimate, free_of_galaxy=False):
         "noise_map": max(sky_noise, 1 / sky_noise),
     }
     figures["together"] = _together(figures, _limits(free_of_galaxy))
-    found = Verdict(figures, sky_noise, _in_whole(place, frame), free_of_galaxy)
+    found = Verdict(figures, sky_noise, _in_whole(place, frame), free_of_galaxy, ratio)
     if found.explained:
         return found
     # A lens beyond where the estimator knows of any is not found, and so its light must tell where it is.
     place = _middle_of_light(frame)
     figures = figures | {"off_centre": _off_centre(place, frame)}
-    return Verdict(figures, sky_noise, _in_whole(place, frame), free_of_galaxy)
+    return dataclasses.replace(found, figures=figures, place=_in_whole(place, frame))
 
 
 def _together(figures, limits):
@@ -238,12 +241,16 @@ def _middle_of_light(frame):
 
 
 def _sky(frame, lens):
-    """Rms of the residual on empty sky and its correlation from pixel to pixel; 1 and 0 where there is too little."""
+    """Rms of the residual on empty sky, its correlation from pixel to pixel, and the correlation ratio of the noise.
+
+    1, 0 and 1 where there is too little.
+    """
     rms, where = sky.noise(frame, lens)
     if where is None:
-        return 1.0, 0.0
+        return 1.0, 0.0, 1.0
     residual = np.where(frame.mask, frame.image / frame.noise, 0.0)
-    return rms, _correlation(residual - np.median(residual[where]), where)
+    residual = residual - np.median(residual[where])
+    return rms, _correlation(residual, where), sky.correlation_ratio(residual, where)
 
 
 def _mean_square(residual, where):

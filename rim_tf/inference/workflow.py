@@ -154,6 +154,13 @@ class ModelResult:
         return galaxy_over_arcs(image, middle(self.lens_light.model_image, image.shape) - self.sky_level, used)
 
     @property
+    def error_factor(self):
+        """What errors of the lens by the noise map are multiplied by: for its noise, for what is left of a galaxy."""
+        from rim_tf.inference.halo import widening
+
+        return self.verdict.noise_factor * widening(self.galaxy_over_arcs)
+
+    @property
     def lens_error(self):
         """Standard deviations of the lens's parameters, [columns]: of the posterior, or else two thirds of truths are
         within as much.
@@ -163,14 +170,14 @@ class ModelResult:
         if self.posterior is not None:
             return self.posterior.standard_deviation
         noise = noise_over_peak(self.source_fit.observation, self.source_fit.model_image)
-        error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.verdict.noise_factor
+        error = np.sqrt(np.maximum(np.diag(self.lens_fit.covariance), 0)) * self.error_factor
         wider = DIFFERENCES.stretch(noise)
         # A lens that was not fitted is known no better than one that was.
         error = error * (wider if self.fitted else max(wider, UNFITTED.stretch(noise)))
         # What the curvature at one place of a valley says is not how long the valley is.
         if self.valley is None:
             return error
-        return np.hypot(error, np.sqrt(np.diag(self.valley.covariance(self.verdict.noise_factor))))
+        return np.hypot(error, np.sqrt(np.diag(self.valley.covariance(self.error_factor))))
 
     def summary(self):
         """Every number and flag, as plain Python values for JSON or a table."""
@@ -189,8 +196,9 @@ class ModelResult:
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
             "sky_noise": self.verdict.sky_noise,
+            "noise_correlation_ratio": self.verdict.correlation_ratio,
             "source_width": self.source_width,
-            "valley": None if self.valley is None else self.valley.summary(self.verdict.noise_factor),
+            "valley": None if self.valley is None else self.valley.summary(self.error_factor),
             "seconds": self.seconds,
         }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rim_tf.inference.halo import galaxy_over_arcs, spread
+from rim_tf.inference.halo import galaxy_over_arcs, spread, widening
 from rim_tf.results import SourceErrors
 
 FIGURES = {"flux": 2.0, "magnification": 5.0, "source_peak": 1.0, "half_light_radius": 0.2}
@@ -31,13 +31,15 @@ def test_a_galaxy_as_bright_as_the_arcs_has_a_ratio_of_one(rng):
 
 def test_without_a_galaxy_nothing_is_spread():
     errors = drawn(10)
-    assert spread(errors, 0.0) is errors
+    assert spread(errors, 0.0) is errors and widening(0.0) == 1
 
 
 def test_the_brighter_the_galaxy_the_less_is_known_up_to_a_limit():
     errors = drawn()
     deviation = [np.log(spread(errors, ratio).figures["flux"]).std() for ratio in (0.01, 0.1, 1.0, 1000.0)]
     assert_allclose(np.array(deviation) / deviation[-1], [1 / 11, 0.5, 10 / 11, 1.0], rtol=0.01)
+    wider = [widening(ratio) - 1 for ratio in (0.01, 0.1, 1.0, float("nan"))]
+    assert_allclose(np.array(wider) / wider[-1], [1 / 11, 0.5, 10 / 11, 1.0])
     found = spread(errors, 5.0, seed=3)
     assert_array_equal(found.samples, errors.samples)
     for name, value in FIGURES.items():

@@ -14,6 +14,7 @@ from rim_tf.config import SOURCE_SCALE_RATIO, ModelConfig, PosteriorConfig, RIMS
 from rim_tf.data.sources.procedural import clumpy_spiral
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import lens_samples
+from rim_tf.inference.halo import widening
 from rim_tf.inference.lens_samples import coarse_grid, sample_lens
 from rim_tf.inference.rim import RIMSolver, reconstruct
 from rim_tf.inference.samplers.chain import NotConverged
@@ -160,6 +161,18 @@ def test_a_noise_map_that_is_too_small_gives_larger_errors():
     (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), PosteriorConfig(), noise_factor=2.0)
     assert wider.standard_deviation[0] == pytest.approx(2 * plain.standard_deviation[0], rel=0.4)
     assert [each.summary()["noise_factor"] for each in (plain, wider)] == [1.0, 2.0]
+
+
+def test_beside_a_galaxy_the_lens_is_less_certain():
+    """By the RIM, whatever draws it; about the same lens."""
+    for settings in ({}, {"sampler": "importance", "steps": 256}):
+        (plain,) = sampled(**settings)
+        config = PosteriorConfig(sources=0, **settings)
+        (wider,) = sample_lens(observed(), NEAR, load_pretrained("small"), config, galaxy_over_arcs=1.0)
+        ratio = wider.standard_deviation / plain.standard_deviation
+        assert wider.lens == plain.lens and np.median(ratio) == pytest.approx(widening(1.0), rel=0.15)
+        assert wider.summary()["galaxy_factor"] == widening(1.0) and plain.summary()["galaxy_factor"] == 1
+        assert wider.temperature == pytest.approx(widening(1.0) ** 2 * plain.temperature)
 
 
 @pytest.mark.parametrize(("width", "times"), [(1.0, 1.0), (ModelConfig.source_width, 1.0), (2.25, 1.5)])

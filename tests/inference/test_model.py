@@ -14,6 +14,7 @@ from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputError, InputWarning
 from rim_tf.inference import estimate, lens_light, lens_samples, valley, workflow
 from rim_tf.inference.calibration import DIFFERENCES, UNFITTED, noise_over_peak
+from rim_tf.inference.halo import widening
 from rim_tf.inference.search import _WIDER, Search
 from rim_tf.lens import LensParameters
 from rim_tf.models.pretrained import build_model
@@ -187,7 +188,10 @@ def test_the_summary_has_every_number():
     assert summary["believed"] == (not summary["flags"]) and summary["lens_light"] is True
     # Wider than the curvature says, as counted, and no less than the noise map alone would have it.
     curvature = np.sqrt(np.diag(found(0.5).lens_fit.covariance))
-    wider = np.array(list(summary["lens_error"].values())) / curvature / found(0.5).verdict.noise_factor
+    noise = found(0.5).verdict.noise_factor
+    assert found(0.5).error_factor == noise * widening(summary["galaxy_over_arcs"]) > noise
+    assert found(0.0).error_factor == found(0.0).verdict.noise_factor
+    wider = np.array(list(summary["lens_error"].values())) / curvature / found(0.5).error_factor
     np.testing.assert_allclose(wider, wider[0], rtol=1e-6)
     assert 1.1 < wider[0] < 2.6
     fit = found(0.5).source_fit

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from rim_tf.inference import sky
 from rim_tf.lens import LensParameters
@@ -63,3 +64,34 @@ def test_too_little_sky_tells_nothing():
 def test_a_sky_of_one_value_has_a_level_and_no_noise():
     flat = dataclasses.replace(frame(), image=np.full((N, N), 2.0, np.float32))
     assert sky.level(flat, LENS) == 2.0 and sky.noise(flat, LENS) == (1.0, None)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 0.7])
+def test_noise_of_many_pixels_is_larger_where_neighbours_are_alike(width):
+    """As large as its definition makes that of all of a frame's noise seen through the same Gaussian."""
+    told = []
+    for seed in range(10):
+        noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(N, N)), width)
+        told.append(sky.correlation_ratio(noise, np.ones((N, N), bool)))
+    if width == 0:
+        assert told == [1.0] * 10
+        return
+    point = np.zeros((N + 1, N + 1))
+    point[N // 2, N // 2] = 1.0
+    alone, seen, both = (
+        np.linalg.norm(ndimage.gaussian_filter(point, each)) for each in (width, 1.0, np.hypot(width, 1))
+    )
+    assert np.mean(told) == pytest.approx(both / seen / alone, rel=0.05) and np.std(told) < 0.1 * np.mean(told)
+
+
+def test_a_few_pixels_of_sky_say_nothing_of_their_correlation():
+    where = np.zeros((N, N), bool)
+    assert sky.correlation_ratio(np.ones((N, N)), where) == 1
+    where[3:9, 3:9] = True
+    alike = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(N, N)), 0.5)
+    assert sky.correlation_ratio(alike, where) == 1
+    assert sky.correlation_ratio(np.zeros((N, N)), np.ones((N, N), bool)) == 1
+    # Nor does what is bright beside it.
+    bright = np.where(np.hypot(*np.indices((N, N)) - N / 2) < 10, 1e6, alike)
+    where = np.hypot(*np.indices((N, N)) - N / 2) > 14
+    assert sky.correlation_ratio(bright, where) == sky.correlation_ratio(alike, where) > 1
