@@ -135,7 +135,7 @@ def test_as_many_sources_are_drawn_as_were_asked_for(monkeypatch, samples, sourc
 
     monkeypatch.setattr(lens_samples, "draw_sources", draw)
     found = dataclasses.replace(sampled()[0], samples=sampled()[0].samples[:samples])
-    given = RIMSolver(RIMSettings()), observed(), 24, 0.04, PosteriorConfig(sources=sources), 0.0
+    given = RIMSolver(RIMSettings()), observed(), 24, 0.04, PosteriorConfig(sources=sources)
     drawn = lens_samples._with_sources(found, *given).sources
     assert sum(n for n, _ in asked) == lenses
     assert len(drawn.samples) == len(drawn.figures["flux"]) == sources
