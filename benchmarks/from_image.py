@@ -635,7 +635,7 @@ def _given(function):
         click.option("--weights", default=ModelConfig.weights, show_default=True),
         click.option("--estimator", default=ModelConfig.estimator, show_default=True),
         click.option("--joint", default=ModelConfig.joint, show_default=True),
-        click.option("--search", type=click.Choice(["descent", "network"]), default=ModelConfig.search),
+        click.option("--search", type=click.Choice(["network", "descent"]), default=ModelConfig.search),
         click.option("--fast", is_flag=True, help="What the network finds, without a fit."),
         click.option("--out", type=click.Path(path_type=pathlib.Path), required=True),
     ):

@@ -467,10 +467,10 @@ class ModelConfig:
     joint: str = setting("joint-small", "Weights of the network that finds lens and source together; likewise.")
     no_lens_light: bool = setting(False, "There is no lens galaxy in the image; do not look for one.")
     search: str = setting(
-        "descent",
-        "What makes of the estimator's answers lenses to fit: descent on coarse pixels, or the network that finds lens "
-        "and source together.",
-        choices=("descent", "network"),
+        "network",
+        "What makes of the estimator's answers lenses to fit: the network that finds lens and source together, or "
+        "descent on coarse pixels. Where a flag speaks, the other one searches, too.",
+        choices=("network", "descent"),
     )
     fast: bool = setting(
         False,

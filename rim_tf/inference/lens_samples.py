@@ -135,6 +135,8 @@ class LensSamples:
             "parameters": by_name,
             "correlation": np.corrcoef(self.samples.T),
             "method": self.method,
+            # Errors by linear inversion are as its likelihood has them: too small (docs/ERRORS.md).
+            "counted": self.method == "rim",
             "sampler": self.sampler,
             "n_samples": len(self.samples),
             "prior": self.prior,

@@ -67,7 +67,7 @@ def test_sources_are_drawn_with_the_lenses():
     (beside,) = sample_lens(*given, fit=fit, galaxy_over_arcs=3.0)
     assert beside.sources.samples.shape[1:] == fit.source.shape == (36, 36)
     assert beside.sources.summary()["flux"]["error"] > 2 * errors[0]["flux"]["error"]
-    assert beside.summary()["galaxy_over_arcs"] == 3.0
+    assert beside.summary()["galaxy_over_arcs"] == 3.0 and beside.summary()["counted"] is True
 
 
 def test_a_small_source_has_errors_on_its_own_grid():
@@ -173,6 +173,9 @@ def test_beside_a_galaxy_the_lens_is_less_certain():
         assert wider.lens == plain.lens and np.median(ratio) == pytest.approx(widening(1.0), rel=0.15)
         assert wider.summary()["galaxy_factor"] == widening(1.0) and plain.summary()["galaxy_factor"] == 1
         assert wider.temperature == pytest.approx(widening(1.0) ** 2 * plain.temperature)
+    # Which linear inversion's are not, nor counted.
+    other = dataclasses.replace(wider, method="inversion").summary()
+    assert other["galaxy_factor"] == 1 and other["counted"] is False
 
 
 @pytest.mark.parametrize(("width", "times"), [(1.0, 1.0), (ModelConfig.source_width, 1.0), (2.25, 1.5)])
