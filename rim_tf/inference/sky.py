@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from rim_tf.inference.lens_light import radius_about
 
-# Sky is so many theta_E about the lens and farther.
-_FAR = 2.3
+# Sky is so many theta_E about the lens and farther; where that is too little, and the arcs are known, from nearer on.
+_FAR, _NEARER = 2.3, 1.9
 # Pixels of sky from which its noise can be told.
 _ENOUGH = 300
 # Galaxies stand out above the sky by so many times its scatter, smoothed over so many pixels; their wings are as wide.
@@ -22,14 +22,15 @@ _MEDIAN = 1.36
 _BLUR, _OVER_SKY, _TOLD = 1.0, 0.95, 2.0
 
 
-def empty(frame, lens):
+def empty(frame, lens, far=_FAR):
     """Where a frame shows the sky alone, boolean [rows, columns]; None where that is too little to tell anything by.
 
     Args:
       frame: `Observation`.
       lens: its lens.
+      far: from where on [theta_E].
     """
-    sky = frame.mask & (radius_about(lens, frame) > _FAR * lens.theta_E)
+    sky = frame.mask & (radius_about(lens, frame) > far * lens.theta_E)
     if sky.sum() < _ENOUGH:
         return None
     # Galaxies stand out above the sky: they and their wings are none of it.
@@ -44,10 +45,11 @@ def noise(frame, lens):
     """The scatter of empty sky in units of the frame's noise, and where that is; 1 and None where there is too little.
 
     Args:
-      frame: as of `empty`.
+      frame: as of `empty`, the arcs taken off.
       lens: likewise.
     """
     sky = empty(frame, lens)
+    sky = empty(frame, lens, _NEARER) if sky is None else sky
     if sky is None:
         return 1.0, None
     rms = scatter(frame.image[sky] / frame.noise[sky])
@@ -90,8 +92,8 @@ def correlation_ratio(residual, where):
         return ndimage.gaussian_filter(np.asarray(image, float), _BLUR, mode="constant")
 
     inside = where & (blurred(where) > _OVER_SKY)
-    alone = scatter(residual[where])
-    if alone == 0 or not inside.any():
+    alone = scatter(residual[where]) if inside.any() else 0.0
+    if alone == 0:
         return 1.0
     # Independent pixels would leave so much; and of what is seen so many are independent, by the square of how alike.
     left, n = 1 / math.sqrt(4 * math.pi * _BLUR**2), inside.sum() / (2 * math.pi * _BLUR**2)

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from rim_tf.inference import sky
 from rim_tf.inference.lens_light import CENTRED, radius_about
+from rim_tf.inference.optimise import placed
 from rim_tf.results import correlation_of_neighbours
 
 # The ring and its middle, in theta_E about the lens.
@@ -179,7 +180,7 @@ def judge(frame, lens_fit, estimate, free_of_galaxy=False):
     seen = fit.observation
     radius = radius_about(lens, seen)
     ring = seen.mask & (radius > _RING[0] * lens.theta_E) & (radius < _RING[1] * lens.theta_E)
-    sky_noise, sky_correlation, ratio = _sky(frame, lens)
+    sky_noise, sky_correlation, ratio = _sky(frame, fit.model_image, lens)
     residual = np.where(seen.mask, (seen.image - fit.model_image) / seen.noise, 0.0)
     peak = float(fit.model_image[ring].max()) if ring.any() else 0.0
     core = radius < _CORE * lens.theta_E
@@ -240,11 +241,12 @@ def _middle_of_light(frame):
     )
 
 
-def _sky(frame, lens):
+def _sky(frame, arcs, lens):
     """Rms of the residual on empty sky, its correlation from pixel to pixel, and the correlation ratio of the noise.
 
     1, 0 and 1 where there is too little.
     """
+    frame = dataclasses.replace(frame, image=frame.image - np.nan_to_num(placed(arcs, frame.shape)))
     rms, where = sky.noise(frame, lens)
     if where is None:
         return 1.0, 0.0, 1.0

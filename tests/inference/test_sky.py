@@ -49,7 +49,7 @@ def test_too_little_sky_tells_nothing():
     full = frame(5.0)
     galaxy = np.zeros((N, N), np.float32)
     galaxy[2, 32] = 100.0  # its wings leave less than it takes
-    wide = dataclasses.replace(LENS, theta_E=1.8)
+    wide = dataclasses.replace(LENS, theta_E=2.1)
     cases = (
         (dataclasses.replace(full, mask=middle), LENS),
         (dataclasses.replace(full, image=full.image + galaxy, mask=edge), LENS),
@@ -59,6 +59,11 @@ def test_too_little_sky_tells_nothing():
         assert sky.empty(few, lens) is None and sky.level(few, lens) == 0.0 and sky.noise(few, lens) == (1.0, None)
     for enough in (full, dataclasses.replace(full, mask=edge)):
         assert sky.empty(enough, LENS) is not None and sky.level(enough, LENS) == pytest.approx(5.0, abs=0.1)
+    # Nearer to the ring the noise is told by what no arcs are in, and no level, which they would raise.
+    nearer = dataclasses.replace(LENS, theta_E=1.7)
+    assert sky.empty(full, nearer) is None and sky.level(full, nearer) == 0.0
+    rms, where = sky.noise(full, nearer)
+    assert rms == pytest.approx(1.0, rel=0.1) and where.sum() > 300
 
 
 def test_a_sky_of_one_value_has_a_level_and_no_noise():

@@ -5,7 +5,8 @@ import modelled
 import numpy as np
 import pytest
 
-from rim_tf.inference import verdict
+from rim_tf.inference import sky, verdict
+from rim_tf.inference.optimise import cropped
 from rim_tf.inference.verdict import LIMITS, Verdict, judge
 
 
@@ -69,6 +70,22 @@ def test_galaxies_in_the_sky_do_not_count_as_noise(result):
     spots = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in ((10, 12), (80, 20), (15, 85)))
     crowded = dataclasses.replace(frame, image=frame.image + spots)
     assert judge(crowded, fit, result.estimate).sky_noise == pytest.approx(1.0, rel=0.05)
+
+
+def test_in_a_tight_frame_the_noise_is_told_by_what_lies_close_about_the_ring(result):
+    """Where that of a drizzled image would raise a flag, less the arcs that are there, too."""
+    frame, fit = perfect(result, 0.6, correlated=True)
+    tight = cropped(frame, 1.7)
+    assert sky.empty(tight, fit.lens) is None
+    judged = judge(tight, fit, result.estimate)
+    assert judged.sky_noise == pytest.approx(0.6, rel=0.15)
+    assert not {"chi2", "whiteness"} & set(judged.flags)
+    # Arcs that the model explains are no noise, however bright and far out.
+    arcs = np.random.default_rng(0).random(tight.shape).astype(np.float32)
+    bright = dataclasses.replace(tight, image=tight.image + arcs)
+    explained = dataclasses.replace(fit.reconstruction, observation=bright, model_image=arcs)
+    again = judge(bright, dataclasses.replace(fit, reconstruction=explained), result.estimate)
+    assert again.sky_noise == pytest.approx(judged.sky_noise, rel=1e-4)
 
 
 def test_with_too_little_sky_the_noise_map_is_believed(result):
