@@ -126,7 +126,7 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
         "truth": truth.to_dict(),
     }
     row["covariance"] = result.lens_fit.covariance.tolist()
-    row["error_factor"] = result.error_factor
+    row |= {"noise_factor": result.verdict.noise_factor, "error_factor": result.error_factor}
     uncounted = dataclasses.replace(result, posterior=None).lens_error
     row["uncounted_error"] = dict(zip(truth.mass.names, uncounted.tolist(), strict=True))
     if result.posterior is not None:
@@ -224,7 +224,8 @@ def stretch_report(rows):
         return []
     off = np.array([[row["truth"][name] - row["lens"][name] for name in row["truth"]] for row in rows])
     sigma = np.sqrt([np.maximum(np.diag(row["covariance"]), 1e-30) for row in rows])
-    factor, noise = (np.array([row[name] for row in rows]) for name in ("error_factor", "noise"))
+    factor = np.array([row.get("error_factor", row["noise_factor"]) for row in rows])
+    noise = np.array([row["noise"] for row in rows])
     valleys = [(row.get("valley") or {"error": dict.fromkeys(row["truth"], 0.0)})["error"] for row in rows]
     along = np.array([list(valley.values()) for valley in valleys])
     z = np.log(np.sqrt(np.maximum(off**2 - along**2, 1e-12 * sigma**2)) / sigma / factor[:, None])

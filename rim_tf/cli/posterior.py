@@ -143,7 +143,7 @@ def _print(summary, truth):
             # None is what JSON has for a number that is none.
             told = "unknown" if each["median"] is None else f"{each['median']:.4g} +- {each['error']:.2g}"
             click.echo(
-                f"  {FIGURES[name][0]:<20} {told}{'' if figures['counted'] else ' (does not hold: docs/ERRORS.md)'}"
+                f"  {FIGURES[name][0]:<20} {told}{'' if method == 'rim' else ' (does not hold: docs/ERRORS.md)'}"
             )
         for line in figures["prior"]:
             click.echo(f"  prior of {line}")

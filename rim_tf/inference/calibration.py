@@ -93,8 +93,9 @@ def fit_calibration(laws, truth, noise, order=0, with_tails=True):
 # Of the weights "small"; 96 mocks, the fewest coefficients that Akaike's criterion asks for.
 CALIBRATION = Calibration((0.045,), 5.0)
 # Of slopes by small differences where `rim_tf.inference.workflow.model` ended, before the valley that it walked along
-# is added: two thirds of the parameters of 259 other mocks without a flag are off by at most so much. Near 1 % it is
-# the least: below, the RIM's own error counts as much as the noise; above, a lens is known too poorly for a normal law.
+# is added, and before errors beside a galaxy were widened (`rim_tf.inference.halo`): two thirds of the parameters of
+# 259 other mocks without a flag are off by at most so much. Near 1 % it is the least: below, the RIM's own error counts
+# as much as the noise; above, a lens is known too poorly for a normal law.
 DIFFERENCES = Calibration((0.295, -0.435, 0.851), fitted_in=(1e-3, 1e-1))
 # Of the curvature where the network `joint-small` stopped and nothing was fitted, as with `--fast`: of the 90
 # without a flag of 150 other mocks two thirds are off by so many times as much. It knows nothing of the best lens.

@@ -7,6 +7,7 @@ of a source holds whichever of them is right.
 """
 
 import dataclasses
+import functools
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -81,7 +82,8 @@ class LensSamples:
       sources: `rim_tf.results.SourceErrors`, a few draws with each of some of these lenses; None where none were asked
         for, or where nothing knows the errors of the sources of this network.
       source_pixel_scale: of these [arcsec].
-      galaxy_over_arcs: by which lenses lie farther apart, and figures of sources, as of `rim_tf.inference.halo`.
+      galaxy_over_arcs: by which lenses lie farther apart, where the RIM found them, and what sources come to; as of
+        `rim_tf.inference.halo`.
     """
 
     lens: Lens
@@ -135,8 +137,8 @@ class LensSamples:
             "parameters": by_name,
             "correlation": np.corrcoef(self.samples.T),
             "method": self.method,
-            # Errors by linear inversion are as its likelihood has them: too small (docs/ERRORS.md).
-            "counted": self.method == "rim",
+            # What a sampler draws has been counted here and there (docs/ERRORS.md), linear inversion's not at all.
+            "counted": self.sampler == "calibrated",
             "sampler": self.sampler,
             "n_samples": len(self.samples),
             "prior": self.prior,
@@ -202,12 +204,15 @@ def sample_lens(
     best, found = lens_of(lens.mass, plain.lenses(law.u[None])[0]), []
     seen = plain.likelihood.observation
     noise = noise_over_peak(seen, model_image(seen, best, model, pixels))
-    law, wider = CALIBRATION.distribution(law, noise), widening(galaxy_over_arcs)
-    law, temperature = law.widened(wider), wider**2 * CALIBRATION.temperature(noise)
+    wider = widening(galaxy_over_arcs)
+    temperature = wider**2 * CALIBRATION.temperature(noise)
+    # Linear inversion's posterior is not widened, nor where its draws begin.
+    laws = {"inversion": CALIBRATION.distribution(law, noise)}
+    laws["rim"] = laws["inversion"].widened(wider)
     generator = np.random.default_rng(config.seed)
-    draws = law.draw(config.samples, generator)
+    draws = laws["rim"].draw(config.samples, generator)
     if valley is not None:
-        draws = draws + valley.shifts(law.u, config.samples, generator, wider * noise_factor)
+        draws = draws + valley.shifts(laws["rim"].u, config.samples, generator, wider * noise_factor)
     draws = plain.lenses(draws)
     estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
@@ -234,7 +239,8 @@ def sample_lens(
                     n, scale = coarse_grid(arcs, grid(max(config.source_width, ModelConfig.source_width)))
                     target = inversion_posterior(arcs, best, InversionSettings(), None, n, scale)
                     source = target.likelihood.solver, arcs, n, scale
-                chain = run(samplers[method], target, law, path, lambda done, most, m=method: progress(m, done, most))
+                told = functools.partial(progress, method)
+                chain = run(samplers[method], target, laws[method], path, told)
                 lenses = target.lenses(chain.draws(config.samples, config.seed))
             except NotConverged as error:
                 kept = f" The chain is kept in {path}; ask for more, or take another sampler." if path else ""

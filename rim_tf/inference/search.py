@@ -6,6 +6,7 @@ import numpy as np
 
 from rim_tf.errors import InputError
 from rim_tf.inference import lens_light
+from rim_tf.inference.halo import beside, widening
 from rim_tf.inference.optimise import noise_floor, placed
 from rim_tf.inference.standing import (
     OTHER_SIZES,
@@ -361,6 +362,7 @@ class Search(Standing):
         """`Valley` about the lens, no farther than a lens may lie where it is for errors alone."""
         found = self.found
         left_over = left_over_of(self.light, found.observation, 1)
-        highest = UNLIKELY * self.judged().noise_factor ** 2 if for_errors else None
+        factor = self.judged().noise_factor * widening(beside(self.light, found.reconstruction))
+        highest = UNLIKELY * factor**2 if for_errors else None
         given = left_over, found.source_pixels, prior_of(self.light), self.n_rim_steps, self._told, highest
         return walk(found.observation, found.lens, self.rim, *given)

@@ -246,11 +246,11 @@ def _sky(frame, arcs, lens):
 
     1, 0 and 1 where there is too little.
     """
-    frame = dataclasses.replace(frame, image=frame.image - np.nan_to_num(placed(arcs, frame.shape)))
-    rms, where = sky.noise(frame, lens)
+    arcs = placed(arcs, frame.shape)
+    rms, where = sky.noise(frame, lens, arcs)
     if where is None:
         return 1.0, 0.0, 1.0
-    residual = np.where(frame.mask, frame.image / frame.noise, 0.0)
+    residual = np.where(frame.mask, (frame.image - arcs) / frame.noise, 0.0)
     residual = residual - np.median(residual[where])
     return rms, _correlation(residual, where), sky.correlation_ratio(residual, where)
 

@@ -145,13 +145,9 @@ class ModelResult:
     @property
     def galaxy_over_arcs(self):
         """As of `rim_tf.inference.halo`; 0 where no lens galaxy was taken off."""
-        from rim_tf.inference.halo import galaxy_over_arcs
-        from rim_tf.inference.optimise import middle
+        from rim_tf.inference.halo import beside
 
-        if self.lens_light is None:
-            return 0.0
-        image, used = self.lens_fit.reconstruction.model_image, self.lens_fit.reconstruction.observation.mask
-        return galaxy_over_arcs(image, middle(self.lens_light.model_image, image.shape) - self.sky_level, used)
+        return beside(self.lens_light, self.lens_fit.reconstruction)
 
     @property
     def error_factor(self):

@@ -106,12 +106,23 @@ def test_linear_inversion_draws_sources_as_its_chain_does(monkeypatch):
 
     chain = types.SimpleNamespace(draws=lambda n, seed: np.tile(u, (n, 1)))
     u = np.asarray(drawn.lens.mass.to_real(np.array([drawn.lens.as_tuple()], np.float32)))[0]
-    targets = []
-    monkeypatch.setattr(lens_samples, "run", lambda sampler, target, *_: targets.append(target) or chain)
+    targets, laws = [], []
+
+    def run(sampler, target, law, *_):
+        targets.append(target)
+        laws.append(law)
+        return chain
+
+    monkeypatch.setattr(lens_samples, "run", run)
     monkeypatch.setattr(lens_samples, "draw_sources", draw)
     config = PosteriorConfig(method="both", sources=20, source_width=0.8)
-    rim, inversion = sample_lens(observed(), NEAR, load_pretrained("small"), config)
+    rim, inversion = sample_lens(observed(), NEAR, load_pretrained("small"), config, galaxy_over_arcs=1.0)
     likelihood = targets[0].likelihood
+    # It knows nothing of a galaxy, nor do its draws begin as if it did.
+    unaware = dataclasses.replace(config, method="inversion", sources=0)
+    sample_lens(observed(), NEAR, load_pretrained("small"), unaware)
+    assert_array_equal(laws[0].covariance, laws[1].covariance)
+    assert inversion.temperature == targets[1].temperature == 1 < rim.temperature
     assert asked[1][:3] == (likelihood.observation, likelihood.solver, 20) and asked[1][1].settings.strength > 0
     assert asked[1][3] == likelihood.grid and inversion.source_pixel_scale == likelihood.grid[0]
     assert rim.sources is not None and rim.source_pixel_scale == SOURCE_SCALE_RATIO * 0.1
@@ -173,9 +184,7 @@ def test_beside_a_galaxy_the_lens_is_less_certain():
         assert wider.lens == plain.lens and np.median(ratio) == pytest.approx(widening(1.0), rel=0.15)
         assert wider.summary()["galaxy_factor"] == widening(1.0) and plain.summary()["galaxy_factor"] == 1
         assert wider.temperature == pytest.approx(widening(1.0) ** 2 * plain.temperature)
-    # Which linear inversion's are not, nor counted.
-    other = dataclasses.replace(wider, method="inversion").summary()
-    assert other["galaxy_factor"] == 1 and other["counted"] is False
+        assert wider.summary()["counted"] == (settings == {})
 
 
 @pytest.mark.parametrize(("width", "times"), [(1.0, 1.0), (ModelConfig.source_width, 1.0), (2.25, 1.5)])

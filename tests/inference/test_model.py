@@ -248,14 +248,15 @@ def test_the_network_searches_and_alone_it_fits_nothing():
     observation = Observation(modelled.ring(galaxy=0.0), 0.05, 0.05, None, modelled.SCALE)
     rim, estimator = modelled.networks()
     stages = {}
-    for name, config in {"search": {"search": "network"}, "fast": {"fast": True}}.items():
+    ways = {"search": {"search": "network"}, "fast": {"fast": True}, "descent": {"search": "descent"}}
+    for name, config in ways.items():
         config = dataclasses.replace(QUICK, starts=3, no_lens_light=True, **config)
         with pytest.warns(InputWarning) as caught:
             result = workflow.model(observation, config, None, rim, estimator, modelled.joint())
         assert any("was not fitted" in str(each.message) for each in caught) == (name == "fast")
         stages[name] = [step["stage"] for step in result.path]
         assert np.isfinite(result.source_fit.source).all()
-        assert result.fitted == (name == "search")
+        assert result.fitted == (name != "fast")
         fit = result.source_fit
         noise = noise_over_peak(fit.observation, fit.model_image)
         counted = DIFFERENCES.stretch(noise) if result.fitted else UNFITTED.stretch(noise)
@@ -267,7 +268,8 @@ def test_the_network_searches_and_alone_it_fits_nothing():
     # Where each source grid begins, and no step on it.
     widened = round(np.log(result.source_width / QUICK.source_width) / np.log(_WIDER))
     assert stages["fast"].count("fine") == 1 + widened < stages["search"].count("fine")
-    assert "coarse" not in stages["search"]
+    assert "coarse" not in stages["search"] and ModelConfig().search == "network"
+    assert "coarse" in stages["descent"] and "network" not in stages["descent"]
 
 
 def test_what_does_not_go_together_is_refused():

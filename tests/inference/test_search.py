@@ -13,6 +13,7 @@ from rim_tf.data.single import draw_system, observe_system
 from rim_tf.errors import InputWarning
 from rim_tf.inference import estimate, lens_light, standing, valley, workflow
 from rim_tf.inference import search as search_module
+from rim_tf.inference.halo import widening
 from rim_tf.inference.search import Search
 from rim_tf.inference.standing import Found
 from rim_tf.lens import LensParameters
@@ -536,6 +537,16 @@ def test_a_fit_goes_on_along_a_valley_of_ripples_while_that_gains(monkeypatch, g
         # For errors alone no farther than a lens may lie.
         far = valley.UNLIKELY * search.judged().noise_factor ** 2
         assert limits == walks * [None] + gains[-1] * [pytest.approx(far)]
+        # Farther beside a galaxy, where it may.
+        light = types.SimpleNamespace(
+            model_image=np.full(observation.shape, 1e3), parameters={"sky": 0.0, "centre": (0.0, 0.0)}, left_over=None
+        )
+        monkeypatch.setattr(search_module, "left_over_of", lambda *_: None)
+        search.light = light
+        search._valley(for_errors=True)
+        assert limits.pop() == pytest.approx(far * widening(np.inf) ** 2, rel=0.02)
+        search.light = None
+        walked.pop()
         # Where the noise map is wrong nothing is led away, and the valley is known all the same.
         n_refitted, honest = len(refitted), search_module._HONEST
         monkeypatch.setattr(search_module, "_HONEST", 0.5)
