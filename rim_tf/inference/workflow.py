@@ -1,7 +1,7 @@
 """From an image to its lens and its source: the steps of the paper's Algorithm 1, in their order.
 
-`model` starts from the image alone, `run` from a lens that is given. Command line, surveys and servers call these; how
-a result is shown or stored is their own. A step is a function below and, where it is optional, a field of a
+`model` starts from the image alone (`rim_tf.inference.search` has its steps), `run` from a lens that is given. Command
+line, surveys and servers call these; how a result is shown or stored is their own. What is optional is a field of a
 configuration.
 """
 
