@@ -55,7 +55,7 @@ class Calibration:
           gaussian: `Gaussian` of the curvature, at a temperature of 1.
           noise: over the image's peak.
         """
-        return dataclasses.replace(gaussian.widened(self.stretch(noise)), dof=self.dof)
+        return gaussian.widened(self.stretch(noise), self.dof)
 
 
 def fit_calibration(laws, truth, noise, order=0, with_tails=True):

@@ -219,7 +219,7 @@ class LogPosterior:
         return found
 
     def _linearised(self, law, n, generator):
-        half = dataclasses.replace(law, covariance=_WIDER**2 * law.covariance, dof=np.inf).draw(n // 2, generator)
+        half = law.widened(_WIDER, np.inf).draw(n // 2, generator)
         off = np.concatenate([half, 2 * law.u - half]) - law.u
         residuals = self.residuals(law.u + off)
         design = np.concatenate([np.ones((len(off), 1)), off], axis=1)
@@ -289,9 +289,9 @@ class Gaussian:
         z = generator.normal(size=(n, len(self.u)))
         return self.u + self._stretch(n, generator) * (z @ np.linalg.cholesky(self.covariance).T)
 
-    def widened(self, factor):
-        """About the same mean, its deviations multiplied by a factor."""
-        return dataclasses.replace(self, covariance=factor**2 * self.covariance)
+    def widened(self, factor, dof=None):
+        """About the same mean, deviations multiplied by a factor; with other degrees of freedom where some are given."""
+        return Gaussian(self.u, factor**2 * self.covariance, self.dof if dof is None else dof)
 
     def _stretch(self, n, generator):
         return 1.0 if np.isinf(self.dof) else np.sqrt(self.dof / generator.chisquare(self.dof, (n, 1)))

@@ -49,7 +49,7 @@ class ImportanceSampler:
         return {"u": law.u, "covariance": law.covariance, "evaluations": np.array(done)}
 
     def _proposal(self, law):
-        return dataclasses.replace(law, covariance=self.settings.stretch**2 * law.covariance, dof=self.settings.dof)
+        return law.widened(self.settings.stretch, self.settings.dof)
 
     def advancing(self, target, start):
         """A function (state, draws done, draws wanted) -> (state, draws)."""
