@@ -290,7 +290,7 @@ class Gaussian:
         return self.u + self._stretch(n, generator) * (z @ np.linalg.cholesky(self.covariance).T)
 
     def widened(self, factor, dof=None):
-        """About the same mean, deviations multiplied by a factor; with other degrees of freedom where some are given."""
+        """About the same mean, deviations times a factor; with other degrees of freedom where some are given."""
         return Gaussian(self.u, factor**2 * self.covariance, self.dof if dof is None else dof)
 
     def _stretch(self, n, generator):
