@@ -248,7 +248,7 @@ def test_the_network_searches_and_alone_it_fits_nothing():
     observation = Observation(modelled.ring(galaxy=0.0), 0.05, 0.05, None, modelled.SCALE)
     rim, estimator = modelled.networks()
     stages = {}
-    ways = {"search": {"search": "network"}, "fast": {"fast": True}, "descent": {"search": "descent"}}
+    ways = {"search": {"search": "network"}, "descent": {"search": "descent"}, "fast": {"fast": True}}
     for name, config in ways.items():
         config = dataclasses.replace(QUICK, starts=3, no_lens_light=True, **config)
         with pytest.warns(InputWarning) as caught:
