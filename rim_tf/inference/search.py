@@ -45,7 +45,8 @@ _AS_GOOD = 0.05
 _NARROWER = 0.55, 0.75
 # Chi^2 per pixel by which taking off a galaxy must be better than leaving the image as it is.
 _GALAXY_GAIN = 0.02
-# And must explain the image by such a share better than what was found by a search, which looked at all.
+# A lens of another size than the estimator's must explain the image by such a share better than what was found by a
+# search, which looked at all.
 _OTHER_GAIN = 0.03
 # What a flag that says that no lens is like that weighs, as a share of chi^2.
 _NONSENSE_WEIGHT = 0.03
@@ -360,9 +361,10 @@ class Search(Standing):
 
     def _valley(self, for_errors=False):
         """`Valley` about the lens, no farther than a lens may lie where it is for errors alone."""
-        found = self.found
+        found, highest = self.found, None
         left_over = left_over_of(self.light, found.observation, 1)
-        factor = self.judged().noise_factor * widening(beside(self.light, found.reconstruction))
-        highest = UNLIKELY * factor**2 if for_errors else None
+        if for_errors:
+            factor = self.judged().noise_factor * widening(beside(self.light, found.reconstruction))
+            highest = UNLIKELY * factor**2
         given = left_over, found.source_pixels, prior_of(self.light), self.n_rim_steps, self._told, highest
         return walk(found.observation, found.lens, self.rim, *given)
