@@ -1,15 +1,18 @@
-"""What each part of the network is worth: variants trained alike for the same modest budget, and measured alike.
+"""What each part of a network is worth: variants trained alike for the same modest budget, and measured alike.
 
 python -m training.ablate --galaxies FOLDER --out runs/ablations
+python -m training.ablate joint --galaxies FOLDER --out runs/ablations-joint
 
-Every variant has one change against `small` ("raw gradient" has two against it, and one against "no gradient step":
-what the gradient is multiplied by), the same seed, and so the same lenses in the same order. The budget is far below
-what the shipped weights had, so the differences say what helps early; who learns faster may not end better.
+Every variant has one change against the network that it is named after (of `small`, "raw gradient" has two against it,
+and one against "no gradient step": what the gradient is multiplied by), the same seed, and so the same lenses in the
+same order. The budget is far below what the shipped weights had, so the differences say what helps early; who learns
+faster may not end better.
 """
 
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 
 import click
 import numpy as np
@@ -25,68 +28,176 @@ from rim_tf.errors import InputError
 from rim_tf.evaluation.metrics import bootstrap
 from rim_tf.files import read_json, write_json, write_text
 from rim_tf.models.flops import count_flops
-from rim_tf.models.pretrained import build_model
-from training.experiments import EXPERIMENTS
+from rim_tf.models.joint import first_guess
+from rim_tf.models.pretrained import build_model, load_pretrained
+from training import joint_figures
+from training.experiments import EXPERIMENTS, TrainingConfig
 from training.on_tensorflow import train
 from training.publish import measure, report
+
+_STREAM = "ablation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """One network and its variants.
+
+    Attributes:
+      base: the `TrainingConfig` that variants are changes of; its name is that of the first of them.
+      variants: by name, what each changes in the settings of the network, and in those of the lenses it is trained on.
+      test: `MockConfig` of lenses that seconds are measured on.
+      measured: network, `GalaxyStamps`, number of lenses -> figures, a dictionary of plain numbers.
+      called: network -> function of a batch's inputs that does all its work.
+      columns: by title, figures of a variant -> what the table says of it.
+      score: figures -> what variants are ranked by, the less the better, and its error.
+      scored: what that is.
+    """
+
+    base: TrainingConfig
+    variants: dict[str, tuple[dict, dict]]
+    test: MockConfig
+    measured: Callable
+    called: Callable
+    columns: dict[str, Callable]
+    score: Callable
+    scored: str
+
 
 # rms of the error of each lens parameter that the authors injected for robustness.
 _JITTER = 0.01
 _WITHOUT_GRADIENT = tuple(name for name in SMALL.inputs if name not in ("preconditioned", "significance"))
-VARIANTS = {
-    "small": {},
-    "no gradient step": {"gradient_step": False},
-    "raw gradient": {"gradient_step": False, "inputs": ("gradient", *_WITHOUT_GRADIENT)},
-    "5 steps": {"n_steps": 5},
-    "15 steps": {"n_steps": 15},
-    "kernel 5": {"kernel": 5},
-    "half the hidden features": {"hidden": (16, 8)},
-    "twice the hidden features": {"hidden": (64, 32)},
-    "lens jitter in training": {},
-}
 # The test sets: lenses known exactly, and known to the jitter.
 EXACT, JITTERED = MockConfig(), MockConfig(lens_error=_JITTER)
-_STREAM = "ablation"
 
 
-def variant_config(name, n_steps, seed):
-    """The `TrainingConfig` of a variant."""
-    base = EXPERIMENTS["small"]
-    mocks = dataclasses.replace(base.mocks, lens_error=_JITTER) if name == "lens jitter in training" else base.mocks
-    model = dataclasses.replace(SMALL, **VARIANTS[name])
+def _measured_rim(model, stamps, n):
+    exact, jittered = (measure(model, stamps, mocks, n, stream=_STREAM) for mocks in (EXACT, JITTERED))
+    return {
+        "exact": report(exact),
+        "jittered": report(jittered),
+        "rms_error_of_median": bootstrap(exact["rms"], np.median, n_draws=200)["error"],
+    }
+
+
+def _rms(figures, test="exact"):
+    return figures[test]["all"]["rms_percent_of_peak"]["median"]
+
+
+def _chi2(figures):
+    decades = (figures["exact"][f"noise {decade} %"]["chi2_per_pixel"]["median"] for decade in ("0.1-1", "1-10"))
+    return " / ".join(f"{chi2:.2f}" for chi2 in decades)
+
+
+_SMALL = Ablation(
+    base=EXPERIMENTS["small"],
+    variants={
+        "small": ({}, {}),
+        "no gradient step": ({"gradient_step": False}, {}),
+        "raw gradient": ({"gradient_step": False, "inputs": ("gradient", *_WITHOUT_GRADIENT)}, {}),
+        "5 steps": ({"n_steps": 5}, {}),
+        "15 steps": ({"n_steps": 15}, {}),
+        "kernel 5": ({"kernel": 5}, {}),
+        "half the hidden features": ({"hidden": (16, 8)}, {}),
+        "twice the hidden features": ({"hidden": (64, 32)}, {}),
+        "lens jitter in training": ({}, {"lens_error": _JITTER}),
+    },
+    test=EXACT,
+    measured=_measured_rim,
+    called=lambda model: model.call,
+    columns={
+        "GFLOP": lambda figures: f"{figures['gflop']:.2f}",
+        "RMS [% of peak]": lambda figures: f"{_rms(figures):.2f} +- {100 * figures['rms_error_of_median']:.2f}",
+        "flux error": lambda figures: f"{figures['exact']['all']['flux_error_percent']['median_absolute']:.1f} %",
+        "chi^2 0.1-1 % / 1-10 %": _chi2,
+        f"RMS, lens known to {_JITTER:g}": lambda figures: f"{_rms(figures, 'jittered'):.2f}",
+    },
+    score=lambda figures: (_rms(figures), 100 * figures["rms_error_of_median"]),
+    scored="median RMS [% of peak]",
+)
+
+# Smaller frames than the weights that ship were trained on, that variants take minutes.
+_FRAME = {"image_pixels": 48, "source_pixels": 48}
+_JOINT_BASE = dataclasses.replace(
+    EXPERIMENTS["joint"], mocks=dataclasses.replace(EXPERIMENTS["joint"].mocks, **_FRAME), batch_size=8
+)
+_JOINT_TEST = dataclasses.replace(joint_figures.TEST_SETS["as in training"], **_FRAME)
+
+
+def _measured_joint(model, stamps, n):
+    found = joint_figures.measure(model, stamps, _JOINT_TEST, n, stream=_STREAM)
+    off = 100 * np.abs(found["mean"][:, 0] / found["truth"][:, 0] - 1)
+    return {
+        "theta_E_percent": float(np.median(off)),
+        "theta_E_error_of_median": bootstrap(off, np.median, n_draws=200)["error"],
+        **joint_figures.figures_of(found)["source"],
+    }
+
+
+_JOINT = Ablation(
+    base=_JOINT_BASE,
+    variants={
+        "joint": ({}, {}),
+        "curvature with the source fixed": ({"curvature": "fixed"}, {}),
+        "no curvature": ({"curvature": "none"}, {}),
+        "no image plane": ({"encoder": ()}, {}),
+        "5 steps": ({"n_steps": 5}, {}),
+        "20 steps": ({"n_steps": 20}, {}),
+        "gradient through the rays": ({"through_rays": True}, {}),
+        "starts at the estimator's answer alone": ({}, {"lens_error": 0.0}),
+    },
+    test=_JOINT_TEST,
+    measured=_measured_joint,
+    called=lambda model: _joint_call(model),
+    columns={
+        "theta_E off [%]": lambda each: f"{each['theta_E_percent']:.2f} +- {each['theta_E_error_of_median']:.2f}",
+        "chi^2 within 0.01 / 0.05 of the true lens's": lambda each: (
+            f"{100 * each['chi2_within_0.01']:.0f} / {100 * each['chi2_within_0.05']:.0f} %"
+        ),
+        "RMS [% of peak]": lambda each: f"{each['median_rms_percent']:.2f}",
+    },
+    score=lambda each: (each["theta_E_percent"], each["theta_E_error_of_median"]),
+    scored="median error of theta_E [%]",
+)
+ABLATIONS = {"small": _SMALL, "joint": _JOINT}
+
+
+def _joint_call(model):
+    estimator = load_pretrained(model.config.estimator, "estimator")
+    return lambda inputs: model(first_guess(estimator, inputs))["source"]
+
+
+def variant_config(ablation, name, n_steps, seed):
+    """The `TrainingConfig` of a variant of an `Ablation`."""
+    base = ablation.base
+    model, mocks = (
+        dataclasses.replace(was, **changes)
+        for was, changes in zip((base.model, base.mocks), ablation.variants[name], strict=True)
+    )
     return dataclasses.replace(base, model=model, mocks=mocks, n_steps=n_steps, steps_per_epoch=n_steps // 4, seed=seed)
 
 
-def measured_variant(name, n_steps, seed, galaxies, folder, n):
+def measured_variant(network, name, n_steps, seed, galaxies, folder, n):
     """Train one variant, or take up its run, and measure it: a dictionary of plain numbers."""
-    result = folder / "figures.json"
-    asked = {"steps": n_steps, "seed": seed, "galaxies": galaxies, "n": n}
+    result, ablation = folder / "figures.json", ABLATIONS[network]
+    asked = {"network": network, "steps": n_steps, "seed": seed, "galaxies": galaxies, "n": n}
     if result.exists():
         figures = read_json(result)
         if figures["asked"] != asked:
             raise InputError(f"{result} is of {figures['asked']}, not of {asked}; choose another --out.")
         return figures
-    config = variant_config(name, n_steps, seed)
-    model = train(config, folder, galaxies, verbose=0)
+    model = train(variant_config(ablation, name, n_steps, seed), folder, galaxies, verbose=0)
     stamps = GalaxyStamps.of(find_galaxies(galaxies, "validation", _STREAM))
-    exact, jittered = (measure(model, stamps, mocks, n, stream=_STREAM) for mocks in (EXACT, JITTERED))
-    figures = {
-        "asked": asked,
-        "weights": model.count_params(),
-        "exact": report(exact),
-        "jittered": report(jittered),
-        "rms_error_of_median": bootstrap(exact["rms"], np.median, n_draws=200)["error"],
-    }
+    figures = {"asked": asked, "weights": model.count_params(), **ablation.measured(model, stamps, n)}
     write_json(result, figures)
     return figures
 
 
-def seconds_per_lens(names, rounds=5):
+def seconds_per_lens(ablation, names, rounds=5):
     """Median seconds of a reconstruction, in batches of 8, the variants taking turns so that all meet the same load."""
     stamps = GalaxyStamps.of(find_galaxies(None, "validation", _STREAM, n_procedural=8))
-    inputs, _ = next(iter(stream(seed_pair(_STREAM, 0), 8, stamps, EXACT)))
-    models = {name: build_model(dataclasses.replace(SMALL, **VARIANTS[name])) for name in names}
-    calls = {name: tf.function(model.call, autograph=False) for name, model in models.items()}
+    inputs, _ = next(iter(stream(seed_pair(_STREAM, 0), 8, stamps, ablation.test)))
+    models = {name: build_model(variant_config(ablation, name, 4, 0).model) for name in names}
+    calls = {name: tf.function(ablation.called(model), autograph=False) for name, model in models.items()}
     times = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -97,45 +208,43 @@ def seconds_per_lens(names, rounds=5):
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def table(results, n_steps, n):
+def table(ablation, results, n_steps, n):
     """The Markdown of all results."""
+    titles = ["variant", "weights", "s per lens", *ablation.columns]
     lines = [
-        f"Each variant: {n_steps} training steps of 8 lenses, the same lenses for all; measured on {n} lenses of 64 "
-        f"pixels. The error is that of the median RMS over the test lenses alone; another seed would add its own.",
+        f"Each variant: {n_steps} training steps of {ablation.base.batch_size} lenses, the same lenses for all; "
+        f"measured on {n} lenses of {ablation.test.image_pixels} pixels. Errors are those of a median over the test "
+        "lenses alone; another seed would add its own.",
         "",
-        "| variant | weights | GFLOP | s per lens | RMS [% of peak] | flux error | chi^2 0.1-1 % / 1-10 % | RMS, lens "
-        f"known to {_JITTER:g} |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
     ]
     for name, figures in results.items():
-        whole, low, high = (figures["exact"][part] for part in ("all", "noise 0.1-1 %", "noise 1-10 %"))
-        rms, wrong = whole["rms_percent_of_peak"]["median"], figures["jittered"]["all"]["rms_percent_of_peak"]["median"]
-        lines.append(
-            f"| {name} | {figures['weights']} | {figures['gflop']:.2f} | {figures['seconds']:.3f} | {rms:.2f} +- "
-            f"{100 * figures['rms_error_of_median']:.2f} | {whole['flux_error_percent']['median_absolute']:.1f} % | "
-            f"{low['chi2_per_pixel']['median']:.2f} / {high['chi2_per_pixel']['median']:.2f} | {wrong:.2f} |"
-        )
+        cells = [name, str(figures["weights"]), f"{figures['seconds']:.3f}"]
+        cells += [column(figures) for column in ablation.columns.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(results):
-    """RMS of each variant, the best at the top, with its arithmetic beside it: a matplotlib Figure."""
+def plot(ablation, results):
+    """The score of each variant, the best at the top, with its time beside it: a matplotlib Figure."""
     from matplotlib.figure import Figure
 
-    ranked = sorted(results.items(), key=lambda item: -item[1]["exact"]["all"]["rms_percent_of_peak"]["median"])
-    rms = [figures["exact"]["all"]["rms_percent_of_peak"]["median"] for _, figures in ranked]
-    errors = [100 * figures["rms_error_of_median"] for _, figures in ranked]
+    ranked = sorted(results.items(), key=lambda item: -ablation.score(item[1])[0])
+    scores, errors = zip(*(ablation.score(figures) for _, figures in ranked), strict=True)
     figure = Figure(figsize=(7, 0.6 + 0.35 * len(ranked)), layout="constrained")
     ax = figure.subplots()
-    colours = ["tab:blue" if name == "small" else "0.7" for name, _ in ranked]
-    ax.barh([name for name, _ in ranked], rms, xerr=errors, color=colours, ecolor="0.3")
+    itself = next(iter(ablation.variants))
+    colours = ["tab:blue" if name == itself else "0.7" for name, _ in ranked]
+    ax.barh([name for name, _ in ranked], scores, xerr=errors, color=colours, ecolor="0.3")
     for i, (_, figures) in enumerate(ranked):
-        ax.text(0.01 * max(rms), i, f"{figures['gflop']:.1f} GFLOP", va="center", fontsize=8)
-    ax.set_xlabel("median RMS [% of peak]")
+        ax.text(0.01 * max(scores), i, f"{1000 * figures['seconds']:.0f} ms", va="center", fontsize=8)
+    ax.set_xlabel(ablation.scored)
     return figure
 
 
 @click.command()
+@click.argument("network", type=click.Choice(list(ABLATIONS)), default="small")
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), default="runs/ablations", show_default=True)
 @click.option(
@@ -147,25 +256,30 @@ def plot(results):
 )
 @click.option("--n", default=200, show_default=True, help="Test lenses.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Variants; any number, else all.")
-def main(galaxies, out, steps, n, seed, only):
-    """Train and measure the variants of `small`; a run that was stopped goes on when it is given again."""
-    names = only or list(VARIANTS)
+@click.option("--only", multiple=True, help="Variants; any number, else all.")
+def main(network, galaxies, out, steps, n, seed, only):
+    """Train and measure the variants of a network; a run that was stopped goes on when it is given again."""
+    ablation = ABLATIONS[network]
+    names = only or list(ablation.variants)
     results = {}
     try:
+        for name in names:
+            if name not in ablation.variants:
+                raise InputError(f"--only is {name!r}; variants of {network} are {list(ablation.variants)}.")
         check_seed(seed)
         for name in tqdm(names, unit=" variants"):
-            results[name] = measured_variant(name, steps, seed, galaxies, out / name.replace(" ", "-"), n)
+            results[name] = measured_variant(network, name, steps, seed, galaxies, out / name.replace(" ", "-"), n)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
-    for name, seconds in seconds_per_lens(names).items():
-        gflop = count_flops(dataclasses.replace(SMALL, **VARIANTS[name]), EXACT.image_pixels) / 1e9
-        results[name] |= {"seconds": seconds, "gflop": gflop}
+    for name, seconds in seconds_per_lens(ablation, names).items():
+        results[name] |= {"seconds": seconds}
+        if network == "small":
+            results[name]["gflop"] = count_flops(variant_config(ablation, name, 4, 0).model, EXACT.image_pixels) / 1e9
     write_json(out / "ablations.json", {"steps": steps, "n": n, "seed": seed, "variants": results})
-    write_text(out / "ablations.md", table(results, steps, n))
-    plot(results).savefig(out / "ablations.png", dpi=120)
-    click.echo(table(results, steps, n))
+    write_text(out / "ablations.md", table(ablation, results, steps, n))
+    plot(ablation, results).savefig(out / "ablations.png", dpi=120)
+    click.echo(table(ablation, results, steps, n))
 
 
 if __name__ == "__main__":
