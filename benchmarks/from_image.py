@@ -113,7 +113,7 @@ def judged_mock(index, stamps, networks, config, telescope="hubble"):
     seen, truth, source, noise, with_galaxy, figures = mock(index, stamps, TELESCOPES[telescope])
     rim, result = networks[0], workflow.model(seen, config, None, *networks)
     frame, lenses = result.frame, [truth, result.lens, result.estimate.lens]
-    # With as many steps of the network for each lens as the fit took.
+    # With as many steps of the network for each lens as the fit took, on the whole frame's grid, which the truth has.
     alike = {"source_pixels": len(source), "n_steps": len(result.source_fit.iterates)}
     fits = reconstruct([frame] * 3, lenses, rim, **alike)
     fits_ = dict(zip(("true", "fitted", "estimated"), fits, strict=True))

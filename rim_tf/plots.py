@@ -126,13 +126,15 @@ def plot_reconstruction(reconstruction, truth=None):
     return plot_reconstructions([reconstruction], truths=None if truth is None else [truth])
 
 
-def plot_reconstructions(reconstructions, truths=None, names=None):
+def plot_reconstructions(reconstructions, truths=None, names=None, beside=None):
     """Several reconstructions, one to a row, in the columns of `plot_reconstruction`.
 
     Args:
       reconstructions: list of `rim_tf.results.SourceFit`.
       truths: list of true sources, [n, m] each, or None.
       names: list of a name for each, or None.
+      beside: (name, lens) whose critical curves and caustics are drawn in each row beside its own, or None; in the
+        coordinates of the whole frame.
 
     Returns:
       A matplotlib Figure; save it with `savefig`.
@@ -147,8 +149,27 @@ def plot_reconstructions(reconstructions, truths=None, names=None):
         row.suptitle(title, fontsize=8.5)
         panels = _panels(row, n_columns)
         _draw_columns(row, panels, reconstruction, None if truths is None else truths[i])
+        if beside is not None:
+            _draw_beside(panels[: 4 + (truths is not None)], *beside)
         panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
     return figure
+
+
+def plot_stages(fits, truth=None):
+    """What a lens comes to at each stage of its search: with the estimator's answer, and fitted; and the true lens.
+
+    As the paper's Figures 7 and 8: a wrong lens shows in the residual, and in curves that are not where they should be.
+
+    Args:
+      fits: {name of the stage: `rim_tf.results.SourceFit`}, of one frame; "fitted" is one of them.
+      truth: the true lens in the coordinates of the whole frame, or None.
+
+    Returns:
+      A matplotlib Figure; save it with `savefig`.
+    """
+    fitted = fits["fitted"]
+    beside = ("fitted", fitted.lens.moved(fitted.observation.centre)) if truth is None else ("true", truth)
+    return plot_reconstructions(list(fits.values()), names=[f"{name} lens" for name in fits], beside=beside)
 
 
 def plot_model(reconstruction, given, lens_light=None):
@@ -195,7 +216,7 @@ _COLUMNS = 4
 
 
 def plot_path(path, found, found_error, estimate, estimate_error, truth=None):
-    """How a lens was found, in the manner of the paper's Figures 7 and 8: each parameter and chi^2 at every step.
+    """How a lens was found: each parameter and chi^2 at every step of the optimiser.
 
     Args:
       path: a dictionary for each step, as `rim_tf.inference.optimise.LensFit.history` has them.
@@ -368,6 +389,15 @@ def _draw_columns(figure, panels, reconstruction, truth):
     _colour_bar(figure, panels[3 : 3 + len(sources)], "surface brightness")
     if reconstruction.errors is not None:
         _draw_deviation(figure, panels[3 + len(sources)], reconstruction, centre_of_source)
+
+
+def _draw_beside(panels, name, lens):
+    """Curves of another lens, thin and dashed, over panels that have their own."""
+    for axes in panels[:3]:
+        _draw_curves(axes, critical_curves(lens), "tab:cyan", "--", f"{name} lens")
+    for axes in panels[3:]:
+        _draw_curves(axes, caustics(lens), "tab:cyan", "--", f"{name} lens")
+    panels[0].legend(loc="lower left", fontsize=6, labelcolor="white", frameon=False, handlelength=1.6)
 
 
 def _draw_deviation(figure, axes, reconstruction, centre):

@@ -36,7 +36,7 @@ from rim_tf.validation import shown
 NEEDED = ("name", "image", "noise", "psf")
 OPTIONAL = ("mask", "pixel_scale", "no_lens_light", "centre_psf", "centre_x", "centre_y")
 # The files of a lens, the last written last.
-PICTURES = ("model.png", "path.png")
+PICTURES = ("model.png", "path.png", "stages.png")
 FILES = ("model.fits", *PICTURES, "lens.json", "summary.json")
 # Those of `write_posterior`.
 POSTERIOR = ("posterior.png", "posterior.fits", "posterior.ecsv")
@@ -334,7 +334,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     middle = None if light is None else optimise.middle(light, fit.observation.shape)
     io.write_reconstruction(fit, folder / "model.fits", config.weights, middle, provenance)
     if pictures:
-        _draw(folder, result, light, history, summary, truth)
+        _draw(folder, result, light, history, summary, truth, config)
     if result.posterior is not None:
         write_posterior(folder, [result.posterior], truth, pictures)
     io.write_lens(result.lens, folder / "lens.json")
@@ -395,14 +395,24 @@ def _moved_light(parameters, centre):
     }
 
 
-def _draw(folder, result, light, history, summary, truth):
+def _draw(folder, result, light, history, summary, truth, config):
     from rim_tf import plots
+    from rim_tf.models.pretrained import load_pretrained
 
+    centre = result.observation.centre
+    others = {"estimator's": result.estimate.lens}
+    if truth is not None:
+        others["true"] = truth.moved([-each for each in centre])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # of what the fit has left behind
+        behind = dict(zip(others, result.behind(list(others.values()), load_pretrained(config.weights)), strict=True))
+    stages = {"estimator's": behind.pop("estimator's"), "fitted": result.lens_fit.reconstruction, **behind}
     errors = summary["lens_error"], summary["estimate_error"]
-    estimate = result.estimate.lens.moved(result.observation.centre)
+    estimate = result.estimate.lens.moved(centre)
     figures = {
         "model.png": plots.plot_model(result.source_fit, result.observation, light),
         "path.png": plots.plot_path(history, result.lens, errors[0], estimate, errors[1], truth),
+        "stages.png": plots.plot_stages(stages, truth),
     }
     for name, figure in figures.items():
         with written_whole(folder / name) as unfinished:

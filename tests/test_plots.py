@@ -6,6 +6,7 @@ from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 
 from rim_tf import plots
+from rim_tf.critical import caustics, critical_curves
 from rim_tf.lens import LensParameters
 from rim_tf.observation import Observation
 from rim_tf.results import Reconstruction, SourceErrors
@@ -167,6 +168,19 @@ def test_the_path_shows_every_parameter_beside_the_estimate_and_the_truth(tmp_pa
     # Chi^2 of a coarse frame and of a fine one are no one line.
     assert [list(line.get_ydata()) for line in chi2.lines] == [[9.0, 3.0], [2.0], [1, 1]]
     figure.savefig(tmp_path / "path.png")
+
+
+def test_stages_show_where_the_true_lens_has_its_curves_or_else_the_fitted_one(reconstruction):
+    truth, fits = LensParameters(0.85), {"estimator's": reconstruction, "fitted": reconstruction}
+    for lens, name in ((truth, "true lens"), (None, "fitted lens")):
+        figure = plots.plot_stages(fits, lens)
+        panels = panels_of(figure)
+        assert len(panels) == 8
+        for axes in panels:
+            (beside,) = [line for line in axes.lines if line.get_label() == name]
+            curve = (caustics if axes in (panels[3], panels[7]) else critical_curves)(lens or reconstruction.lens)
+            np.testing.assert_allclose(beside.get_xdata(), curve[0][0])
+        assert [each.get_text() for each in panels[0].get_legend().get_texts()] == ["critical curve", name]
 
 
 def test_a_contact_sheet_has_three_pictures_for_each_lens_or_a_reason(reconstruction, tmp_path):

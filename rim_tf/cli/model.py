@@ -56,8 +56,9 @@ def model(image, noise, psf, mask, truth_lens, no_figures, workers, shard, out, 
     """Find the lens, its galaxy's light and the source from IMAGE alone, a FITS file, and say whether to believe it.
 
     A path may end in [HDU], as in lens.fits[NOISE]; without it the first image of the file is taken. Writes model.fits,
-    model.png, path.png, lens.json and summary.json into the folder --out, and with --posterior posterior.png,
-    posterior.fits and posterior.ecsv; model.fits, model.png and summary.json have errors of the source then.
+    model.png, path.png, stages.png, lens.json and summary.json into the folder --out, and with --posterior
+    posterior.png, posterior.fits and posterior.ecsv; model.fits, model.png and summary.json have errors of the source
+    then.
 
     A CATALOGUE (.csv, .ecsv, or FITS with tables alone) has a lens in each row, in the columns name, image, noise,
     psf and, where wanted, mask, pixel_scale, no_lens_light, centre_psf, centre_x and centre_y; paths begin at the

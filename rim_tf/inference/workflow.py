@@ -134,6 +134,22 @@ class ModelResult:
             return fit
         return dataclasses.replace(fit, errors=sources, standard_deviation=sources.samples.std(axis=0))
 
+    def behind(self, lenses, model):
+        """Sources behind other lenses in the same frame, on the grid and in as many steps as the fit had.
+
+        Args:
+          lenses: list of lenses, in the coordinates of `frame`.
+          model: `RIM`.
+
+        Returns:
+          List of `rim_tf.results.Reconstruction`.
+        """
+        from rim_tf.inference.rim import reconstruct
+
+        fit = self.lens_fit.reconstruction
+        alike = {"source_pixels": len(fit.source), "n_steps": len(fit.iterates)}
+        return reconstruct([fit.observation] * len(lenses), lenses, model, **alike)
+
     @property
     def sky_level(self):
         """What was taken off the whole image, with a lens galaxy or without [units of the image]."""

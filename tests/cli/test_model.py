@@ -109,7 +109,10 @@ def test_the_true_lens_is_shown_beside_the_one_that_is_found(options, at_once, t
     summary = json.loads((options["--out"] / "summary.json").read_text())
     assert summary["true_lens"] == json.loads((tmp_path / "truth.json").read_text())
     refused = model(options)
-    assert refused.exit_code == 2 and "already holds model.fits, model.png, path.png, lens.json" in refused.stderr
+    assert (
+        refused.exit_code == 2
+        and "already holds model.fits, model.png, path.png, stages.png, lens.json" in refused.stderr
+    )
     assert model(options, "--overwrite", "--no-figures").exit_code == 0
     assert names_in(options["--out"]) == ["lens.json", "model.fits", "summary.json"]
 
