@@ -32,10 +32,16 @@ _SLOW = STEPS | {
 @options.options_of(PosteriorConfig)
 @click.option("--estimator", default=ModelConfig.estimator, show_default=True, help="Weights that look for the lens.")
 @click.option("--no-lens-light", is_flag=True, help="There is no lens galaxy in the image; do not look for one.")
+@click.option(
+    "--prior",
+    metavar="JSON",
+    help='What is known besides of parameters of the lens: {"theta_E": [mean, standard deviation]}, normal. It moves '
+    "the draws, not the best lens.",
+)
 @click.option("--truth-lens", metavar="JSON", help="The true lens, to be marked in the plot.")
 @options.out(default="posterior")
 @options.overwrite
-def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens, out, overwrite, **arguments):
+def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, prior, truth_lens, out, overwrite, **arguments):
     """Draw lenses and sources from their posterior, given IMAGE, a FITS file.
 
     Without --lens the lens and its galaxy's light are looked for as by `rim-tf model`; with it, the image must be free
@@ -46,7 +52,7 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
     given again.
     """
     config = options.settings_from(PosteriorConfig, arguments)
-    given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens}
+    given = {"image": image, "noise": noise, "psf": psf, "mask": mask, "lens": lens, "prior": prior}
     from rim_tf import survey
 
     names = (*survey.POSTERIOR, *_MORE)
@@ -59,11 +65,12 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
         for path in (lens, truth_lens):
             if path is not None:
                 read_json(path)
+        prior = None if prior is None else io.read_prior(prior)
         import_quietly()  # only now, so that a wrong file name is told at once
         truth = None if truth_lens is None else io.read_lens(truth_lens)
         known = None if lens is None else io.read_lens(lens)
         tell = teller(_SLOW)
-        found, verdict, failed = _found(observation, known, config, arguments, out, tell)
+        found, verdict, failed = _found(observation, known, prior, config, arguments, out, tell)
         summary = _write(folder, found, truth, config, given, verdict, failed)
     _print(summary, truth)
     if failed is not None:
@@ -71,7 +78,7 @@ def posterior(image, noise, psf, centre_psf, mask, pixel_scale, lens, truth_lens
     click.echo(f"\nWrote {written(out, names)}")
 
 
-def _found(observation, lens, config, arguments, out, tell):
+def _found(observation, lens, prior, config, arguments, out, tell):
     """`LensSamples` of each method; what speaks against the model, where it was looked for; and a NotConverged of the
     second method, or None.
     """
@@ -83,10 +90,10 @@ def _found(observation, lens, config, arguments, out, tell):
     rim, verdict = load_pretrained(config.weights), None
     try:
         if lens is not None:
-            return sample_lens(observation, lens, rim, config, folder=out, progress=tell), None, None
+            return sample_lens(observation, lens, rim, config, folder=out, progress=tell, prior=prior), None, None
         result = workflow.model(observation, _search_of(config, arguments), tell, rim=rim)
         verdict = result.verdict
-        return workflow.sample(result, rim, config, out, tell), verdict, None
+        return workflow.sample(result, rim, config, out, tell, prior), verdict, None
     except NotConverged as error:
         if not error.found:
             raise

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from keras import ops
@@ -35,7 +35,16 @@ from rim_tf.inference.optimise import (
     source_pixels_of,
     with_noise_floor,
 )
-from rim_tf.inference.posterior import Gaussian, LogPosterior, in_words, inverse, inversion_posterior, rim_posterior
+from rim_tf.inference.posterior import (
+    Gaussian,
+    LogPosterior,
+    both_priors,
+    in_words,
+    inverse,
+    inversion_posterior,
+    prior_columns,
+    rim_posterior,
+)
 from rim_tf.inference.rim import RIMSolver
 from rim_tf.inference.samplers.chain import Chain, NotConverged, run
 from rim_tf.inference.samplers.registry import find_sampler
@@ -58,6 +67,9 @@ _COARSER = 2
 _SOURCES_OF_ONE = {"rim": 4, "inversion": 10}
 # Pixels on a side of the smallest source that the network of its errors sees; smaller ones are drawn on such a grid.
 _SMALLEST = 2**SourceErrorsConfig.levels
+# With a prior of the user's so many draws for each that is kept are weighed by it, or as many as fit into memory; and
+# so many must count at least.
+_WEIGHED, _MOST_WEIGHED, _COUNTED = 100, 1_000_000, 100
 # Whose sources, each with every step on its way, are in memory together.
 _LENSES_AT_ONCE = 16
 # Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
@@ -164,6 +176,7 @@ def sample_lens(
     valley: Valley | None = None,
     fit: SourceFit | None = None,
     galaxy_over_arcs: float = 0.0,
+    prior: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[LensSamples]:
     """The posterior of a lens near one that is known, by the RIM, by linear inversion, or by both.
 
@@ -180,15 +193,19 @@ def sample_lens(
       fit: of the lens, on whose frame and grid the RIM draws sources; None draws them on those of the posterior.
       galaxy_over_arcs: by which the posterior by the RIM is widened, and what sources come to is spread
         (`rim_tf.inference.halo`); 0 where there is no galaxy.
+      prior: {name: (mean, standard deviation)} of parameters of which something is known besides, normal; it multiplies
+        the mild one that there is, and moves draws, not the best lens.
 
     Returns:
       `LensSamples` of each method, with sources where `config` asks for them.
 
     Raises:
-      InputError: settings that make no chain, a prior that excludes the lens, a chain of something else. NotConverged,
+      InputError: settings that make no chain, a prior of no parameter or that excludes the lens or nearly all draws, a
+        chain of something else. NotConverged,
         which is one too: draws that must not be trusted. Each says what the estimate is without sampling.
     """
     config, progress = config or PosteriorConfig(), progress or (lambda step, done, total: None)
+    own = prior_columns(prior or {}, lens.mass)
     observation = _noisier(observation, noise_factor)
     arcs = cropped(observation, config.fit_radius * lens.theta_E)
 
@@ -210,22 +227,26 @@ def sample_lens(
     laws = {"inversion": CALIBRATION.distribution(law, noise)}
     laws["rim"] = laws["inversion"].widened(wider)
     generator = np.random.default_rng(config.seed)
-    draws = laws["rim"].draw(config.samples, generator)
+    n = max(config.samples, min(_WEIGHED * config.samples, _MOST_WEIGHED)) if prior else config.samples
+    draws = laws["rim"].draw(n, generator)
     if valley is not None:
-        draws = draws + valley.shifts(laws["rim"].u, config.samples, generator, wider * noise_factor)
+        draws = draws + valley.shifts(laws["rim"].u, n, generator, wider * noise_factor)
     draws = plain.lenses(draws)
-    estimate = f"The estimate without sampling is {in_words(best, draws.std(axis=0))}."
+    error = draws.std(axis=0)
+    estimate = f"The estimate without sampling is {in_words(best, error)}."
     methods = ("rim", "inversion") if config.method == "both" else (config.method,)
     sampled = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
+    given = both_priors(plain.prior, own)
     try:
-        plain.check_estimate(best)
+        LogPosterior(plain.likelihood, given).check_estimate(best, error)
+        draws = draws if not prior else _weighed(draws, own, config.samples, generator)
         samplers = {method: _sampler(config, method) for method in sampled}
     except InputError as error:
         raise InputError(f"{error} {estimate}") from None
     for method in methods:
         progress(method, 0, None)
         if method == "rim":
-            target = LogPosterior(plain.likelihood, plain.prior, temperature)
+            target = LogPosterior(plain.likelihood, given, temperature)
             seen, n = (arcs, pixels) if fit is None else (_noisier(fit.observation, noise_factor), len(fit.source))
             source = RIMSolver(RIMSettings(), model), seen, n, SOURCE_SCALE_RATIO * arcs.pixel_scale
         if method not in samplers:
@@ -238,6 +259,7 @@ def sample_lens(
                     # Nothing else takes what lies beyond its grid.
                     n, scale = coarse_grid(arcs, grid(max(config.source_width, ModelConfig.source_width)))
                     target = inversion_posterior(arcs, best, InversionSettings(), None, n, scale)
+                    target = LogPosterior(target.likelihood, both_priors(target.prior, own))
                     source = target.likelihood.solver, arcs, n, scale
                 told = functools.partial(progress, method)
                 chain = run(samplers[method], target, laws[method], path, told)
@@ -254,6 +276,22 @@ def sample_lens(
             drawn = _with_sources(drawn, *source, config)
         found.append(drawn)
     return found
+
+
+def _weighed(draws, prior, n, generator):
+    """So many of the draws, [n, columns], as often as a prior [2, columns] that they know nothing of makes them."""
+    mean, width = prior
+    log_weight = -0.5 * (((draws - mean) / width) ** 2).sum(1)
+    weight = np.exp(log_weight - log_weight.max())
+    counted = weight.sum() ** 2 / (weight**2).sum()  # by Kish's formula
+    if counted < _COUNTED:
+        raise InputError(
+            f"The prior leaves {counted:.0f} of {len(draws)} draws of the calibrated distribution, and {_COUNTED} are "
+            "needed; widen it, or take a sampler that walks there (--sampler emcee)."
+        )
+    # Evenly spaced places among the sorted weights: each draw as often as its weight says, to within one.
+    places = (generator.random() + np.arange(n)) / n * weight.sum()
+    return draws[generator.permutation(np.searchsorted(np.cumsum(weight), places).clip(max=len(draws) - 1))]
 
 
 def _noisier(observation, factor):

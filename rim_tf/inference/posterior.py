@@ -120,6 +120,44 @@ def checksum(*parts):
     return digest.hexdigest()
 
 
+# -------------------------------------------------------------------------------------------------------- priors
+
+
+def prior_columns(known, mass):
+    """Mean and standard deviation of each parameter of a mass model, infinite where nothing is said of it.
+
+    Args:
+      known: {name: (mean, standard deviation)}.
+      mass: `MassModel`.
+
+    Returns:
+      [2, columns]
+
+    Raises:
+      InputError: no such parameter, a mean that is no number, or a standard deviation that is not above 0.
+    """
+    columns = np.array([np.zeros(mass.size), np.full(mass.size, np.inf)])
+    for name, (mean, width) in known.items():
+        if name not in mass.names:
+            raise InputError(f"The prior is of {name!r}; parameters of this lens are {', '.join(mass.names)}.")
+        if not (math.isfinite(mean) and 0 < width < math.inf):
+            raise InputError(
+                f"The prior of {name} has the mean {mean} and the standard deviation {width}; they must be numbers, "
+                "the second above 0."
+            )
+        columns[:, mass.names.index(name)] = mean, width
+    return columns
+
+
+def both_priors(one, other):
+    """The product of two normal priors, [2, columns] each, up to a constant."""
+    precision = one[1] ** -2.0 + other[1] ** -2.0
+    weighted = one[0] * one[1] ** -2.0 + other[0] * other[1] ** -2.0
+    known = precision > 0
+    precision = np.where(known, precision, 1.0)
+    return np.array([np.where(known, weighted / precision, one[0]), np.where(known, precision**-0.5, np.inf)])
+
+
 # ---------------------------------------------------------------------------------------------------- posterior
 
 
@@ -253,15 +291,20 @@ class LogPosterior:
             lines.append(f"{name}: {f'normal, mean {centre:g}, sigma {sigma:g}' if np.isfinite(sigma) else flat}")
         return lines
 
-    def check_estimate(self, lens):
-        """InputError where the prior excludes a lens that was found before, a `Lens`."""
-        off = np.abs((np.array(lens.as_tuple()) - self.prior[0]) / self.prior[1])
+    def check_estimate(self, lens, error=0.0):
+        """InputError where the prior excludes a lens that was found before.
+
+        Args:
+          lens: `Lens`.
+          error: standard deviation of its parameters, [columns] or one number: what is known poorly excludes little.
+        """
+        off = np.abs(np.array(lens.as_tuple()) - self.prior[0]) / np.hypot(self.prior[1], error)
         worst = int(np.argmax(off))
         if off[worst] > _EXCLUDED:
             raise InputError(
                 f"The prior excludes the estimate: {self.mass.names[worst]} is {lens.as_tuple()[worst]:.4g}, "
-                f"{off[worst]:.1f} standard deviations from the prior's {self.prior[0][worst]:.4g}; widen the prior. "
-                f"The estimate is {in_words(lens)}."
+                f"{off[worst]:.1f} standard deviations of both from the prior's {self.prior[0][worst]:.4g}; widen the "
+                f"prior. The estimate is {in_words(lens)}."
             )
 
     @property

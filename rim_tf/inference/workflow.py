@@ -305,7 +305,7 @@ def networks(weights, estimator, joint=None):
     return tuple(None if name is None else load_pretrained(name, kind) for name, kind in names)
 
 
-def sample(result, rim, config=None, folder=None, progress=None):
+def sample(result, rim, config=None, folder=None, progress=None, prior=None):
     """The posterior of a lens that `model` has found.
 
     Args:
@@ -315,6 +315,7 @@ def sample(result, rim, config=None, folder=None, progress=None):
         fit, though.
       folder: as of `rim_tf.inference.lens_samples.sample_lens`.
       progress: a `Progress`, or None.
+      prior: as of `sample_lens`, in the coordinates of the whole frame; None for none.
 
     Returns:
       `LensSamples` of each method, in the coordinates of the whole frame.
@@ -333,6 +334,8 @@ def sample(result, rim, config=None, folder=None, progress=None):
     try:
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress
         known = {"valley": result.valley, "fit": result.source_fit, "galaxy_over_arcs": result.galaxy_over_arcs}
+        shift = dict(zip(("x_lens", "y_lens"), centre, strict=True))
+        known["prior"] = {name: (mean - shift.get(name, 0.0), width) for name, (mean, width) in (prior or {}).items()}
         return [each.moved(centre) for each in sample_lens(*given, **known)]
     except NotConverged as error:
         error.found = [each.moved(centre) for each in error.found]

@@ -13,7 +13,7 @@ from rim_tf.io.fits_in import (
     split_hdu,
 )
 from rim_tf.io.fits_out import versions, write_reconstruction, write_simulation, write_sources
-from rim_tf.io.lens_json import read_lens, write_lens
+from rim_tf.io.lens_json import read_lens, read_prior, write_lens
 
 __all__ = [
     "hdus_of",
@@ -25,6 +25,7 @@ __all__ = [
     "read_image",
     "read_lens",
     "read_observation",
+    "read_prior",
     "read_source",
     "split_hdu",
     "versions",

@@ -147,6 +147,36 @@ def test_what_makes_no_chain_is_refused_with_the_estimate(options, flags, wanted
     assert not options["--out"].exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"theta_E": [0.1, 0.001]}', "The prior excludes the estimate: theta_E is"),
+        ('{"theta_e": [0.9, 0.1]}', "The prior is of 'theta_e'; parameters of this lens are theta_E"),
+        ('{"theta_E": 0.9}', "prior.json: theta_E is 0.9; it must be [mean, standard deviation]"),
+        ('{"theta_E": [0.9, -1]}', "the standard deviation -1.0"),
+        ("[]", "must hold parameters by their names"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_what_is_no_prior_is_refused(options, text, wanted, settled_once, monkeypatch):
+    monkeypatch.setattr(lens_samples, "settled", settled_once)
+    (options["--lens"].parent / "prior.json").write_text(text)
+    assert wanted in refused(posterior(options, "--prior", options["--lens"].parent / "prior.json"))
+    assert not options["--out"].exists()
+
+
+def test_a_prior_is_kept_with_what_it_led_to(options, settled_once, undrawn, monkeypatch):
+    monkeypatch.setattr(lens_samples, "settled", settled_once)
+    path = options["--lens"].parent / "prior.json"
+    path.write_text('{"gamma1": [0.02, 0.01]}')
+    result = posterior(options, "--prior", path)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((options["--out"] / "posterior.json").read_text())
+    assert summary["input"]["prior"] == str(path)
+    # The mild one that there is, of 0.07 about 0, multiplies it.
+    assert any(line.startswith("gamma1: normal, mean 0.0196") for line in summary["methods"]["rim"]["prior"])
+
+
 def test_without_a_lens_it_is_looked_for(options, undrawn, monkeypatch):
     monkeypatch.setattr(workflow, "model", lambda observation, *_, **__: modelled.believed(modelled.of(observation)))
     del options["--lens"]

@@ -47,6 +47,49 @@ def test_the_truth_lies_within_the_errors():
     assert found.sampler == "calibrated" and found.chain is None and len(found.lenses(3)) == 3
 
 
+def with_prior(prior, **config):
+    config = PosteriorConfig(**{"sources": 0, "samples": 4000} | config)
+    return sample_lens(observed(), NEAR, load_pretrained("small"), config, prior=prior)
+
+
+def test_a_prior_and_the_data_are_weighed_by_their_errors():
+    """Of a normal law and a normal prior the product is known; Student's t is nearly one where it is narrow."""
+    (plain,) = sampled(samples=4000)
+    mean, error = plain.mean[0], plain.standard_deviation[0]
+    (found,) = with_prior({"theta_E": (mean + error, 0.5 * error)})
+    np.testing.assert_allclose((found.mean[0] - mean) / error, 0.8, atol=0.1)
+    np.testing.assert_allclose(found.standard_deviation[0] / error, 0.2**0.5, atol=0.06)
+    # What goes with theta_E goes along, and the best lens stays.
+    slopes = np.cov(plain.samples.T)[0] / error**2
+    off = (found.mean - plain.mean - 0.8 * error * slopes) / plain.standard_deviation
+    np.testing.assert_allclose(off, 0, atol=0.12)
+    assert found.lens == plain.lens and found.prior[0].startswith("theta_E: normal, mean")
+    assert len(np.unique(found.samples[:, 0])) > 3000
+
+
+def test_a_sampler_walks_where_the_prior_is():
+    (plain,) = sampled(samples=4000)
+    mean, error = plain.mean[0], plain.standard_deviation[0]
+    prior = {"theta_E": (mean + error, 0.5 * error)}
+    (found,) = with_prior(prior, sampler="importance", steps=2000)
+    (weighed,) = with_prior(prior)
+    assert abs(found.mean[0] - weighed.mean[0]) < 0.5 * weighed.standard_deviation[0]
+
+
+@pytest.mark.parametrize(
+    ("prior", "told"),
+    [
+        ({"theta_E": (0.5, 0.01)}, "The prior excludes the estimate: theta_E is"),
+        ({"x_lens": (0.03, 1e-6), "y_lens": (-0.02, 1e-6)}, r"The prior leaves \d+ of 400000 draws"),
+        ({"radius": (0.5, 0.01)}, "The prior is of 'radius'"),
+    ],
+)
+def test_a_prior_that_leaves_nothing_is_refused(prior, told):
+    with pytest.raises(InputError, match=told) as refused:
+        with_prior(prior)
+    assert "radius" in prior or "The estimate without sampling is theta_E 0.7" in str(refused.value)
+
+
 def test_sources_are_drawn_with_the_lenses():
     """What is not known of the lens is not known of the source."""
     observation, small = lensed_spiral(TRUTH, 32, 0.1, 0.02), load_pretrained("small")

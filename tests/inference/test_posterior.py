@@ -17,8 +17,10 @@ from rim_tf.inference.posterior import (
     LogPosterior,
     RIMLikelihood,
     SolverLikelihood,
+    both_priors,
     inverse,
     inversion_posterior,
+    prior_columns,
     rim_posterior,
 )
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -77,6 +79,34 @@ def test_a_prior_that_excludes_the_estimate_is_refused_with_it():
     prior = LensPrior(shear=1e-3).columns(LENS)
     with pytest.raises(InputError, match=r"gamma1 is 0.03.*The estimate is theta_E 1.1000"):
         LogPosterior(Quadratic(SIE_SHEAR, np.zeros(7), np.eye(7)), prior).check_estimate(LENS)
+
+
+def test_what_is_known_poorly_is_excluded_by_little():
+    prior = LensPrior(shear=1e-3).columns(LENS)
+    LogPosterior(Quadratic(SIE_SHEAR, np.zeros(7), np.eye(7)), prior).check_estimate(LENS, 0.02)
+
+
+def test_a_product_of_priors_is_that_of_their_densities():
+    known = prior_columns({"theta_E": (1.2, 0.05), "e1": (0.1, 0.1)}, SIE_SHEAR)
+    mild, quadratic = LensPrior().columns(LENS), Quadratic(SIE_SHEAR, np.zeros(7), np.zeros((7, 7)))
+    both = LogPosterior(quadratic, both_priors(mild, known))
+    lenses = np.array(LENS.as_tuple()) + np.random.default_rng(0).normal(0, 0.05, (5, 7))
+    apart = sum(LogPosterior(quadratic, each).log_prior(lenses) for each in (mild, known))
+    assert_allclose(np.ptp(both.log_prior(lenses) - apart), 0, atol=1e-9)
+    assert "theta_E: normal, mean 1.2, sigma 0.05" in both.describe_prior()[0]
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({"theta": (1, 1)}, "'theta'; parameters of this lens are theta_E"),
+        ({"e1": (0.0, 0.0)}, "e1 has the mean 0.0 and the standard deviation 0.0"),
+        ({"e1": (np.nan, 1.0)}, "e1 has the mean nan"),
+    ],
+)
+def test_what_is_no_prior_is_refused(known, told):
+    with pytest.raises(InputError, match=told):
+        prior_columns(known, SIE_SHEAR)
 
 
 @pytest.mark.parametrize(("prior", "temperature"), [(np.zeros((2, 7)), 1.0), (np.ones((2, 3)), 1.0), (None, 0.0)])
