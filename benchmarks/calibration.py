@@ -52,7 +52,10 @@ from rim_tf.physics.mass.model import SIE_SHEAR
 DECADES = {"0.1-1 %": (1e-3, 1e-2), "1-10 %": (1e-2, 1e-1)}
 # Of fewer systems nothing is counted.
 LEAST = 10
-ANALYTIC, SAMPLED = ("differences", "linearised", "calibrated"), ("importance", "emcee", "estimator", "inversion")
+ANALYTIC, SAMPLED = (
+    ("differences", "linearised", "calibrated"),
+    ("importance", "emcee", "estimator", "joint", "inversion"),
+)
 SETTINGS = {"importance": ImportanceSettings(draws=256), "emcee": EnsembleSettings(steps=600)}
 # What `speed` runs: long enough for an effective number, some of them short of convergence.
 _HAMILTONIAN = HamiltonianSettings(chains=4, warm_up=40, draws=60)
@@ -156,13 +159,15 @@ def posterior_of(method, row, seen, truth, rim):
     return target, Gaussian(law.u, law.covariance)
 
 
-def sampled(name, row, seen, truth, rim, estimator):
+def sampled(name, row, seen, truth, rim, networks):
     """Draws [n, columns] by a method, and figures of the chain."""
     if name == "estimator":
         from rim_tf.inference.estimate import estimate_lens
 
-        lenses = estimate_lens(seen, estimator).samples[:SAMPLES]
+        lenses = estimate_lens(seen, networks[0]).samples[:SAMPLES]
         return np.asarray(SIE_SHEAR.to_real(lenses.astype(np.float32))), {}
+    if name == "joint":
+        return by_network(seen, truth, row["index"], *networks), {}
     if name == "inversion":
         method, sampler = "inversion", find_sampler("importance").build(ImportanceSettings(**INVERSION))
     else:
@@ -175,6 +180,20 @@ def sampled(name, row, seen, truth, rim, estimator):
     places = (np.arange(SAMPLES) + 0.5) / SAMPLES
     chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(weights) - 1)
     return chain.u.reshape(-1, chain.u.shape[-1])[chosen], chain.figures() | {"seconds": seconds}
+
+
+def by_network(seen, truth, seed, estimator, joint):
+    """Draws from the posterior of the network of lens and source, after as many steps as it was trained for."""
+    import tensorflow as tf
+
+    from rim_tf.models import mixture
+    from rim_tf.models.joint import first_guess
+    from rim_tf.systems import batch_of
+
+    arcs = cropped(seen, ModelConfig.fit_radius * truth.theta_E)
+    batch = batch_of([arcs], [truth], [joint.config.source_scale_ratio * arcs.pixel_scale])
+    inputs = {name: tf.constant(value) for name, value in batch.items() if name != "lens"}
+    return mixture.draw(joint.search(first_guess(estimator, inputs))["head"], SAMPLES, seed).numpy()[0]
 
 
 # ------------------------------------------------------------------------------------------------------ counting
@@ -279,18 +298,19 @@ def errors(out):
 @click.option("--method", type=click.Choice(SAMPLED), required=True)
 @click.option("--weights", default=ModelConfig.weights, show_default=True)
 @click.option("--estimator", default=ModelConfig.estimator, show_default=True)
+@click.option("--joint", default=ModelConfig.joint, show_default=True)
 @click.option("--out", type=click.Path(path_type=pathlib.Path, exists=True), required=True)
-def posteriors(galaxies, n, method, weights, estimator, out):
+def posteriors(galaxies, n, method, weights, estimator, joint, out):
     """Draw from the posteriors of the test systems by one method."""
     stamps, rim = galaxies_of(galaxies, "test"), load_pretrained(weights)
-    estimator = load_pretrained(estimator, "estimator") if method == "estimator" else None
+    networks = load_pretrained(estimator, "estimator"), load_pretrained(joint, "joint")
     path = out / f"posteriors-{method}.jsonl"
     known = {row["index"] for row in read_rows(path)}
     for row in read_rows(out / "fits-test.jsonl")[:n]:
         if row["index"] in known or not trusted(row):
             continue
         seen, truth, *_ = mock(row["index"], stamps, MockConfig(), STREAMS["test"])
-        u, figures = sampled(method, row, seen, truth, rim, estimator)
+        u, figures = sampled(method, row, seen, truth, rim, networks)
         append(path, {"index": row["index"], "u": np.round(u, 7), **figures})
         ranks = coverage.ranks(np.array(row["u_true"]), u)
         click.echo(f"{row['index']}: noise {row['noise']:.4f} ranks {np.round(ranks, 2)} {figures}")
