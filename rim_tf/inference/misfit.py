@@ -6,6 +6,7 @@ function of the lens alone. Optimisers and posteriors share them, in the coordin
 
 import dataclasses
 import functools
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ from keras import ops
 from rim_tf.lens import LensParameters
 from rim_tf.physics.imaging import imaging_problem
 from rim_tf.physics.tangents import Tangents
+from rim_tf.results import SourceFit
 from rim_tf.systems import GAUSSIAN_PSF, IMAGING, batch_of, source_grid
 
 # Pixels of the lenses in one call, which bounds the memory.
@@ -152,6 +154,22 @@ class View:
         """As `__call__`, and their sources [n, source pixels, source pixels]."""
         found = [self._function(self._inputs, *self._numbers, part) for part in self._parts(lenses, self._at_once)]
         return tuple(np.concatenate(each) for each in zip(*found, strict=True))
+
+    def source_fit(self, lens, image, source):
+        """`SourceFit` of a `Lens` by what `images_and_sources` has found."""
+        started = time.perf_counter()
+        inputs = self._inputs | {"lens": tf.constant([lens.as_tuple()], tf.float32)}
+        problem = imaging_problem(inputs, source.shape, self.mass)
+        return SourceFit(
+            source=self.observation.in_data_units(source),
+            source_pixel_scale=self.source_pixel_scale,
+            model_image=self.observation.in_data_units(image),
+            observation=self.observation,
+            lens=lens,
+            chi2_per_pixel=float(problem.chi2_per_pixel(tf.constant(image[None]))[0]),
+            flux_outside=float(problem.flux_outside()[0]),
+            seconds=time.perf_counter() - started,
+        )
 
     def tangents(self, lenses, sources=None):
         """How the images of lenses [n, columns] change with the coordinates without bounds, about: the source held, and

@@ -12,7 +12,7 @@ import numpy as np
 from rim_tf.errors import InputError
 from rim_tf.inference import lens_light, sky
 from rim_tf.inference.estimate import estimate_lens
-from rim_tf.inference.misfit import LensPrior
+from rim_tf.inference.misfit import LensPrior, View
 from rim_tf.inference.optimise import (
     LensFit,
     Tangent,
@@ -79,18 +79,27 @@ class Found:
         return self.sought.lens
 
     @functools.cached_property
+    def _view(self):
+        return View(self.observation, self.rim, self.lens.mass, self.n_rim_steps, self.source_pixels)
+
+    @functools.cached_property
+    def _image_and_source(self):
+        return [each[0] for each in self._view.images_and_sources([self.lens.as_tuple()])]
+
+    @property
     def model_image(self):
-        return model_image(self.observation, self.lens, self.rim, self.source_pixels, self.n_rim_steps)
+        return self.observation.in_data_units(self._image_and_source[0])
 
     @functools.cached_property
     def reconstruction(self):
-        grid = {"source_pixels": self.source_pixels}
-        return reconstruct(self.observation, self.lens, self.rim, **grid, n_steps=self.n_rim_steps)
+        """The `SourceFit` that `fit` has, without its iterates: by the graph that is there, in a fourth of the time."""
+        return self._view.source_fit(self.lens, *self._image_and_source)
 
     def fit(self):
         """`LensFit`."""
-        sought = self.sought
-        return LensFit(self.lens, sought.history, self.reconstruction, sought.covariance(), self.ends)
+        sought, grid = self.sought, {"source_pixels": self.source_pixels}
+        fit = reconstruct(self.observation, self.lens, self.rim, **grid, n_steps=self.n_rim_steps)
+        return LensFit(self.lens, sought.history, fit, sought.covariance(), self.ends)
 
 
 class Standing:
