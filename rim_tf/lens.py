@@ -282,7 +282,7 @@ def _known_profile(name):
     if not isinstance(name, str) or name not in PROFILES:
         meant = difflib.get_close_matches(str(name), PROFILES, n=1)
         raise InputError(
-            f"There is no mass profile {name!r}{f', did you mean {meant[0]!r}?' if meant else ';'} "
+            f"There is no mass profile {name!r}{f', did you mean {meant[0]!r}?' if meant else '.'} "
             f"Known are {', '.join(sorted(PROFILES))}."
         )
     return find_profile(name)

@@ -22,6 +22,8 @@ STEPS = {
     "sources": "Drawing sources ...",
 }
 _WORKERS = max(1, (os.cpu_count() or 1) // 2)
+# So many flagged lenses of a catalogue are named.
+_NAMED = 20
 
 
 @click.command(short_help="Find lens and source from an image alone, for one lens or a catalogue.")
@@ -177,11 +179,14 @@ def _model_catalogue(path, config, out, pictures, workers, shard, overwrite):
     rows = survey.read_catalogue(path)
     import_quietly()
     outcome = survey.run(rows, out, config, pictures, workers, shard, overwrite, work=_quietly)
-    n, n_dead = len(outcome.rows), len(outcome.dead)
-    n_flagged = sum(not row["believed"] for row in outcome.rows) - n_dead
-    click.echo(f"{n} lenses, {outcome.n_before} of them finished before; {n_flagged} are not to be believed.")
-    if n_dead:
-        click.echo(f"{n_dead} of them could not be modelled; the column error of the table says why.")
+    flagged = [row for row in outcome.rows if not (row["dead"] or row["believed"])]
+    click.echo(f"Lenses: {len(outcome.rows)}, finished before: {outcome.n_before}, not to be believed: {len(flagged)}.")
+    for row in flagged[:_NAMED]:
+        click.echo(f"  {row['name']:<20} {row['flags']}")
+    if len(flagged) > _NAMED:
+        click.echo(f"  and {len(flagged) - _NAMED} more; the column flags of the table has them all.")
+    if outcome.dead:
+        click.echo(f"Could not be modelled: {len(outcome.dead)}; the column error of the table says why.")
     click.echo(f"Wrote {', '.join(map(str, outcome.files))}")
 
 

@@ -73,8 +73,9 @@ def _run(lens_path, image, noise, psf, mask, pixel_scale, centre_psf, server, ou
         fit, more = _answer(observation, lens, server, **asked)
         summary = _write(folder, fit, more, {name: value for name, value in given.items() if value is not None})
     if lens is None:
-        values = ", ".join(f"{name} {value:.4f}" for name, value in summary["lens"].items())
-        click.echo(f"  {'lens':<20} {values}")
+        for name, value in summary["lens"].items():
+            click.echo(f"  {name:<20} {value:.4f} +- {summary['lens_error'][name]:.4f}")
+        click.echo("  not fitted           as the networks see it, with their errors; rim-tf model fits and judges it")
     print_table(summary)
     for doubt in fit.doubts():
         click.echo(f"Warning: {doubt}", err=True)

@@ -44,10 +44,14 @@ def reconstruct(
       InputWarning.
 
     Raises:
-      InputError: lists of different lengths, a source grid that is none, or n_steps that is no number of steps.
+      InputError: what is no observation or lens, lists of different lengths, a source grid that is none, or n_steps
+        that is no number of steps.
     """
     if isinstance(observation, Observation):
         return reconstruct([observation], [lens], model, source_pixel_scale, source_pixels, n_steps)[0]
+    _check_types("observation", observation, Observation, "an Observation, as rim_tf.io.read_observation reads it")
+    if not isinstance(lens, Lens):
+        _check_types("lens", lens, Lens, "a LensParameters or CompositeLens, as rim_tf.io.read_lens reads it")
     if n_steps is not None and not (isinstance(n_steps, int) and n_steps >= 1):
         raise InputError(f"n_steps is {n_steps!r}; it must be a whole number of at least 1.")
     if isinstance(lens, Lens) or len(lens) != len(observation):
@@ -64,6 +68,12 @@ def reconstruct(
         for doubt in result.doubts():
             warnings.warn(doubt, InputWarning, stacklevel=2)
     return results
+
+
+def _check_types(name, given, kind, wanted):
+    odd = [each for each in given if not isinstance(each, kind)] if isinstance(given, list | tuple) else [given]
+    if odd:
+        raise InputError(f"{name} is of the type {type(odd[0]).__name__}; it must be {wanted}, or a list of them.")
 
 
 def _reconstruct_batch(observations, lenses, grids, model, n_steps):

@@ -17,6 +17,8 @@ _STANDS_OUT, _SMOOTHING, _WINGS = 3.0, 1.5, 3
 _LIKE, _CERTAIN, _LEAST = 4, 3.0, 0.02
 # Variance of the logarithm of `scatter`, times the number of values that it is of.
 _MEDIAN = 1.36
+# Sigma of the Gaussian that clumps are looked for through [pixels].
+_CLUMP = 4.0
 # Noise is seen through a Gaussian of so many pixels: wider ones see what is left of galaxies, and hardly more of what
 # drizzling does. Where so much of it is over sky; and neighbours are alike from so many times the figure's own error.
 _BLUR, _OVER_SKY, _TOLD = 1.0, 0.95, 2.0
@@ -103,6 +105,26 @@ def correlation_ratio(residual, where):
     left, n = 1 / math.sqrt(4 * math.pi * _BLUR**2), inside.sum() / (2 * math.pi * _BLUR**2)
     ratio = scatter(blurred(np.where(where, residual, 0.0))[inside]) / (left * alone)
     return float(ratio) if ratio > 1 + _TOLD * math.sqrt(_MEDIAN / n) else 1.0
+
+
+def largest_clump(residual, where):
+    """How far the brightest clump of a residual stands out, seen through a Gaussian of some pixels.
+
+    Args:
+      residual: in units of its noise, [rows, columns].
+      where: the pixels that count, likewise.
+
+    Returns:
+      The largest, in standard deviations of white noise seen so; 0 where nothing counts.
+    """
+
+    def seen(image, sigma):
+        return ndimage.gaussian_filter(np.asarray(image, float), sigma, mode="constant")
+
+    # A Gaussian's square is a narrower Gaussian of this sum: the variance of white noise behind the mask.
+    variance = seen(where, _CLUMP / math.sqrt(2)) / (4 * math.pi * _CLUMP**2)
+    clumps = seen(np.where(where, residual, 0.0), _CLUMP)[where] / np.sqrt(np.maximum(variance[where], 1e-12))
+    return float(clumps.max(initial=0.0))
 
 
 def scatter(values):

@@ -237,7 +237,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
       `ModelResult`. Whether it is to be believed says its `verdict`; each flag is an InputWarning as well.
 
     Raises:
-      InputError: no such weights, a frame in which no ring can be seen, or a source that came out as no number.
+      InputError: no such weights, a frame in which no ring can be seen or all is 0, or a source that came out as no
+        number.
     """
     from rim_tf.inference.estimate import estimate_lens
     from rim_tf.inference.search import Search
@@ -250,6 +251,8 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
             f"image has shape {observation.shape}; no ring can be seen in less than {SMALLEST_FRAME} pixels on each "
             "side. Cut out a larger region."
         )
+    if not observation.image[observation.mask].any():
+        raise InputError("image is 0 in all pixels that are used; check that the right file and HDU were given.")
     started = time.perf_counter()
     given = rim, estimator, joint if config.networks[2] else None
     loaded = networks(*(name if own is None else None for name, own in zip(config.networks, given, strict=True)))

@@ -80,20 +80,30 @@ def read_observation(image, noise, psf, mask=None, pixel_scale=None, centre_psf=
         )
     pixel_scale = check_pixel_scale(scale_of_image if pixel_scale is None else pixel_scale)
     _warn_if_scales_differ(scale_of_image, pixel_scale, image, "the given pixel scale is used")
+    psf_name = psf
     if isinstance(psf, (str, os.PathLike)):
-        psf_name, stored_psf = psf, _read(psf)
+        stored_psf = _read(psf)
         psf = centred_psf(stored_psf.pixels) if centre_psf else stored_psf.pixels
         scale_of_psf = stored_psf.pixel_scale(given=pixel_scale)
         _warn_if_scales_differ(scale_of_psf, pixel_scale, psf_name, "it is used as it is, so resample it if it must be")
-    observation = Observation(
-        image=stored.pixels,
-        noise=_read(noise).pixels if isinstance(noise, (str, os.PathLike)) else noise,
-        psf=psf,
-        mask=None if mask is None else _read_mask(mask),
-        pixel_scale=pixel_scale,
-        sky=stored.sky() if _same_scale(scale_of_image, pixel_scale) else None,
-    )
+    given = {
+        "image": stored.pixels,
+        "noise": _read(noise).pixels if isinstance(noise, (str, os.PathLike)) else noise,
+        "psf": psf,
+        "mask": None if mask is None else _read_mask(mask),
+    }
+    sky = stored.sky() if _same_scale(scale_of_image, pixel_scale) else None
+    try:
+        observation = Observation(**given, pixel_scale=pixel_scale, sky=sky)
+    except InputError as error:
+        raise InputError(_with_path(str(error), image=image, noise=noise, psf=psf_name, mask=mask)) from None
     return observation if centre is None else recentred(observation, centre)
+
+
+def _with_path(sentence, **paths):
+    """A sentence that begins with the name of a field, and the file that the field came from."""
+    path = paths.get(sentence.split(" ", 1)[0])
+    return f"{path}: {sentence}" if isinstance(path, (str, os.PathLike)) else sentence
 
 
 def number_or_path(text):

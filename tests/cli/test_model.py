@@ -135,14 +135,14 @@ def test_a_catalogue_is_done_lens_by_lens(options, at_once):
     given, out = of_catalogue(options, GOOD, DEAD), options["--out"]
     result = model(given, "--workers", 1, "--no-figures")
     assert result.exit_code == 0, result.output
-    assert "2 lenses, 0 of them finished before; 0 are not to be believed." in result.stdout
-    assert "1 of them could not be modelled" in result.stdout
+    assert "Lenses: 2, finished before: 0, not to be believed: 0." in result.stdout
+    assert "Could not be modelled: 1;" in result.stdout
     assert f"dead: {given['image'].parent}/no.fits does not exist." in result.stderr
     assert names_in(out) == ["contact_sheet.png", "good", "table.ecsv", "table.fits"]
     assert list(Table.read(out / "table.ecsv")["believed"]) == [True, False]
     assert names_in(out / "good") == ["lens.json", "model.fits", "summary.json"]
     again = model(given, "--workers", 1)
-    assert again.exit_code == 0 and "1 of them finished before" in again.stdout
+    assert again.exit_code == 0 and "finished before: 1" in again.stdout
 
 
 BAD = {

@@ -221,6 +221,13 @@ def test_a_frame_in_which_no_ring_could_be_seen_is_refused():
         workflow.model(small, QUICK)
 
 
+def test_an_image_of_zeros_is_refused():
+    with pytest.warns(InputWarning, match="image is 0"):
+        empty = Observation(np.zeros((40, 40)), 1.0, 0.1, None, 0.1)
+    with pytest.raises(InputError, match="image is 0 in all pixels that are used; check"):
+        workflow.model(empty, QUICK)
+
+
 def test_without_a_galaxy_none_is_looked_for(monkeypatch):
     monkeypatch.setattr(lens_light, "subtract_lens_light", None)
     rim, estimator = modelled.networks()

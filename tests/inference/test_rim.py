@@ -132,6 +132,14 @@ def test_arcs_that_leave_the_source_plane_are_warned_of(rng, model):
         assert reconstruct(observation, LENS, model, source_pixel_scale=0.1).flux_outside == 0
 
 
+def test_what_is_no_observation_and_no_lens_is_refused(rng, model):
+    with pytest.raises(InputError, match="lens is of the type dict; it must be a LensParameters"):
+        reconstruct(observe(rng), LENS.to_dict(), model)
+    for odd in ("image.fits", ["image.fits"]):
+        with pytest.raises(InputError, match="observation is of the type str; it must be an Observation"):
+            reconstruct(odd, [LENS], model)
+
+
 def test_lists_must_match(rng, model):
     observation = observe(rng)
     with pytest.raises(InputError, match="2 observations and 1 lenses"):

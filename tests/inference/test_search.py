@@ -194,21 +194,25 @@ def test_light_is_given_back_by_the_fit_that_counts(monkeypatch, settled, finds,
 
 
 @pytest.mark.parametrize(
-    ("width", "halo", "costs", "tried", "kept"),
+    ("width", "halo", "costs", "clumps", "tried", "kept"),
     [
-        (1.5, 40, (0.01,), [0.825], 0.825),
-        (1.5, 40, (0.2, 0.01), [0.825, 1.125], 1.125),
-        (1.5, 40, (0.2, 0.2), [0.825, 1.125], 1.5),
-        (1.5, 26, (0.2,), [0.825], 1.5),  # all on the grid between
-        (1.5, 20, (), [], 1.5),
-        (1.5, 0, (), [], 1.5),  # dark
-        (1.125, 40, (0.2,), [0.825], 1.125),
-        (0.825, 40, (), [], 0.825),
+        (1.5, 40, (0.01,), (8.0,), [0.825], 0.825),
+        (1.5, 40, (0.2, 0.01), (8.0, 8.0), [0.825, 1.125], 1.125),
+        (1.5, 40, (0.01, 0.01), (13.0, 8.0), [0.825, 1.125], 1.125),
+        (1.5, 40, (0.01, 0.01), (13.0, 12.5), [0.825, 1.125], 1.5),
+        (1.5, 40, (0.2, 0.2), (8.0, 8.0), [0.825, 1.125], 1.5),
+        (1.5, 26, (0.2,), (8.0,), [0.825], 1.5),  # all on the grid between
+        (1.5, 20, (), (), [], 1.5),
+        (1.5, 0, (), (), [], 1.5),  # dark
+        (1.125, 40, (0.2,), (8.0,), [0.825], 1.125),
+        (0.825, 40, (), (), [], 0.825),
     ],
 )
-def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(monkeypatch, width, halo, costs, tried, kept):
-    """On the narrowest source grid that explains the ring as well."""
-    search, costs, beside = object.__new__(Search), iter(costs), []
+def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(
+    monkeypatch, width, halo, costs, clumps, tried, kept
+):
+    """On the narrowest source grid that explains the ring as well, and leaves no clump anywhere."""
+    search, costs, clumps, beside = object.__new__(Search), iter(costs), iter((6.0, *clumps)), []
     search.config, source = QUICK, np.zeros((40, 40))
     edge = (40 - halo) // 2
     source[edge : 40 - edge, edge : 40 - edge] = 1.0
@@ -227,6 +231,7 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(monkeypatch
     monkeypatch.setattr(Search, "_refit", refit)
     monkeypatch.setattr(Search, "_repeat", lambda search, step, most: beside.append(search.source_width))
     monkeypatch.setattr(Search, "judged", judged)
+    monkeypatch.setattr(Search, "_clump", lambda search: next(clumps))
     search._return_to((of_width(width, 1.0), "light", "frame", None, []))
     search._narrow()
     np.testing.assert_allclose(beside, tried)

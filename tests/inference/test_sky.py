@@ -100,3 +100,20 @@ def test_a_few_pixels_of_sky_say_nothing_of_their_correlation():
     bright = np.where(np.hypot(*np.indices((N, N)) - N / 2) < 10, 1e6, alike)
     where = np.hypot(*np.indices((N, N)) - N / 2) > 14
     assert sky.correlation_ratio(bright, where) == sky.correlation_ratio(alike, where) > 1
+
+
+def test_a_clump_stands_out_by_what_noise_leaves_of_it():
+    rng, where = np.random.default_rng(3), np.ones((80, 80), bool)
+    where[:, 60:] = False
+    noise = np.array([sky.largest_clump(rng.normal(size=where.shape), where) for _ in range(30)])
+    # Of some dozens of independent places the highest is two to four deviations up.
+    assert 1.5 < np.median(noise) < 3.5 and noise.max() < 5.5
+    y, x = np.mgrid[:80, :80]
+    for at in (30, 57):  # within, and beside what is masked
+        clump = np.exp(-0.5 * ((x - at) ** 2 + (y - 40) ** 2) / 4.0**2) * where
+        # As much as the best filter of all sees, which is a Gaussian of this width.
+        signal = np.sqrt((clump**2).sum())
+        assert sky.largest_clump(20 / signal * clump, where) == pytest.approx(20, rel=0.25)
+    # What is masked does not count.
+    assert sky.largest_clump(np.where(where, 0.0, 100.0), where) == 0.0
+    assert sky.largest_clump(np.zeros((4, 4)), np.zeros((4, 4), bool)) == 0.0

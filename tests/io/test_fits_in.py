@@ -291,6 +291,15 @@ def test_a_psf_with_other_pixels_is_warned_of(tmp_path, many):
 
 
 @pytest.mark.parametrize("which", ["noise", "psf", "mask"])
+def test_what_is_wrong_with_a_file_names_it(tmp_path, many, which):
+    path = write(tmp_path / "odd.fits", ("ODD", np.zeros((4, 4))))
+    with pytest.raises(InputError, match=f"odd.fits: {which} has shape"):
+        io.read_observation(many, **({"noise": 0.1, "psf": 0.05} | {which: path}))
+    with pytest.raises(InputError, match="^noise is -1"):
+        io.read_observation(many, -1.0, 0.05)
+
+
+@pytest.mark.parametrize("which", ["noise", "psf", "mask"])
 def test_the_image_is_not_taken_for_its_own_noise(many, which):
     arguments = {"noise": 0.1, "psf": 0.05} | {which: str(many)}
     with pytest.raises(InputError, match=f"The {which} is .* the image itself"):
