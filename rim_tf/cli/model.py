@@ -18,6 +18,7 @@ STEPS = {
     "estimate": "Looking for the lens ...",
     "lens light": "Fitting the light of the lens galaxy ...",
     "lens": "Fitting the lens ...",
+    "again": "Something speaks against this model, so it is sought anew ...",
     "rim": "Drawing lenses ...",
     "sources": "Drawing sources ...",
 }

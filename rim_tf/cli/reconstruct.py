@@ -1,6 +1,7 @@
 """`rim-tf reconstruct`, `rim-tf invert` and so on: a command for each registered method, from image to source."""
 
 import dataclasses
+import time
 
 import click
 
@@ -16,6 +17,8 @@ DEFAULT_OUT = "reconstruction"
 _SAME_SCALE = 0.01
 # What a step of the workflow is called where it takes long.
 _SLOW = {"lens": "Fitting the lens parameters, which takes a minute or more ..."}
+# Fewer steps are not told one by one.
+_MANY = 20
 
 
 def command_of(method):
@@ -200,18 +203,19 @@ def written(out, names=RESULTS):
 
 
 def teller(sentences):
-    """A `Progress` that tells on stderr of what takes long, each time that it begins, and then each tenth of it.
+    """A `Progress` that tells on stderr of what takes long, each time that it begins, and each tenth of many steps.
 
     Args:
       sentences: what to say, by the name of the step; steps without a sentence are not told.
     """
-    last = None
+    last, started = None, time.monotonic()
 
     def tell(step, done, total):
         nonlocal last
         if step != last and step in sentences:
-            click.echo(sentences[step], err=True)
-        elif step in sentences and done and total and 10 * done // total > 10 * (done - 1) // total:
+            seconds = time.monotonic() - started
+            click.echo(f"{sentences[step]}{f'  {seconds:.0f} s' if seconds >= 1 else ''}", err=True)
+        elif step in sentences and done and total and total >= _MANY and 10 * done // total > 10 * (done - 1) // total:
             click.echo(f"  {done} of at most {total} steps", err=True)
         last = step
 

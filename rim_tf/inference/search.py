@@ -231,6 +231,7 @@ class Search(Standing):
             if attempt == 0:
                 self._return_to(before)
             was, attempt = self.found.lens, attempt + 1
+            self.progress("again", attempt, most)
             self.again(self.config.seed + attempt)
             # There is the other search, and beside a lens of another size the estimator sees something else.
             if not self.judged().explained and is_of_other_size(self.found.lens, was):

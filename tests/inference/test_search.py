@@ -163,6 +163,7 @@ def test_light_is_given_back_by_the_fit_that_counts(monkeypatch, settled, finds,
     """What other fits are compared with has all its light still."""
     search, done = object.__new__(Search), []
     search.config, verdict_ = ModelConfig(attempts=1), types.SimpleNamespace(settled=settled, explained=True)
+    search.progress = lambda step, attempt, most: None
 
     def found(which, width, ends):
         sought = types.SimpleNamespace(lens=LENS, which=which)
@@ -320,7 +321,8 @@ def test_a_lens_of_another_size_that_does_not_explain_the_image_is_doubted_again
     monkeypatch, settings, found, explained, times
 ):
     search = object.__new__(Search)
-    search.config, seeds = ModelConfig(seed=5, **settings), []
+    search.config, seeds, told = ModelConfig(seed=5, **settings), [], []
+    search.progress = lambda *given: told.append(given)
     search._return_to((types.SimpleNamespace(lens=of_size(1.0), sought="first"), None, None, None, []))
     verdict_ = types.SimpleNamespace(settled=False, explained=explained)
     monkeypatch.setattr(Search, "judged", lambda search: verdict_)
@@ -332,6 +334,7 @@ def test_a_lens_of_another_size_that_does_not_explain_the_image_is_doubted_again
     monkeypatch.setattr(Search, "again", again)
     search.doubt()
     assert seeds == [6, 7, 8][:times]
+    assert [step[:2] for step in told] == [("again", i + 1) for i in range(times)]
     verdict_.settled = True
     search.doubt()
     assert len(seeds) == times
