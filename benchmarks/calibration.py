@@ -303,7 +303,8 @@ def errors(out):
 def posteriors(galaxies, n, method, weights, estimator, joint, out):
     """Draw from the posteriors of the test systems by one method."""
     stamps, rim = galaxies_of(galaxies, "test"), load_pretrained(weights)
-    networks = load_pretrained(estimator, "estimator"), load_pretrained(joint, "joint")
+    wanted = {"estimator": ((estimator, "estimator"),), "joint": ((estimator, "estimator"), (joint, "joint"))}
+    networks = tuple(load_pretrained(*each) for each in wanted.get(method, ()))
     path = out / f"posteriors-{method}.jsonl"
     known = {row["index"] for row in read_rows(path)}
     for row in read_rows(out / "fits-test.jsonl")[:n]:

@@ -159,7 +159,13 @@ def plot(of_tests, trained):
 @click.option("--galaxies", type=click.Path(exists=True), help="Folder of real galaxies; without it, procedural ones.")
 @click.option("--joint", default="joint-small", show_default=True, help="Weights of the network.")
 @click.option("--n", default=200, show_default=True, help="Systems of each test.")
-@click.option("--descents", default=8, show_default=True, help="Lenses that are timed one by one.")
+@click.option(
+    "--descents",
+    type=click.IntRange(1, max(_BATCHES) - 1),
+    default=8,
+    show_default=True,
+    help="Lenses that are timed one by one.",
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=pathlib.Path), required=True)
 def main(galaxies, joint, n, descents, threads, out):

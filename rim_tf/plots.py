@@ -150,7 +150,7 @@ def plot_reconstructions(reconstructions, truths=None, names=None, beside=None):
         panels = _panels(row, n_columns)
         _draw_columns(row, panels, reconstruction, None if truths is None else truths[i])
         if beside is not None:
-            _draw_beside(panels[: 4 + (truths is not None)], *beside)
+            _draw_beside(panels[: 4 + (truths is not None)], reconstruction, *beside)
         panels[0].set_ylabel("arcsec", fontsize=7, labelpad=0)
     return figure
 
@@ -391,12 +391,16 @@ def _draw_columns(figure, panels, reconstruction, truth):
         _draw_deviation(figure, panels[3 + len(sources)], reconstruction, centre_of_source)
 
 
-def _draw_beside(panels, name, lens):
+def _draw_beside(panels, reconstruction, name, lens):
     """Curves of another lens, thin and dashed, over panels that have their own."""
     for axes in panels[:3]:
         _draw_curves(axes, critical_curves(lens), "tab:cyan", "--", f"{name} lens")
+    # The source plane lies where the panel's own lens puts it, and not where another one's shear would.
+    centre = reconstruction.observation.centre
+    x, y = reconstruction.lens.moved_source(centre)
+    own = caustics(lens.moved([-each for each in centre]))
     for axes in panels[3:]:
-        _draw_curves(axes, caustics(lens), "tab:cyan", "--", f"{name} lens")
+        _draw_curves(axes, [(u + x, v + y) for u, v in own], "tab:cyan", "--", f"{name} lens")
     panels[0].legend(loc="lower left", fontsize=6, labelcolor="white", frameon=False, handlelength=1.6)
 
 

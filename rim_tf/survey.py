@@ -334,7 +334,7 @@ def write_model(folder, result, config, given, pictures=True, truth=None, more=N
     middle = None if light is None else optimise.middle(light, fit.observation.shape)
     io.write_reconstruction(fit, folder / "model.fits", config.weights, middle, provenance)
     if pictures:
-        _draw(folder, result, light, history, summary, truth, config)
+        _draw(folder, result, light, history, summary, truth)
     if result.posterior is not None:
         write_posterior(folder, [result.posterior], truth, pictures)
     io.write_lens(result.lens, folder / "lens.json")
@@ -395,9 +395,8 @@ def _moved_light(parameters, centre):
     }
 
 
-def _draw(folder, result, light, history, summary, truth, config):
+def _draw(folder, result, light, history, summary, truth):
     from rim_tf import plots
-    from rim_tf.models.pretrained import load_pretrained
 
     centre = result.observation.centre
     others = {"estimator's": result.estimate.lens}
@@ -405,8 +404,10 @@ def _draw(folder, result, light, history, summary, truth, config):
         others["true"] = truth.moved([-each for each in centre])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # of what the fit has left behind
-        behind = dict(zip(others, result.behind(list(others.values()), load_pretrained(config.weights)), strict=True))
+        behind = dict(zip(others, result.behind(list(others.values())), strict=True))
     stages = {"estimator's": behind.pop("estimator's"), "fitted": result.lens_fit.reconstruction, **behind}
+    # Nobody has fitted the others: one of which nothing comes is no reason to have no picture of the fit.
+    stages = {name: fit for name, fit in stages.items() if np.isfinite(fit.source).all()}
     errors = summary["lens_error"], summary["estimate_error"]
     estimate = result.estimate.lens.moved(centre)
     figures = {
@@ -756,6 +757,11 @@ def _numbers(row, summary=None, error=""):
     return found | {name: value for name, value in scalar.items() if name not in found}
 
 
+def flags_of(numbers):
+    """Names of the flags in a row of the table."""
+    return [key.removeprefix("flag_") for key, value in numbers.items() if key.startswith("flag_") and value]
+
+
 def _write_tables(out, suffix, rows):
     """table.ecsv and table.fits, which are the same but for letters that FITS does not know."""
     from astropy.table import Table
@@ -837,8 +843,8 @@ def _entry(out, numbers):
     name, path = numbers["name"], out / numbers["name"] / "model.fits"
     if numbers["dead"]:
         return name, False, numbers["error"]
-    flags = [key.removeprefix("flag_") for key, value in numbers.items() if key.startswith("flag_") and value]
-    title = f"{name}: {', '.join(flags)}" if flags else name
+    flags = ", ".join(flags_of(numbers))
+    title = f"{name}: {flags}" if flags else name
     try:
         (image, scale), (noise, _), (residual, _), (source, source_scale) = (
             io.read_image(path, hdu) for hdu in ("DATA", "NOISE", "RESIDUAL", "SOURCE")

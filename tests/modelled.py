@@ -94,12 +94,14 @@ def modelled():
     nowhere = np.zeros(observation.shape)
     given = np.zeros(8), np.array([0.25]), nowhere > 0, nowhere, np.ones((1, *nowhere.shape))
     fitted = LensLightFit(frame, light, parameters, *given)
-    return ModelResult(observation, frame, fitted, estimate, fit, verdict.judge(frame, fit, estimate), 0.5, path, 1.5)
+    judged = verdict.judge(frame, fit, estimate)
+    return ModelResult(observation, frame, fitted, estimate, fit, judged, 0.5, path, 1.5, rim=rim)
 
 
 def with_sources():
     """The same with a posterior, sources in it."""
     from rim_tf.inference.lens_samples import LensSamples
+    from rim_tf.inference.misfit import LensPrior
     from rim_tf.results import SourceErrors
 
     result, rng = modelled(), np.random.default_rng(0)
@@ -107,7 +109,7 @@ def with_sources():
     figures = ("flux", "magnification", "source_peak", "half_light_radius")
     sources = SourceErrors(samples=rng.random((20, *shape)), figures={name: rng.uniform(1, 2, 20) for name in figures})
     lenses = np.array(lens.as_tuple()) + 0.01 * rng.normal(size=(20, 7))
-    posterior = LensSamples(lens, lenses, "rim", "calibrated", ["theta_E: uniform"], 1.0, 0.05, sources=sources)
+    posterior = LensSamples(lens, lenses, "rim", "calibrated", LensPrior().columns(lens), 1.0, 0.05, sources=sources)
     return dataclasses.replace(result, posterior=dataclasses.replace(posterior, source_pixel_scale=0.05))
 
 

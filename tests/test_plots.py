@@ -183,6 +183,20 @@ def test_stages_show_where_the_true_lens_has_its_curves_or_else_the_fitted_one(r
         assert [each.get_text() for each in panels[0].get_legend().get_texts()] == ["critical curve", name]
 
 
+def test_another_lens_lies_in_the_source_plane_where_that_of_the_panel_is(reconstruction):
+    """In a frame that was cut about another point, a shear alone moves the source plane: the curves do not."""
+    centre, truth = (3.0, -2.0), dataclasses.replace(LENS, gamma1=LENS.gamma1 + 0.05)
+    moved = dataclasses.replace(reconstruction.observation, centre=centre)
+    fits = {"fitted": reconstruction, "recentred": dataclasses.replace(reconstruction, observation=moved)}
+    panels = panels_of(plots.plot_reconstructions(list(fits.values()), beside=("true", truth.moved(centre))))
+    at_origin = panels_of(plots.plot_reconstructions([reconstruction], beside=("true", truth)))[3]
+    curves = []
+    for axes, own in ((at_origin, 0), (panels[7], reconstruction.lens.moved_source(centre)[0])):
+        (line,) = [line for line in axes.lines if line.get_label() == "true lens"]
+        curves.append(np.asarray(line.get_xdata()) - own)
+    np.testing.assert_allclose(*curves, atol=1e-6)
+
+
 def test_a_contact_sheet_has_three_pictures_for_each_lens_or_a_reason(reconstruction, tmp_path):
     shown = plots.SmallPictures(
         reconstruction.observation.image, 0.1, reconstruction.residual, 0.1, reconstruction.source, 0.05, LENS

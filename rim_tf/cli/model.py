@@ -183,9 +183,9 @@ def _model_catalogue(path, config, out, pictures, workers, shard, overwrite):
     flagged = [row for row in outcome.rows if not (row["dead"] or row["believed"])]
     click.echo(f"Lenses: {len(outcome.rows)}, finished before: {outcome.n_before}, not to be believed: {len(flagged)}.")
     for row in flagged[:_NAMED]:
-        click.echo(f"  {row['name']:<20} {row['flags']}")
+        click.echo(f"  {row['name']:<20} {', '.join(survey.flags_of(row))}")
     if len(flagged) > _NAMED:
-        click.echo(f"  and {len(flagged) - _NAMED} more; the column flags of the table has them all.")
+        click.echo(f"  and {len(flagged) - _NAMED} more; the columns flag_* of the table have them all.")
     if outcome.dead:
         click.echo(f"Could not be modelled: {len(outcome.dead)}; the column error of the table says why.")
     click.echo(f"Wrote {', '.join(map(str, outcome.files))}")

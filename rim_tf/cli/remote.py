@@ -73,7 +73,7 @@ def _run(lens_path, image, noise, psf, mask, pixel_scale, centre_psf, server, ou
         fit, more = _answer(observation, lens, server, **asked)
         summary = _write(folder, fit, more, {name: value for name, value in given.items() if value is not None})
     if lens is None:
-        for name, value in summary["lens"].items():
+        for name, value in fit.lens.named().items():
             click.echo(f"  {name:<20} {value:.4f} +- {summary['lens_error'][name]:.4f}")
         click.echo("  not fitted           as the networks see it, with their errors; rim-tf model fits and judges it")
     print_table(summary)

@@ -43,6 +43,7 @@ from rim_tf.inference.posterior import (
     inverse,
     inversion_posterior,
     prior_columns,
+    prior_in_words,
     rim_posterior,
 )
 from rim_tf.inference.rim import RIMSolver
@@ -67,9 +68,8 @@ _COARSER = 2
 _SOURCES_OF_ONE = {"rim": 4, "inversion": 10}
 # Pixels on a side of the smallest source that the network of its errors sees; smaller ones are drawn on such a grid.
 _SMALLEST = 2**SourceErrorsConfig.levels
-# With a prior of the user's so many draws for each that is kept are weighed by it, or as many as fit into memory; and
-# so many must count at least.
-_WEIGHED, _MOST_WEIGHED, _COUNTED = 100, 1_000_000, 100
+# So many draws are weighed by a prior of the user's, of which so many must count.
+_WEIGHED, _COUNTED = 200_000, 100
 # Whose sources, each with every step on its way, are in memory together.
 _LENSES_AT_ONCE = 16
 # Settings of importance sampling by linear inversion, of which a draw takes about as long as ten of the RIM: few draws,
@@ -86,7 +86,7 @@ class LensSamples:
       samples: lenses of equal weight, [n, columns], in the order of `lens.mass.names`.
       method: "rim" or "inversion", how the source is found inside.
       sampler: its name, or "calibrated" for the distribution about the best lens.
-      prior: what the prior is, a line for each parameter.
+      prior: mean and standard deviation of each parameter, infinite where it is flat, [2, columns].
       temperature: of the likelihood.
       noise: over the image's peak.
       chain: `Chain`, or None where there is none.
@@ -102,7 +102,7 @@ class LensSamples:
     samples: np.ndarray
     method: str
     sampler: str
-    prior: list
+    prior: np.ndarray
     temperature: float
     noise: float
     chain: Chain | None = None
@@ -134,7 +134,9 @@ class LensSamples:
     def moved(self, centre):
         """The same about another origin, as `Lens.moved`."""
         there = [each.moved(centre).as_tuple() for each in self.lenses()]
-        return dataclasses.replace(self, lens=self.lens.moved(centre), samples=np.array(there))
+        lens = self.lens.moved(centre)
+        prior = self.prior + np.array([np.subtract(lens.as_tuple(), self.lens.as_tuple()), np.zeros(lens.mass.size)])
+        return dataclasses.replace(self, lens=lens, samples=np.array(there), prior=prior)
 
     def summary(self):
         """Every number but the draws, as plain values."""
@@ -153,7 +155,7 @@ class LensSamples:
             "counted": self.sampler == "calibrated",
             "sampler": self.sampler,
             "n_samples": len(self.samples),
-            "prior": self.prior,
+            "prior": prior_in_words(self.prior, names),
             "temperature": self.temperature,
             "noise_over_peak": self.noise,
             "noise_factor": self.noise_factor,
@@ -201,8 +203,8 @@ def sample_lens(
 
     Raises:
       InputError: settings that make no chain, a prior of no parameter or that excludes the lens or nearly all draws, a
-        chain of something else. NotConverged,
-        which is one too: draws that must not be trusted. Each says what the estimate is without sampling.
+        chain of something else. NotConverged, which is one too: draws that must not be trusted. Each
+        says what the estimate is without sampling.
     """
     config, progress = config or PosteriorConfig(), progress or (lambda step, done, total: None)
     own = prior_columns(prior or {}, lens.mass)
@@ -227,19 +229,21 @@ def sample_lens(
     laws = {"inversion": CALIBRATION.distribution(law, noise)}
     laws["rim"] = laws["inversion"].widened(wider)
     generator = np.random.default_rng(config.seed)
-    n = max(config.samples, min(_WEIGHED * config.samples, _MOST_WEIGHED)) if prior else config.samples
+    methods = ("rim", "inversion") if config.method == "both" else (config.method,)
+    sampled = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
+    # By the user's prior draws of the calibrated distribution are weighed, where it is asked for.
+    weighed = bool(prior) and len(sampled) < len(methods)
+    n = max(config.samples, _WEIGHED) if weighed else config.samples
     draws = laws["rim"].draw(n, generator)
     if valley is not None:
         draws = draws + valley.shifts(laws["rim"].u, n, generator, wider * noise_factor)
     draws = plain.lenses(draws)
-    error = draws.std(axis=0)
-    estimate = f"The estimate without sampling is {in_words(best, error)}."
-    methods = ("rim", "inversion") if config.method == "both" else (config.method,)
-    sampled = [method for method in methods if method != "rim" or config.sampler != "calibrated"]
+    deviation = draws.std(axis=0)
+    estimate = f"The estimate without sampling is {in_words(best, deviation)}."
     given = both_priors(plain.prior, own)
     try:
-        LogPosterior(plain.likelihood, given).check_estimate(best, error)
-        draws = draws if not prior else _weighed(draws, own, config.samples, generator)
+        LogPosterior(plain.likelihood, given).check_estimate(best, deviation if prior else 0.0)
+        draws = _weighed(draws, own, config.samples, generator) if weighed else draws
         samplers = {method: _sampler(config, method) for method in sampled}
     except InputError as error:
         raise InputError(f"{error} {estimate}") from None
@@ -269,7 +273,7 @@ def sample_lens(
                 raise NotConverged(f"{error}{kept} {estimate}", error.chain, found) from None
             except InputError as error:
                 raise InputError(f"{error} {estimate}") from None
-        stated = target.describe_prior(), target.temperature, noise, chain, noise_factor
+        stated = target.prior, target.temperature, noise, chain, noise_factor
         drawn = LensSamples(best, lenses, method, sampler, *stated, galaxy_over_arcs=galaxy_over_arcs)
         if config.sources > 0:
             progress("sources", 0, None)
@@ -284,12 +288,12 @@ def _weighed(draws, prior, n, generator):
     log_weight = -0.5 * (((draws - mean) / width) ** 2).sum(1)
     weight = np.exp(log_weight - log_weight.max())
     counted = weight.sum() ** 2 / (weight**2).sum()  # by Kish's formula
-    if counted < _COUNTED:
+    if not counted >= _COUNTED:
         raise InputError(
             f"The prior leaves {counted:.0f} of {len(draws)} draws of the calibrated distribution, and {_COUNTED} are "
-            "needed; widen it, or take a sampler that walks there (--sampler emcee)."
+            "needed; widen it, or take a sampler that walks there, such as emcee."
         )
-    # Evenly spaced places among the sorted weights: each draw as often as its weight says, to within one.
+    # Evenly spaced places along the sum of the weights: each draw as often as its weight says, to within one.
     places = (generator.random() + np.arange(n)) / n * weight.sum()
     return draws[generator.permutation(np.searchsorted(np.cumsum(weight), places).clip(max=len(draws) - 1))]
 

@@ -28,6 +28,8 @@ from rim_tf.physics.mass.model import MassModel
 
 # How much wider than a law the draws are that it is corrected by.
 _WIDER = 1.5
+# No prior is narrower [unit of the parameter].
+_NARROWEST = 1e-9
 # A prior that is farther from the estimate than this many of its standard deviations excludes it.
 _EXCLUDED = 5.0
 
@@ -134,19 +136,27 @@ def prior_columns(known, mass):
       [2, columns]
 
     Raises:
-      InputError: no such parameter, a mean that is no number, or a standard deviation that is not above 0.
+      InputError: no such parameter, a mean that is no number, or a standard deviation that is not above 1e-9.
     """
     columns = np.array([np.zeros(mass.size), np.full(mass.size, np.inf)])
     for name, (mean, width) in known.items():
         if name not in mass.names:
             raise InputError(f"The prior is of {name!r}; parameters of this lens are {', '.join(mass.names)}.")
-        if not (math.isfinite(mean) and 0 < width < math.inf):
+        if not (math.isfinite(mean) and _NARROWEST <= width < math.inf):
             raise InputError(
                 f"The prior of {name} has the mean {mean} and the standard deviation {width}; they must be numbers, "
-                "the second above 0."
+                f"the second at least {_NARROWEST:g}."
             )
         columns[:, mass.names.index(name)] = mean, width
     return columns
+
+
+def prior_in_words(prior, names):
+    """What a prior [2, columns] of parameters of these names is, a line for each."""
+    flat, lines = "uniform within its bounds", []
+    for name, centre, sigma in zip(names, *prior, strict=True):
+        lines.append(f"{name}: {f'normal, mean {centre:g}, sigma {sigma:g}' if np.isfinite(sigma) else flat}")
+    return lines
 
 
 def both_priors(one, other):
@@ -284,12 +294,7 @@ class LogPosterior:
 
     def describe_prior(self):
         """What the prior is, a line for each parameter."""
-        mean, width = self.prior
-        lines = []
-        for name, centre, sigma in zip(self.mass.names, mean, width, strict=True):
-            flat = "uniform within its bounds"
-            lines.append(f"{name}: {f'normal, mean {centre:g}, sigma {sigma:g}' if np.isfinite(sigma) else flat}")
-        return lines
+        return prior_in_words(self.prior, self.mass.names)
 
     def check_estimate(self, lens, error=0.0):
         """InputError where the prior excludes a lens that was found before.
@@ -303,7 +308,7 @@ class LogPosterior:
         if off[worst] > _EXCLUDED:
             raise InputError(
                 f"The prior excludes the estimate: {self.mass.names[worst]} is {lens.as_tuple()[worst]:.4g}, "
-                f"{off[worst]:.1f} standard deviations of both from the prior's {self.prior[0][worst]:.4g}; widen the "
+                f"{off[worst]:.1f} standard deviations from the prior's {self.prior[0][worst]:.4g}; widen the "
                 f"prior. The estimate is {in_words(lens)}."
             )
 

@@ -92,7 +92,7 @@ class Found:
 
     @functools.cached_property
     def reconstruction(self):
-        """The `SourceFit` that `fit` has, without its iterates: by the graph that is there, in a fourth of the time."""
+        """The `SourceFit` that `fit` has, without its iterates: by the graph that is there already."""
         return self._view.source_fit(self.lens, *self._image_and_source)
 
     def fit(self):

@@ -104,6 +104,7 @@ class ModelResult:
         less where a narrower one explained the ring as well beside a lens galaxy.
       fitted: whether the lens was fitted, and is not as a network found it.
       valley: `rim_tf.inference.valley.Valley` about the lens, where the noise is so low that the fit walked along it.
+      rim: the `RIM` that it was found with.
 
     Of a frame that was `recentred`, `lens` and `summary` are in the coordinates of the whole, all else in its own.
     """
@@ -120,6 +121,7 @@ class ModelResult:
     posterior: object | None = None
     fitted: bool = True
     valley: object | None = None
+    rim: object | None = None
 
     @property
     def lens(self):
@@ -134,12 +136,11 @@ class ModelResult:
             return fit
         return dataclasses.replace(fit, errors=sources, standard_deviation=sources.samples.std(axis=0))
 
-    def behind(self, lenses, model):
-        """Sources behind other lenses in the same frame, on the grid and in as many steps as the fit had.
+    def behind(self, lenses):
+        """Sources behind other lenses in the same frame, by the same RIM, grid and number of steps as the fit's.
 
         Args:
           lenses: list of lenses, in the coordinates of `frame`.
-          model: `RIM`.
 
         Returns:
           List of `rim_tf.results.Reconstruction`.
@@ -148,7 +149,7 @@ class ModelResult:
 
         fit = self.lens_fit.reconstruction
         alike = {"source_pixels": len(fit.source), "n_steps": len(fit.iterates)}
-        return reconstruct([fit.observation] * len(lenses), lenses, model, **alike)
+        return reconstruct([fit.observation] * len(lenses), lenses, self.rim, **alike)
 
     @property
     def sky_level(self):
@@ -286,7 +287,7 @@ def model(observation, config=None, progress=None, rim=None, estimator=None, joi
         warnings.warn(sentence, InputWarning, stacklevel=2)
     seconds = time.perf_counter() - started
     found_so = search.frame, search.light, search.estimate, found, judged, seconds, search.path, search.source_width
-    result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley)
+    result = ModelResult(observation, *found_so, fitted=not config.fast, valley=search.valley, rim=rim)
     if not config.posterior:
         return result
     posterior = _counted(result, rim, config, progress)
@@ -337,7 +338,8 @@ def sample(result, rim, config=None, folder=None, progress=None, prior=None):
     try:
         given = result.frame, result.lens_fit.lens, rim, config, light, factor, folder, progress
         known = {"valley": result.valley, "fit": result.source_fit, "galaxy_over_arcs": result.galaxy_over_arcs}
-        shift = dict(zip(("x_lens", "y_lens"), centre, strict=True))
+        lens = result.lens_fit.lens
+        shift = dict(zip(lens.mass.names, np.subtract(lens.moved(centre).as_tuple(), lens.as_tuple()), strict=True))
         known["prior"] = {name: (mean - shift.get(name, 0.0), width) for name, (mean, width) in (prior or {}).items()}
         return [each.moved(centre) for each in sample_lens(*given, **known)]
     except NotConverged as error:

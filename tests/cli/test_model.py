@@ -145,6 +145,17 @@ def test_a_catalogue_is_done_lens_by_lens(options, at_once):
     assert again.exit_code == 0 and "finished before: 1" in again.stdout
 
 
+def test_flagged_lenses_of_a_catalogue_are_named(options, monkeypatch):
+    monkeypatch.setattr(workflow, "model", lambda observation, *_: modelled.of(observation))
+    monkeypatch.setattr("rim_tf.cli.model._NAMED", 1)
+    lines = [GOOD, GOOD.replace("good", "other")]
+    result = model(of_catalogue(options, *lines), "--workers", 1, "--no-figures")
+    assert result.exit_code == 0, result.output
+    flags = ", ".join(modelled.modelled().verdict.flags)
+    assert flags and "not to be believed: 2." in result.stdout and f"  {'good':<20} {flags}" in result.stdout
+    assert "and 1 more; the columns flag_* of the table" in result.stdout and "Wrote" in result.stdout
+
+
 BAD = {
     "no noise": ({"--noise": None}, [], "--noise is missing"),
     "no psf": ({"--psf": None}, [], "--psf is missing"),

@@ -395,3 +395,22 @@ def test_the_centre_tells_whether_a_galaxy_is_in_the_image():
     assert core_over_ring(dataclasses.replace(observation, image=observation.image - light), LENS) < 0.2
     noise = np.random.default_rng(2).normal(size=(N, N)) * observation.noise
     assert core_over_ring(dataclasses.replace(observation, image=noise), LENS) == 0
+
+
+@pytest.mark.parametrize("psf", [0.06, stamp(), stamp()[:, 2:-2]])
+def test_changes_of_the_galaxy_are_differences_of_its_image(psf):
+    """Whatever is moved; and a stamp is blurred by outside of graphs as its operator does."""
+    rng = np.random.default_rng(5)
+    observation = Observation(rng.random((30, 34)), 0.1, psf, pixel_scale=SCALE)
+    galaxy = lens_light._Galaxy(observation, *lens_light._coordinates(observation))
+    shape = np.array([0.02, -0.03, 0.1, 0.05, -0.1, 0.02, 0.0, 0.2])
+    amplitudes = rng.random(galaxy.n_components + 1) * (rng.random(galaxy.n_components + 1) > 0.3)
+    here = galaxy.image(shape, amplitudes)
+    for size in (1.0, 10.0):
+        there = [galaxy.image(shape + size * step, amplitudes) for step in galaxy.steps(shape)]
+        np.testing.assert_allclose(galaxy.changes(shape, amplitudes, size), there - here, atol=1e-9)
+    np.testing.assert_allclose(np.tensordot(amplitudes, galaxy.columns(shape), 1), here, atol=1e-9)
+    grid = PixelGrid(30, 34, np.float64(SCALE))
+    blur = blur_operator(ops.convert_to_tensor(np.asarray(observation.psf, np.float64)[None]), grid)
+    images = rng.random((2, 30, 34))
+    np.testing.assert_allclose(galaxy._blurred(images), ops.convert_to_numpy(blur.forward(images)), atol=1e-9)

@@ -25,6 +25,7 @@ from rim_tf.models.pretrained import load_pretrained
 from rim_tf.results import SourceErrors
 
 TRUTH = LensParameters(0.75, 0.15, 0.1, 0.03, -0.02, 0.03, -0.02)
+NAMES = TRUTH.mass.names
 NEAR = dataclasses.replace(TRUTH, theta_E=0.76, e1=0.13, x_lens=0.02)
 
 
@@ -63,24 +64,41 @@ def test_a_prior_and_the_data_are_weighed_by_their_errors():
     slopes = np.cov(plain.samples.T)[0] / error**2
     off = (found.mean - plain.mean - 0.8 * error * slopes) / plain.standard_deviation
     np.testing.assert_allclose(off, 0, atol=0.12)
-    assert found.lens == plain.lens and found.prior[0].startswith("theta_E: normal, mean")
+    assert found.lens == plain.lens and found.prior[0, 0] == mean + error
     assert len(np.unique(found.samples[:, 0])) > 3000
 
 
 def test_a_sampler_walks_where_the_prior_is():
+    """Also where it is so narrow that hardly any of the calibrated draws are there."""
     (plain,) = sampled(samples=4000)
     mean, error = plain.mean[0], plain.standard_deviation[0]
     prior = {"theta_E": (mean + error, 0.5 * error)}
     (found,) = with_prior(prior, sampler="importance", steps=2000)
     (weighed,) = with_prior(prior)
     assert abs(found.mean[0] - weighed.mean[0]) < 0.5 * weighed.standard_deviation[0]
+    # However few are asked for, as many are weighed.
+    assert len(with_prior(prior, samples=2)[0].samples) == 2
+    known = zip(plain.mean, 0.01 * plain.standard_deviation, strict=True)
+    narrow = dict(zip(NAMES, known, strict=True))
+    with pytest.raises(InputError, match="of 200000 draws .* take a sampler that walks there, such as emcee"):
+        with_prior(narrow)
+    with pytest.raises(NotConverged):
+        with_prior(narrow, sampler="emcee", steps=20, walkers=14)
+
+
+def test_a_prior_goes_along_to_another_origin():
+    (found,) = with_prior({"x_lens": (0.02, 0.01)}, samples=10)
+    moved = found.moved((1.0, -2.0))
+    np.testing.assert_allclose(moved.prior[0] - found.prior[0], [0, 0, 0, 1, -2, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(moved.prior[1], found.prior[1])
+    assert moved.summary()["prior"][3].startswith("x_lens: normal, mean 1.0")
 
 
 @pytest.mark.parametrize(
     ("prior", "told"),
     [
         ({"theta_E": (0.5, 0.01)}, "The prior excludes the estimate: theta_E is"),
-        ({"x_lens": (0.03, 1e-6), "y_lens": (-0.02, 1e-6)}, r"The prior leaves \d+ of 400000 draws"),
+        ({"x_lens": (0.03, 1e-6), "y_lens": (-0.02, 1e-6)}, r"The prior leaves \d+ of 200000 draws"),
         ({"radius": (0.5, 0.01)}, "The prior is of 'radius'"),
     ],
 )

@@ -257,6 +257,10 @@ def test_a_lens_of_another_size_is_judged_on_as_large_a_field(monkeypatch):
     """Within its own a small ring explains what it sees; and where a flag speaks against it, others are tried."""
     search, _, _ = searched(monkeypatch, 28, 40, 0.13, 0.02)
     right = search._state()
+    # What a search looks at is what it ends with.
+    seen, ended = search.found.reconstruction, search.found.fit().reconstruction
+    for name in ("source", "model_image", "chi2_per_pixel", "flux_outside", "source_pixel_scale"):
+        np.testing.assert_allclose(getattr(seen, name), getattr(ended, name), rtol=1e-3, atol=1e-4)
     others = list(search._of_other_sizes())
     assert others and all(abs(each.theta_E / search.found.lens.theta_E - 1) > 0.05 for each in others)
     small = dataclasses.replace(right[0], field_of=dataclasses.replace(LENS, theta_E=0.6))
