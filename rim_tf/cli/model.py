@@ -150,6 +150,8 @@ def print_table(summary, lens, truth):
     true = "" if truth is None else f" (true {truth.theta_E:.4f})"
     flags = ", ".join(summary["flags"])
     believed = "no test speaks against this model"
+    if not summary["source_believed"]:
+        believed = "no test speaks against the lens; flux and size of the source: see the warnings"
     rows = [
         ("Einstein radius", f"{lens.theta_E:.4f} +- {summary['lens_error']['theta_E']:.4f} arcsec{true}"),
         ("axis ratio, angle", f"{q:.3f}, {math.degrees(phi):.1f} degrees from +x"),

@@ -50,6 +50,9 @@ _OWN_ERROR = 5e-4
 _BELOW = ("axis_ratio", "signal", "magnification")
 # Light is what stands out so many times above the scatter of a smoothed frame.
 _STANDS_OUT = 8.0
+# From so much of a source at the edge of its grid on, its flux and size are not to be believed though the lens may be:
+# of ten such simulated systems without a flag fluxes were 30 % off in the median, and theta_E 2.6 % at the most.
+_SOURCE_EDGE = 0.03
 # Without these nothing is known.
 _NEEDED = ("chi2", "whiteness")
 # What no lens should be like, however well it explains the image.
@@ -142,6 +145,11 @@ class Verdict:
         return not self.flags
 
     @property
+    def source_believed(self):
+        """Whether, beside the lens, flux and size of the source are to be believed as far as their errors say."""
+        return self.believed and not self.figures["source_edge"] > _SOURCE_EDGE
+
+    @property
     def noise_factor(self):
         """By what the noise map is multiplied before errors are made of it.
 
@@ -152,8 +160,14 @@ class Verdict:
         return of_many * math.sqrt(max(1.0, np.nan_to_num(self.figures["chi2"])))
 
     def sentences(self):
-        """A sentence for each flag."""
-        return [f"{self._sentence(name)} (flag {name})." for name in self.flags]
+        """A sentence for each flag, or for a source that is not to be believed though its lens is."""
+        found = [f"{self._sentence(name)} (flag {name})." for name in self.flags]
+        if self.believed and not self.source_believed:
+            found.append(
+                f"{self._sentence('source_edge')}, as where light of the lens galaxy is taken for the source's or the "
+                "reverse: no test speaks against the lens, but do not believe flux and size of the source."
+            )
+        return found
 
     def _sentence(self, name):
         if math.isnan(self.figures[name]):

@@ -206,6 +206,7 @@ class ModelResult:
             "galaxy_over_arcs": self.galaxy_over_arcs,
             "sky_level": self.sky_level,
             "believed": self.verdict.believed,
+            "source_believed": self.verdict.source_believed,
             "flags": list(self.verdict.flags),
             "tests": self.verdict.figures,
             "sky_noise": self.verdict.sky_noise,

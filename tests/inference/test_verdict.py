@@ -131,6 +131,19 @@ def test_a_lens_that_hardly_exists_is_flagged(result, change, flag):
     assert flag in judge(frame, odd, result.estimate).flags
 
 
+@pytest.mark.parametrize(("edge", "more"), [(0.01, ()), (0.05, ("source",)), (0.2, ("source", "lens"))])
+def test_a_source_that_lies_at_the_edge_of_its_grid_is_doubted_before_its_lens(result, edge, more):
+    frame, fit = perfect(result)
+    plain = judge(frame, fit, result.estimate)
+    usual = {name: 0.0 for name in LIMITS} | {"axis_ratio": 0.9, "magnification": 6.0, "signal": 100.0}
+    judged = dataclasses.replace(plain, figures=usual | {"source_edge": edge})
+    assert judged.believed == ("lens" not in more) and judged.source_believed == (not more)
+    sentences = judged.sentences()
+    assert len(sentences) == (1 if more else 0)
+    assert not more or f"{edge:.0%} of the source lies at the edge of its grid" in sentences[0]
+    assert ("do not believe flux and size of the source" in "".join(sentences)) == (more == ("source",))
+
+
 def test_a_source_as_large_as_its_image_is_doubted(result):
     """As behind a lens far too small, which shows the arcs as they are: it fits as well as the right one does."""
     frame, fit = perfect(result)
