@@ -292,3 +292,13 @@ def test_what_does_not_go_together_is_refused():
     with pytest.warns(InputWarning, match="another, .* descent searches in its place"):
         result = workflow.model(observation, config, None, rim, estimator, other)
     assert "network" not in {step["stage"] for step in result.path}
+
+
+def test_a_prior_is_in_the_coordinates_of_the_whole_frame(monkeypatch):
+    given, result = [], modelled.modelled()
+    result = dataclasses.replace(result, observation=dataclasses.replace(result.observation, centre=(3.0, -2.0)))
+    monkeypatch.setattr(lens_samples, "sample_lens", lambda *_, prior, **__: given.append(prior) or [])
+    workflow.sample(result, None, prior={"x_lens": (3.1, 0.05), "y_lens": (-2.1, 0.05), "theta_E": (1.0, 0.1)})
+    (prior,) = given
+    assert prior["x_lens"] == pytest.approx((0.1, 0.05)) and prior["y_lens"] == pytest.approx((-0.1, 0.05))
+    assert prior["theta_E"] == (1.0, 0.1)
