@@ -30,7 +30,7 @@ _STREAM = "test"
 
 
 def searching(model, estimator):
-    """A function of a batch's inputs and a number of steps -> what `JointRIM.search` finds; traced once."""
+    """A function of a batch's inputs and a number of steps -> what `JointRIM.search` finds; traced for each shape."""
     import tensorflow as tf
 
     from rim_tf.models.joint import first_guess
@@ -97,6 +97,7 @@ def seconds_each(search, model, rim, estimator, stamps, mocks, n_descents):
     """Seconds of a lens: {"batch of k": by the network in its steps; "optimise_lens": median of lenses one by one}."""
     import tensorflow as tf
 
+    from rim_tf.config import ModelConfig
     from rim_tf.inference.estimate import estimate_lens
     from rim_tf.inference.optimise import cropped, optimise_lens
 
@@ -110,7 +111,7 @@ def seconds_each(search, model, rim, estimator, stamps, mocks, n_descents):
             taken[f"batch of {k}"].append((time.perf_counter() - started) / k)
         started = time.perf_counter()
         estimate = estimate_lens(observation, estimator)
-        arcs = cropped(observation, 2.3 * estimate.lens.theta_E)
+        arcs = cropped(observation, ModelConfig.fit_radius * estimate.lens.theta_E)
         optimise_lens(arcs, estimate.starts(_STARTS), rim)
         taken["optimise_lens"].append(time.perf_counter() - started)
         say(f"{i} of {n_descents} lenses by descent: {taken['optimise_lens'][-1]:.1f} s")

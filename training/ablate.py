@@ -49,6 +49,7 @@ class Ablation:
       test: `MockConfig` of lenses that seconds are measured on.
       measured: network, `GalaxyStamps`, number of lenses -> figures, a dictionary of plain numbers.
       called: network -> function of a batch's inputs that does all its work.
+      counted: settings of the network -> figures that no run is needed for.
       columns: by title, figures of a variant -> what the table says of it.
       score: figures -> what variants are ranked by, the less the better, and its error.
       scored: what that is.
@@ -59,6 +60,7 @@ class Ablation:
     test: MockConfig
     measured: Callable
     called: Callable
+    counted: Callable
     columns: dict[str, Callable]
     score: Callable
     scored: str
@@ -77,7 +79,6 @@ def _measured_rim(model, stamps, n):
         "exact": report(exact),
         "jittered": report(jittered),
         "rms_error_of_median": bootstrap(exact["rms"], np.median, n_draws=200)["error"],
-        "gflop": count_flops(model.config, EXACT.image_pixels) / 1e9,
     }
 
 
@@ -108,6 +109,7 @@ _SMALL = Ablation(
     test=EXACT,
     measured=_measured_rim,
     called=lambda model: model.call,
+    counted=lambda config: {"gflop": count_flops(config, EXACT.image_pixels) / 1e9},
     columns={
         "GFLOP": lambda figures: f"{figures['gflop']:.2f}",
         **_SECONDS,
@@ -158,6 +160,7 @@ _JOINT = Ablation(
     test=_JOINT_TEST,
     measured=_measured_joint,
     called=_joint_call,
+    counted=lambda config: {},
     columns={
         **_SECONDS,
         "theta_E off [%]": lambda each: f"{each['theta_E_percent']:.2f} +- {each['theta_E_error_of_median']:.2f}",
@@ -288,7 +291,7 @@ def main(network, galaxies, out, steps, n, seed, only):
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     for name, seconds in seconds_per_lens(ablation, names).items():
-        results[name] |= {"seconds": seconds}
+        results[name] |= {"seconds": seconds, **ablation.counted(variant_config(ablation, name, steps, seed).model)}
     write_json(out / "ablations.json", {"steps": steps, "n": n, "seed": seed, "variants": results})
     write_text(out / "ablations.md", table(ablation, results, steps, n))
     plot(ablation, results).savefig(out / "ablations.png", dpi=120)

@@ -47,7 +47,7 @@ from rim_tf.inference.posterior import (
     rim_posterior,
 )
 from rim_tf.inference.rim import RIMSolver
-from rim_tf.inference.samplers.chain import Chain, NotConverged, run
+from rim_tf.inference.samplers.chain import Chain, NotConverged, normalised, resampled, run
 from rim_tf.inference.samplers.registry import find_sampler
 from rim_tf.inference.source_errors import draw_sources
 from rim_tf.inference.valley import Valley
@@ -285,17 +285,14 @@ def sample_lens(
 def _weighed(draws, prior, n, generator):
     """So many of the draws, [n, columns], as often as a prior [2, columns] that they know nothing of makes them."""
     mean, width = prior
-    log_weight = -0.5 * (((draws - mean) / width) ** 2).sum(1)
-    weight = np.exp(log_weight - log_weight.max())
-    counted = weight.sum() ** 2 / (weight**2).sum()  # by Kish's formula
+    weights = normalised(-0.5 * (((draws - mean) / width) ** 2).sum(1))
+    counted = 1 / (weights**2).sum()  # by Kish's formula
     if not counted >= _COUNTED:
         raise InputError(
             f"The prior leaves {counted:.0f} of {len(draws)} draws of the calibrated distribution, and {_COUNTED} are "
             "needed; widen it, or take a sampler that walks there, such as emcee."
         )
-    # Evenly spaced places along the sum of the weights: each draw as often as its weight says, to within one.
-    places = (generator.random() + np.arange(n)) / n * weight.sum()
-    return draws[generator.permutation(np.searchsorted(np.cumsum(weight), places).clip(max=len(draws) - 1))]
+    return draws[resampled(weights, n, generator)]
 
 
 def _noisier(observation, factor):

@@ -292,10 +292,6 @@ class LogPosterior:
         data = self.likelihood.residuals(lenses) / math.sqrt(self.temperature)
         return np.concatenate([data, (lenses - mean) / width], axis=1)
 
-    def describe_prior(self):
-        """What the prior is, a line for each parameter."""
-        return prior_in_words(self.prior, self.mass.names)
-
     def check_estimate(self, lens, error=0.0):
         """InputError where the prior excludes a lens that was found before.
 

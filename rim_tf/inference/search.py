@@ -169,34 +169,39 @@ class Search(Standing):
         that little light in the image is much of the source's. Not before the lens is known: of two real ones that
         were fitted on a narrow grid from the beginning theta_E was 3.5 % off, and 0.5 % so.
         """
-        before, source, clump = self._state(), self.found.reconstruction.source, None
+        before, source = self._state(), self.found.reconstruction.source
         for narrower in _NARROWER if self._rounds else ():
             width = narrower * self.config.source_width
             edge = round((1 - width / self.source_width) * len(source) / 2)
             if edge <= 0 or not edge_share(source, edge) > _HALO:
                 return
-            clump = self._clump() if clump is None else clump
             self._refit([self.found.lens], source_width=width)
             self._repeat(self._light_and_lens, self._rounds)
-            if self._clump() > clump + _NEW_CLUMP:
-                self._return_to(before)
-            elif self._keep_as_good(before):
+            if self._keep_as_good(before, _NEW_CLUMP):
                 return
 
-    def _clump(self):
-        """How far the brightest clump of what is left of the arcs stands out, in noise that is as that of the sky."""
-        judged, seen = self.judged(), self.found.observation
-        residual = (seen.image - self.found.model_image) / (seen.noise * judged.sky_noise)
+    @staticmethod
+    def _clump(found, judged):
+        """How far the brightest clump of what a `Found` leaves of the arcs stands out, in noise as that of the sky.
+
+        Args:
+          found: `Found`.
+          judged: `Verdict` on it.
+        """
+        seen = found.observation
+        residual = (seen.image - found.model_image) / (seen.noise * judged.sky_noise)
         return sky.largest_clump(residual, seen.mask) / judged.correlation_ratio
 
-    def _keep_as_good(self, before):
-        """What stands now, where it explains the ring about as well as the state `before` and no flag speaks against
-        it that did not then; returns whether it was kept.
+    def _keep_as_good(self, before, clump=np.inf):
+        """What stands now, where it explains the ring about as well as the state `before`, no flag speaks against it
+        that did not then, and none of its clumps stands out by `clump` more; returns whether it was kept.
         """
         judged, was = self.judged(), self.judged(before)
         # In units of one sky: a frame that is worse everywhere is not better in the ring.
         chi2 = judged.figures["chi2"] * (judged.sky_noise / was.sky_noise) ** 2
         is_as_good = chi2 < was.figures["chi2"] + _AS_GOOD and judged.n_nonsense <= was.n_nonsense
+        if is_as_good and np.isfinite(clump):
+            is_as_good = self._clump(self.found, judged) <= self._clump(before[0], was) + clump
         if not (is_as_good and set(judged.flags) <= set(was.flags)):
             self._return_to(before)
             return False

@@ -93,17 +93,13 @@ def correlation_ratio(residual, where):
     Returns:
       The ratio; 1 where it may be so by chance.
     """
-
-    def blurred(image):
-        return ndimage.gaussian_filter(np.asarray(image, float), _BLUR, mode="constant")
-
-    inside = where & (blurred(where) > _OVER_SKY)
+    inside = where & (_blurred(where, _BLUR) > _OVER_SKY)
     alone = scatter(residual[where]) if inside.any() else 0.0
     if alone == 0:
         return 1.0
     # Independent pixels would leave so much; and of what is seen so many are independent, by the square of how alike.
     left, n = 1 / math.sqrt(4 * math.pi * _BLUR**2), inside.sum() / (2 * math.pi * _BLUR**2)
-    ratio = scatter(blurred(np.where(where, residual, 0.0))[inside]) / (left * alone)
+    ratio = scatter(_blurred(np.where(where, residual, 0.0), _BLUR)[inside]) / (left * alone)
     return float(ratio) if ratio > 1 + _TOLD * math.sqrt(_MEDIAN / n) else 1.0
 
 
@@ -117,14 +113,15 @@ def largest_clump(residual, where):
     Returns:
       The largest, in standard deviations of white noise seen so; 0 where nothing counts.
     """
-
-    def seen(image, sigma):
-        return ndimage.gaussian_filter(np.asarray(image, float), sigma, mode="constant")
-
     # A Gaussian's square is a narrower Gaussian of this sum: the variance of white noise behind the mask.
-    variance = seen(where, _CLUMP / math.sqrt(2)) / (4 * math.pi * _CLUMP**2)
-    clumps = seen(np.where(where, residual, 0.0), _CLUMP)[where] / np.sqrt(np.maximum(variance[where], 1e-12))
+    variance = _blurred(where, _CLUMP / math.sqrt(2)) / (4 * math.pi * _CLUMP**2)
+    clumps = _blurred(np.where(where, residual, 0.0), _CLUMP)[where] / np.sqrt(np.maximum(variance[where], 1e-12))
     return float(clumps.max(initial=0.0))
+
+
+def _blurred(image, sigma):
+    """Seen through a Gaussian of `sigma` pixels, dark beyond the frame."""
+    return ndimage.gaussian_filter(np.asarray(image, float), sigma, mode="constant")
 
 
 def scatter(values):

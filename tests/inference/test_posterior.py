@@ -21,6 +21,7 @@ from rim_tf.inference.posterior import (
     inverse,
     inversion_posterior,
     prior_columns,
+    prior_in_words,
     rim_posterior,
 )
 from rim_tf.lens import Component, CompositeLens, LensParameters
@@ -71,7 +72,7 @@ def test_the_prior_is_that_which_is_described():
     lenses = np.array([LENS.as_tuple(), dataclasses.replace(LENS, e1=LENS.e1 + 0.15, theta_E=3.0).as_tuple()])
     change = np.diff(posterior.of_lenses(lenses))
     assert_allclose(change, -0.5 * (((0.1 + 0.15) / 0.15) ** 2 - (0.1 / 0.15) ** 2))
-    lines = posterior.describe_prior()
+    lines = prior_in_words(posterior.prior, mass.names)
     assert "theta_E: uniform" in lines[0] and "e1: normal, mean 0, sigma 0.15" in lines[1]
 
 
@@ -93,7 +94,7 @@ def test_a_product_of_priors_is_that_of_their_densities():
     lenses = np.array(LENS.as_tuple()) + np.random.default_rng(0).normal(0, 0.05, (5, 7))
     apart = sum(LogPosterior(quadratic, each).log_prior(lenses) for each in (mild, known))
     assert_allclose(np.ptp(both.log_prior(lenses) - apart), 0, atol=1e-9)
-    assert "theta_E: normal, mean 1.2, sigma 0.05" in both.describe_prior()[0]
+    assert "theta_E: normal, mean 1.2, sigma 0.05" in prior_in_words(both.prior, SIE_SHEAR.names)[0]
 
 
 @pytest.mark.parametrize(

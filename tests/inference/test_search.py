@@ -213,17 +213,18 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(
     monkeypatch, width, halo, costs, clumps, tried, kept
 ):
     """On the narrowest source grid that explains the ring as well, and leaves no clump anywhere."""
-    search, costs, clumps, beside = object.__new__(Search), iter(costs), iter((6.0, *clumps)), []
+    search, costs, clumps, beside = object.__new__(Search), iter(costs), iter(clumps), []
     search.config, source = QUICK, np.zeros((40, 40))
     edge = (40 - halo) // 2
     source[edge : 40 - edge, edge : 40 - edge] = 1.0
 
-    def of_width(width, chi2):
+    def of_width(width, chi2, clump=6.0):
         reconstruction = types.SimpleNamespace(source=source)
-        return types.SimpleNamespace(source_width=width, lens=LENS, chi2=chi2, reconstruction=reconstruction)
+        given = {"source_width": width, "lens": LENS, "chi2": chi2, "clump": clump}
+        return types.SimpleNamespace(reconstruction=reconstruction, **given)
 
     def refit(search, starts, source_width):
-        search.found = of_width(source_width, 1 + next(costs))
+        search.found = of_width(source_width, 1 + next(costs), next(clumps))
 
     def judged(search, state=None):
         found = search.found if state is None else state[0]
@@ -232,7 +233,7 @@ def test_beside_a_galaxy_light_far_out_gets_no_place_where_that_does(
     monkeypatch.setattr(Search, "_refit", refit)
     monkeypatch.setattr(Search, "_repeat", lambda search, step, most: beside.append(search.source_width))
     monkeypatch.setattr(Search, "judged", judged)
-    monkeypatch.setattr(Search, "_clump", lambda search: next(clumps))
+    monkeypatch.setattr(Search, "_clump", staticmethod(lambda found, judged: found.clump))
     search._return_to((of_width(width, 1.0), "light", "frame", None, []))
     search._narrow()
     np.testing.assert_allclose(beside, tried)

@@ -71,8 +71,6 @@ def measured(monkeypatch):
 
 
 class _Model:
-    config = SMALL
-
     def __init__(self, folder, trained):
         folder.mkdir(parents=True)
         trained.append(folder.name)

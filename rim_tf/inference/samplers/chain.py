@@ -60,8 +60,7 @@ class Chain:
         """Normalised, [chains, draws]."""
         if self.log_weight is None:
             return np.full(self.log_prob.shape, 1 / self.log_prob.size)
-        weight = np.exp(self.log_weight - self.log_weight.max())
-        return weight / weight.sum()
+        return normalised(self.log_weight)
 
     def r_hat(self):
         """Rank-normalised split R-hat of each column; NaN for weighted draws, or fewer than four of them."""
@@ -123,10 +122,7 @@ class Chain:
         u, weights = self.u.reshape(-1, self.u.shape[-1]), self.weights.ravel()
         if self.log_weight is None:
             return u[generator.choice(len(u), n, replace=n > len(u))]
-        # One draw in each n-th of the weight: less noise than n independent ones.
-        places = (np.arange(n) + generator.uniform()) / n
-        chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(u) - 1)
-        return u[generator.permutation(chosen)]
+        return u[resampled(weights, n, generator)]
 
     def figures(self):
         """What is told of it, as plain values."""
@@ -160,6 +156,19 @@ class Chain:
         tree = arviz_base.from_dict({"posterior": parameters, "sample_stats": stats})
         with written_whole(path) as unfinished:
             tree.to_netcdf(unfinished, engine="h5netcdf")
+
+
+def normalised(log_weight):
+    """Weights that sum to 1, of their logarithms up to a constant."""
+    weight = np.exp(log_weight - log_weight.max())
+    return weight / weight.sum()
+
+
+def resampled(weights, n, generator):
+    """Indices [n] of draws with these weights, which sum to 1, each as often as its weight says, to within one."""
+    # One draw in each n-th of the weight: less noise than n independent ones.
+    places = (np.arange(n) + generator.uniform()) / n
+    return generator.permutation(np.searchsorted(np.cumsum(weights), places).clip(max=len(weights) - 1))
 
 
 def run(sampler, target, start, path=None, progress=None):
